@@ -1,0 +1,154 @@
+"""Reading and writing images: every image enters and leaves the project through this module.
+
+Arrays are float32 in [0, 1], shape (H, W) for one channel and (H, W, 3) in RGB order for colour.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MIN_SIDE_PX = 16
+
+
+def _decode(path: str | Path) -> np.ndarray:
+    """Decode a file as stored: (H, W) or (H, W, C) in OpenCV's BGR order, 8 or 16 bit or float.
+
+    Raises:
+        InputError: missing, empty, truncated or undecodable file, or an image with a side below ``MIN_SIDE_PX``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such image file; check the path.")
+    data = np.fromfile(path, dtype=np.uint8)
+    if data.size == 0:
+        raise InputError(f"{path}: the file is empty; export or copy the image again.")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise InputError(f"{path}: cannot be decoded ({error.err}); export it again as PNG, JPEG or TIFF.") from error
+    if image is None or _is_truncated(path, data):
+        raise InputError(f"{path}: unreadable or truncated image; export it again as PNG, JPEG or TIFF.")
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        raise InputError(f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a side needed.")
+    return image
+
+
+def _is_truncated(path: Path, data: np.ndarray) -> bool:
+    """OpenCV fills what a cut-off PNG or JPEG lacks with grey or black without a word, so look for the end marker."""
+    tail = data[-64:].tobytes()
+    head = data[:8].tobytes()
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" not in tail
+    if head.startswith(b"\xff\xd8"):
+        # Some cameras append their own bytes behind the end-of-image marker: look in the whole second half.
+        return b"\xff\xd9" not in data[data.size // 2:].tobytes()
+    return False
+
+
+def _to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
+    """Scale to float32 [0, 1]: by the type's maximum for 8 bit, by the image's own range for deeper data.
+
+    Twelve-bit cameras store their range in 16-bit files, so dividing by 65535 would leave those images almost black.
+    """
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255.0
+    values = image.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds NaN or infinite pixels; export the image again.")
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def _check_content(image: np.ndarray, path: str | Path) -> None:
+    if float(image.max()) - float(image.min()) < 2.0 / 255.0:
+        raise InputError(f"{path}: all pixels are alike (black or blank image); nothing can be registered in it.")
+
+
+def read_gray(path: str | Path) -> np.ndarray:
+    """Read any image as one channel for the network: the green channel of colour, where vessels contrast best.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: unreadable, truncated, blank or tiny image.
+    """
+    image = _decode(path)
+    if image.ndim == 3:
+        image = image[..., 1] if image.shape[2] >= 3 else image[..., 0]
+    gray = _to_unit_range(image, path)
+    _check_content(gray, path)
+    return np.ascontiguousarray(gray)
+
+
+def read_color(path: str | Path) -> np.ndarray:
+    """Read any image as RGB for pictures. Returns (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        InputError: unreadable, truncated, blank or tiny image.
+    """
+    image = _decode(path)
+    if image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=2)
+    elif image.shape[2] == 2:
+        image = np.repeat(image[..., :1], 3, axis=2)
+    color = _to_unit_range(image[..., :3], path)
+    _check_content(color, path)
+    return np.ascontiguousarray(color[..., ::-1])
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """Read a binary mask. Returns (H, W) bool, True where the stored value exceeds half of its range.
+
+    Raises:
+        InputError: unreadable or truncated file. A blank mask is allowed: whether that is sensible is the caller's.
+    """
+    image = _decode(path)
+    if image.ndim == 3:
+        image = image[..., :3].max(axis=2)
+    return _to_unit_range(image, path) > 0.5
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Write (H, W) or (H, W, 3) RGB, float in [0, 1] or uint8 or bool, as an 8-bit file, atomically.
+
+    The file appears under its name only when it is complete; missing parent folders are made.
+    """
+    path = Path(path)
+    if image.dtype != np.uint8:
+        image = (np.clip(image.astype(np.float32), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    if image.ndim == 3:
+        image = np.ascontiguousarray(image[..., ::-1])
+    encoded, buffer = cv2.imencode(path.suffix or ".png", image)
+    if not encoded:
+        raise InputError(f"{path}: cannot write this kind of image; use .png, .jpg or .tif.")
+    write_bytes_atomically(path, buffer.tobytes())
+
+
+def write_bytes_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file so that a crash leaves either the old content or the new, never a part.
+
+    Written beside the target, flushed to disk, then renamed over it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """Write UTF-8 text with the same guarantee as :func:`write_bytes_atomically`."""
+    write_bytes_atomically(path, text.encode("utf-8"))
