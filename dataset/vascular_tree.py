@@ -1,0 +1,287 @@
+"""Procedural retinal vessel trees, in disc diameters, and their rasterisation.
+
+Anatomy is kept in a retina frame: origin at the centre of the optic disc, x to the right, y down, one unit = one disc
+diameter (about 1.5 mm or 5 degrees). Arteries and veins each start as a few trunks (two temporal arcades bending round
+the macula, two nasal trunks, smaller radii) and fill the retina by space colonisation: free places pull the nearest
+growing tip, so branches of one kind spread evenly, never touch and avoid the fovea, while arteries and veins cross.
+Widths follow Murray's law from the terminal branches back to the disc.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+STEP_DD = 0.12
+DOMAIN_RADIUS_DD = 7.0
+SUPERSAMPLING = 4
+SUBPIXEL_BITS = 4
+# Control points of the trunks in (temporal, superior) disc diameters; mirrored below for the inferior half.
+TEMPORAL_ARCADE = ((0.0, 0.0), (0.1, 0.55), (0.75, 1.5), (2.2, 2.1), (4.0, 2.15), (5.6, 1.5))
+NASAL_TRUNK = ((0.0, 0.0), (-0.1, 0.5), (-0.8, 1.5), (-1.9, 2.7), (-3.4, 4.1))
+NASAL_RADIUS = ((0.0, 0.0), (-0.55, 0.15), (-1.5, 0.45), (-2.8, 0.9))
+MACULAR_TWIG = ((0.0, 0.0), (0.4, 0.2), (0.95, 0.5), (1.5, 0.75))
+
+
+@dataclass(frozen=True)
+class Vessels:
+    """One tree (arteries or veins). A parent always has a lower index than its children; the root's parent is itself.
+
+    Attributes:
+        nodes: (N, 2) float64, positions in disc diameters.
+        parent: (N,) int64.
+        width: (N,) float64, calibre of the segment from the parent to the node, in disc diameters.
+    """
+
+    nodes: np.ndarray
+    parent: np.ndarray
+    width: np.ndarray
+
+
+@dataclass(frozen=True)
+class Eye:
+    """Anatomy of one eye in the retina frame.
+
+    Attributes:
+        artery, vein: the two trees.
+        fovea: (2,) position in disc diameters.
+        temporal: +1 if the macula lies to the right of the disc (left eye), -1 otherwise.
+        avascular_radius: radius of the foveal avascular zone in disc diameters.
+        disc_axes: (2,) half axes of the disc in disc diameters.
+    """
+
+    artery: Vessels
+    vein: Vessels
+    fovea: np.ndarray
+    temporal: int
+    avascular_radius: float
+    disc_axes: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """How a square image looks at the retina.
+
+    Attributes:
+        centre: (2,) retina point in the image's middle, disc diameters.
+        px_per_dd: magnification.
+        size: image side in pixels.
+        angle: rotation of the camera in radians.
+    """
+
+    centre: np.ndarray
+    px_per_dd: float
+    size: int
+    angle: float
+
+    def to_pixels(self, points: np.ndarray) -> np.ndarray:
+        """Map retina points (..., 2) in disc diameters to pixels (..., 2), pixel centres at integers."""
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        rotation = np.array([[cos, -sin], [sin, cos]])
+        return (points - self.centre) @ rotation.T * self.px_per_dd + (self.size - 1) / 2.0
+
+
+def grow_eye(rng: np.random.Generator) -> Eye:
+    """Draw the anatomy of one eye; equal generators give equal eyes."""
+    temporal = int(rng.choice((-1, 1)))
+    fovea = np.array([temporal * rng.normal(2.5, 0.15), rng.normal(0.2, 0.12)])
+    avascular = rng.uniform(0.18, 0.34)
+    density = rng.uniform(0.85, 1.3)
+    warp = _TortuosityWarp(rng)
+    trees = []
+    for caliber in (rng.uniform(0.8, 1.05), rng.uniform(1.05, 1.35)):
+        trunks = _draw_trunks(temporal, fovea, rng)
+        attractors, spacing = _draw_attractors(fovea, avascular, density, rng)
+        nodes, parent = _colonise(trunks, attractors, spacing, rng)
+        nodes = warp(_smoothed(nodes, parent))
+        leaf = 0.0105 * caliber
+        trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
+    axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
+    return Eye(trees[0], trees[1], fovea, temporal, avascular, axes)
+
+
+class _TortuosityWarp:
+    """A smooth displacement of the retina plane: bends all vessels alike, so it creates no false crossings."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        waves = 24
+        length = np.exp(rng.uniform(np.log(0.45), np.log(3.0), waves))
+        heading = rng.uniform(0, 2 * np.pi, waves)
+        self.frequency = (2 * np.pi / length) * np.stack([np.cos(heading), np.sin(heading)])
+        self.phase = rng.uniform(0, 2 * np.pi, waves)
+        strength = np.exp(rng.uniform(np.log(0.15), np.log(0.7)))
+        self.amplitude = strength * 0.045 * length[:, None] * rng.normal(size=(waves, 2))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        return points + np.sin(points @ self.frequency + self.phase) @ self.amplitude
+
+
+def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Polylines (K, 2) from the disc, spaced by about ``STEP_DD``, in the retina frame."""
+    trunks = []
+    plans = [(TEMPORAL_ARCADE, 1.0), (NASAL_TRUNK, 0.95), (NASAL_RADIUS, 0.6), (MACULAR_TWIG, 0.5)]
+    for vertical in (-1, 1):
+        for control, probability in plans:
+            if rng.random() > probability:
+                continue
+            points = np.array(control)
+            scatter = np.linspace(0.03, 0.35, len(points))[:, None]
+            points = points * rng.uniform(0.85, 1.15, 2) + rng.normal(size=points.shape) * scatter
+            points[:, 0] = points[:, 0] * temporal * abs(fovea[0]) / 2.5
+            # Superior is up, i.e. negative y; the whole plan tilts with the fovea.
+            points[:, 1] = vertical * points[:, 1] + points[:, 0] * fovea[1] / fovea[0] * 0.5
+            trunks.append(_resample(points, STEP_DD))
+    return trunks
+
+
+def _resample(points: np.ndarray, step: float) -> np.ndarray:
+    """A smooth curve through control points (K, 2), sampled every ``step``."""
+    t = np.arange(len(points))
+    dense = np.stack([np.interp(np.linspace(0, t[-1], 200), t, points[:, k]) for k in (0, 1)], axis=1)
+    kernel = np.hanning(43)[1:-1]
+    padded = np.pad(dense, ((20, 20), (0, 0)), mode="reflect", reflect_type="odd")
+    dense = np.stack([np.convolve(padded[:, k], kernel / kernel.sum(), mode="valid") for k in (0, 1)], axis=1)
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
+    at = np.arange(0.0, length[-1], step)
+    return np.stack([np.interp(at, length, dense[:, k]) for k in (0, 1)], axis=1)
+
+
+def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
+                     rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Places to be reached by vessels: (M, 2), and how far apart they lie there (M,), in disc diameters.
+
+    The macula is supplied more densely, the avascular zone and the disc not at all.
+    """
+    base = 0.40 / density
+    grid = np.arange(-DOMAIN_RADIUS_DD, DOMAIN_RADIUS_DD, 0.24 / density)
+    points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    points = points + rng.uniform(-0.5, 0.5, points.shape) * 0.24 / density + fovea / 2
+    to_fovea = np.linalg.norm(points - fovea, axis=1)
+    spacing = base * np.clip(0.55 + 0.25 * to_fovea, 0.6, 1.25)
+    keep = rng.random(len(points)) < (0.24 / density / spacing) ** 2
+    keep &= (np.linalg.norm(points - fovea / 2, axis=1) < DOMAIN_RADIUS_DD) & (to_fovea > avascular)
+    keep &= np.linalg.norm(points, axis=1) > 0.75
+    return points[keep], spacing[keep]
+
+
+def _colonise(trunks: list[np.ndarray], attractors: np.ndarray, spacing: np.ndarray,
+              rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grow the trunks towards the attractors. Returns nodes (N, 2) and parents (N,)."""
+    nodes = [np.zeros((1, 2))]
+    parents = [np.zeros(1, int)]
+    count = 1
+    for trunk in trunks:
+        nodes.append(trunk[1:])
+        parents.append(np.concatenate([[0], np.arange(count, count + len(trunk) - 2)]))
+        count += len(trunk) - 1
+    nodes, parent = np.concatenate(nodes), np.concatenate(parents)
+    heading = _unit(nodes - nodes[parent])
+    children = np.bincount(parent[1:], minlength=count)
+    # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
+    fertile = ((rng.random(count) < 0.33) | (children == 0)) & (np.linalg.norm(nodes, axis=1) > 0.5)
+    for _ in range(120):
+        candidates = np.flatnonzero(fertile)
+        if len(candidates) == 0:
+            break
+        distance, index = cKDTree(nodes[candidates]).query(attractors, distance_upper_bound=2.5)
+        keep = distance > 0.6 * spacing
+        attractors, spacing = attractors[keep], spacing[keep]
+        reach = np.isfinite(distance[keep])
+        if not reach.any():
+            break
+        nearest = candidates[index[keep][reach]]
+        pull = _unit(attractors[reach] - nodes[nearest])
+        sources, inverse = np.unique(nearest, return_inverse=True)
+        total = np.stack([np.bincount(inverse, pull[:, k], len(sources)) for k in (0, 1)], axis=1)
+        direction = _unit(_unit(total) + 0.7 * heading[sources] + rng.normal(0, 0.12, total.shape))
+        children[sources] += 1
+        fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.45)
+        nodes = np.concatenate([nodes, nodes[sources] + STEP_DD * direction])
+        parent, heading = np.concatenate([parent, sources]), np.concatenate([heading, direction])
+        children = np.concatenate([children, np.zeros(len(sources), int)])
+        fertile = np.concatenate([fertile, np.ones(len(sources), bool)])
+    return nodes, parent
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def _main_child(parent: np.ndarray, width: np.ndarray | None = None) -> np.ndarray:
+    """(N,) the child continuing each node (the widest, or the first grown), or the node itself at an end."""
+    child = np.arange(len(parent))
+    order = np.arange(len(parent) - 1, 0, -1) if width is None else np.argsort(width, kind="stable")
+    order = order[order > 0]
+    child[parent[order]] = order  # the last write wins
+    return child
+
+
+def _smoothed(nodes: np.ndarray, parent: np.ndarray, rounds: int = 3) -> np.ndarray:
+    """Take the corners out of the growth steps; ends and the root stay."""
+    child = _main_child(parent)
+    inner = child != np.arange(len(parent))
+    inner[0] = False
+    for _ in range(rounds):
+        mean = 0.5 * nodes + 0.25 * (nodes[parent] + nodes[child])
+        nodes = np.where(inner[:, None], mean, nodes)
+    return nodes
+
+
+def _murray_widths(parent: np.ndarray, leaf: float, rng: np.random.Generator) -> np.ndarray:
+    """(N,) widths: the power 2.7 of a parent's width is the sum over its children's; ends are ``leaf`` wide."""
+    exponent = 2.7
+    flow = np.zeros(len(parent))
+    ends = np.setdiff1d(np.arange(len(parent)), parent)
+    flow[ends] = np.exp(rng.normal(0, 0.35, len(ends)) * exponent)
+    for node in range(len(parent) - 1, 0, -1):
+        flow[parent[node]] += flow[node]
+    flow[0] = flow[1:].max()
+    return np.minimum(leaf * flow ** (1 / exponent), 0.115)
+
+
+def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: float = 0.0,
+                 widths_px: tuple[float, float] = (0.0, np.inf)) -> np.ndarray:
+    """Rasterise a tree, antialiased.
+
+    Args:
+        vessels: the tree.
+        view: where the image looks.
+        scale: factor on all widths (0.4 draws the core of each vessel).
+        least_px: thinner vessels are drawn this wide.
+        widths_px: only vessels of true width in [low, high) are drawn.
+
+    Returns:
+        (size, size) float32 coverage in [0, 1].
+    """
+    side = view.size * SUPERSAMPLING
+    width = vessels.width * view.px_per_dd
+    start, end = vessels.nodes[vessels.parent], vessels.nodes
+    pixels = view.to_pixels(end)
+    margin = STEP_DD * view.px_per_dd * 2
+    shown = ((pixels > -margin) & (pixels < view.size + margin)).all(axis=1)
+    shown &= (width >= widths_px[0]) & (width < widths_px[1])
+    shown[0] = False
+    curves = view.to_pixels(_hermite(start, end, vessels))[shown]
+    # Pixel centres at integers: coordinate x of the image is SUPERSAMPLING * (x + 0.5) - 0.5 of the large canvas.
+    curves = (SUPERSAMPLING * (curves + 0.5) - 0.5) * (1 << SUBPIXEL_BITS)
+    curves = np.rint(curves).astype(np.int32)
+    thick = np.maximum(np.rint(np.maximum(width[shown] * scale, least_px) * SUPERSAMPLING), 1).astype(int)
+    canvas = np.zeros((side, side), np.uint8)
+    for value in np.unique(thick):
+        cv2.polylines(canvas, list(curves[thick == value]), False, 255, int(value), cv2.LINE_8, SUBPIXEL_BITS)
+    small = cv2.resize(canvas, (view.size, view.size), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255.0
+
+
+def _hermite(start: np.ndarray, end: np.ndarray, vessels: Vessels, samples: int = 4) -> np.ndarray:
+    """(N, samples + 1, 2) smooth curves from each node's parent to the node."""
+    child = _main_child(vessels.parent, vessels.width)
+    at_end = 0.5 * (vessels.nodes[child] - start)
+    at_end = np.where((child == np.arange(len(child)))[:, None], end - start, at_end)
+    side_branch = child[vessels.parent] != np.arange(len(child))
+    at_start = np.where(side_branch[:, None], end - start, at_end[vessels.parent])
+    t = np.linspace(0, 1, samples + 1)[None, :, None]
+    h = (2 * t**3 - 3 * t**2 + 1, t**3 - 2 * t**2 + t, -2 * t**3 + 3 * t**2, t**3 - t**2)
+    return h[0] * start[:, None] + h[1] * at_start[:, None] + h[2] * end[:, None] + h[3] * at_end[:, None]
