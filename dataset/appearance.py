@@ -5,7 +5,7 @@ illness of the picture, so that two renderings share nothing but the anatomy. In
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -27,9 +27,9 @@ class Scene:
         artery_core, vein_core: coverage of the middle of those vessels (central reflex, laminar flow).
         fine: coverage of vessels too thin for a photograph.
         seg: bool, the vessel mask.
+        field: the photograph's field of view in [0, 1].
         background: slow variation of the fundus, zero mean, about unit spread.
         lesions: coverage in [0, 1] for each of ``LESIONS`` present.
-        photograph: (size, size, 3) a real colour photograph of this scene, if there is one, and its field as bool.
     """
 
     px_per_dd: float
@@ -43,10 +43,9 @@ class Scene:
     vein_core: np.ndarray
     fine: np.ndarray
     seg: np.ndarray
+    field: np.ndarray
     background: np.ndarray
-    lesions: dict[str, np.ndarray] = field(default_factory=dict)
-    photograph: np.ndarray | None = None
-    photograph_field: np.ndarray | None = None
+    lesions: dict[str, np.ndarray]
 
     @property
     def size(self) -> int:
@@ -94,7 +93,7 @@ def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         mesh = np.maximum(mesh, np.exp(-(smooth_noise(rng, scene.size, cells * factor) / 0.3) ** 2))
     edge = scene.avascular_radius * (1 + 0.12 * smooth_noise(rng, scene.size, 8))
     distance = radius_map(scene.size, scene.fovea, 1.0)
-    mesh *= 1 / (1 + np.exp(-(distance - edge) / (0.04 * scene.px_per_dd)))
+    mesh *= 1 - inside(1 + (distance - edge) / scene.px_per_dd, 0.08)
     return mesh * (1 - scene.lesion("non_perfusion"))
 
 
@@ -104,11 +103,11 @@ def round_field(size: int, rng: np.random.Generator, full_frame: float = 0.1) ->
         return np.ones((size, size), np.float32)
     radius = size * rng.uniform(0.46, 0.53)
     centre = (size - 1) / 2 + rng.normal(0, 0.01, 2) * size
-    inside = (radius - radius_map(size, centre, 1.0)) / (size * rng.uniform(0.001, 0.006))
+    margin = (radius - radius_map(size, centre, 1.0)) / (size * rng.uniform(0.001, 0.006))
     if rng.random() < 0.45:
         half = size * rng.uniform(0.36, 0.47)
-        inside = np.minimum(inside, (half - np.abs(np.arange(size, dtype=np.float32) - centre[1]))[:, None])
-    shown = np.clip(inside + 0.5, 0, 1)
+        margin = np.minimum(margin, (half - np.abs(np.arange(size, dtype=np.float32) - centre[1]))[:, None])
+    shown = np.clip(margin + 0.5, 0, 1)
     if rng.random() < 0.3:
         angle = rng.uniform(0, 2 * np.pi)
         tab = centre + radius * 1.01 * np.array([np.cos(angle), np.sin(angle)])
@@ -138,6 +137,11 @@ def finish(image: np.ndarray, rng: np.random.Generator, noise: float, softness: 
     return image
 
 
+def inside(distance: np.ndarray, edge: float) -> np.ndarray:
+    """1 where ``distance`` is well below 1, 0 well above, going over within about ``edge``."""
+    return (0.5 - 0.5 * np.tanh((distance - 1) / edge)).astype(np.float32)
+
+
 # ------------------------------------------------------------------------------------------- colour fundus photograph
 
 FUNDUS_COLOURS = np.array([(0.85, 0.33, 0.12), (0.80, 0.50, 0.45), (0.50, 0.28, 0.13), (0.80, 0.58, 0.30),
@@ -160,9 +164,8 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image *= vignette(size, rng, rng.uniform(0.1, 0.9))[..., None]
     image = _haze(image, rng) * rng.uniform(0.75, 1.15)
     image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
-    shown = round_field(size, rng)
     image = finish(image.astype(np.float32), rng, rng.uniform(0.002, 0.02), rng.uniform(0, 1.4) * size / 512)
-    return image * shown[..., None]
+    return image * scene.field[..., None]
 
 
 def _tigroid(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -181,9 +184,9 @@ def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) 
     image = image * (1 - dark[..., None] * np.array((0.7, 1.0, 0.9), np.float32))
     distance = radius_map(scene.size, scene.disc, scene.disc_axes)
     edge = rng.uniform(0.03, 0.12)
-    disc = 1 / (1 + np.exp((distance - 1) / edge * 2))
+    disc = inside(distance, edge)
     cup_at = scene.disc + rng.normal(0, 0.08, 2) * scene.px_per_dd
-    cup = 1 / (1 + np.exp((radius_map(scene.size, cup_at, scene.disc_axes * rng.uniform(0.3, 0.7)) - 1) / 0.12))
+    cup = inside(radius_map(scene.size, cup_at, scene.disc_axes * rng.uniform(0.3, 0.7)), 0.24)
     if rng.random() < 0.3:
         crescent = np.exp(-((distance - 1.15) / 0.12) ** 2) * rng.uniform(-0.3, 0.3)
         image = image * (1 + crescent[..., None])
@@ -326,10 +329,10 @@ def _oct_macula(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _oct_disc(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The disc: dark, bright, or one or two rings, as the projected slab crosses its slopes."""
     distance = radius_map(scene.size, scene.disc, scene.disc_axes)
-    inside = 1 / (1 + np.exp((distance - 1) / 0.08))
+    within = inside(distance, 0.16)
     rings = rng.uniform(-0.5, 0.6) * np.exp(-((distance - 1.1) / 0.12) ** 2)
     rings += rng.uniform(-0.5, 0.5) * np.exp(-((distance - rng.uniform(0.4, 0.7)) / 0.1) ** 2)
-    return np.clip(1 + inside * rng.uniform(-0.85, 0.5) + rings, 0.05, None)
+    return np.clip(1 + within * rng.uniform(-0.85, 0.5) + rings, 0.05, None)
 
 
 def _scan_lines(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -365,7 +368,8 @@ def _scan_square(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.35:
         return shown + 1
     half = size * rng.uniform(0.2, 0.42)
-    anchors = [p for p in (scene.fovea, scene.disc, (scene.fovea + scene.disc) / 2) if (p > 0).all() and (p < size).all()]
+    landmarks = (scene.fovea, scene.disc, (scene.fovea + scene.disc) / 2)
+    anchors = [point for point in landmarks if (point > 0).all() and (point < size).all()]
     centre = anchors[rng.integers(len(anchors))] if anchors else np.full(2, size / 2)
     centre = np.clip(centre + rng.normal(0, 0.05, 2) * size, half, size - half)
     x0, y0 = np.rint(centre - half).astype(int)

@@ -8,27 +8,27 @@ The second form starts from real colour photographs with vessel masks and render
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from dataset import appearance
 from dataset.appearance import Scene
 from dataset.vascular_tree import Eye, View, draw_vessels, grow_eye
 from utils.errors import InputError
-from utils.image_io import IMAGE_SUFFIXES, read_color, read_mask, write_image, write_text_atomically
+from utils.image_io import read_color, read_mask, write_image, write_text_atomically
 
 MANIFEST = "synthesis.yaml"
-FORMAT_VERSION = 1
+UNFINISHED = "synthesis.unfinished.yaml"
+SET_VERSION = 1
 # Keys of the random streams, so that no two draws share a stream.
 ANATOMY, VIEW, LESIONS, CF, FA, OCT, OCTA, PHOTO = range(8)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -85,7 +85,7 @@ def draw_clip_view(eye: Eye, view: View, rng: np.random.Generator) -> View:
 
 
 def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_dd: float,
-               rng: np.random.Generator) -> Scene:
+               field: np.ndarray, rng: np.random.Generator) -> Scene:
     """Rasterise one view of an eye.
 
     Args:
@@ -93,6 +93,7 @@ def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_d
         view: camera.
         spots: lesions from :func:`draw_lesions`.
         least_width_dd: vessels thinner than this are invisible to a photograph (not in the mask).
+        field: (size, size) the photograph's field of view in [0, 1]; the mask ends there.
         rng: draws the fundus background.
     """
     visible = (max(least_width_dd * view.px_per_dd, 0.55 * view.size / 512), np.inf)
@@ -106,7 +107,7 @@ def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_d
                       draw_vessels(eye.vein, view, least_px=1.2, widths_px=visible)) >= 0.5
     size = view.size
     return Scene(view.px_per_dd, view.to_pixels(np.zeros(2)), eye.disc_axes * view.px_per_dd, view.to_pixels(eye.fovea),
-                 eye.avascular_radius * view.px_per_dd, fine=fine, seg=mask, **layers,
+                 eye.avascular_radius * view.px_per_dd, fine=fine, seg=mask & (field > 0.5), field=field, **layers,
                  background=appearance.fractal_noise(rng, size, size / (2.5 * view.px_per_dd), 3),
                  lesions=rasterise_lesions(spots, view, rng))
 
@@ -141,7 +142,7 @@ def rasterise_lesions(spots: dict[str, np.ndarray], view: View, rng: np.random.G
     for kind, table in spots.items():
         canvas = np.zeros((view.size, view.size), np.float32)
         softness = {"leakage": 0.5, "cotton_wool": 0.3, "non_perfusion": 0.2}.get(kind, 0.12)
-        for (x, y), radius in zip(view.to_pixels(table[:, :2]), table[:, 2] * view.px_per_dd):
+        for (x, y), radius in zip(view.to_pixels(table[:, :2]), table[:, 2] * view.px_per_dd, strict=True):
             reach = int(2 * radius) + 3
             x0, y0 = max(int(x) - reach, 0), max(int(y) - reach, 0)
             patch = canvas[y0:max(int(y) + reach, 0), x0:max(int(x) + reach, 0)]
@@ -150,7 +151,7 @@ def rasterise_lesions(spots: dict[str, np.ndarray], view: View, rng: np.random.G
             rows, cols = np.ogrid[y0:y0 + patch.shape[0], x0:x0 + patch.shape[1]]
             distance = np.hypot((cols - x) * rng.uniform(0.7, 1.3), (rows - y) * rng.uniform(0.7, 1.3)) / radius
             np.maximum(patch, np.clip((1.3 - distance) / 0.6, 0, 1), out=patch)
-        ragged = canvas + 0.22 * appearance.smooth_noise(rng, view.size, view.size / (0.12 * view.px_per_dd)) * (canvas > 0)
+        ragged = canvas + 0.22 * appearance.smooth_noise(rng, view.size, view.size / (0.12 * view.px_per_dd))
         layers[kind] = np.clip((ragged - 0.5) / (2 * softness) + 0.5, 0, 1).astype(np.float32) * (canvas > 0)
     return layers
 
@@ -164,11 +165,24 @@ def procedural_pictures(job: Job) -> dict[str, np.ndarray]:
     clip = draw_clip_view(eye, view, rng)
     least_width = rng.uniform(0.012, 0.022)
     spots = draw_lesions(eye, job.rng(LESIONS))
-    scene, scene_clip = (draw_scene(eye, v, spots, least_width, rng) for v in (view, clip))
+    whole = np.ones((job.size, job.size), np.float32)
+    scene = draw_scene(eye, view, spots, least_width, appearance.round_field(job.size, rng), rng)
+    scene_clip = draw_scene(eye, clip, spots, least_width, whole, rng)
     return {"cf": appearance.render_cf(scene, job.rng(CF)), "fa": appearance.render_fa(scene, job.rng(FA)),
             "oct": appearance.render_oct(scene, job.rng(OCT)), "seg": scene.seg,
             "cf_clip": appearance.render_cf(scene_clip, job.rng(CF)),
             "octa": appearance.render_octa(scene_clip, job.rng(OCTA)), "seg_clip": scene_clip.seg}
+
+
+# ------------------------------------------------------------------------------------------- scenes from photographs
+
+def find_photographs(folder: Path) -> list[tuple[Path, Path]]:
+    """Pairs (photograph, vessel mask) of the same stem in ``folder`` or in its subfolders, in order of path.
+
+    Raises:
+        InputError: no ``images`` and ``masks`` folders, or a photograph without its mask.
+    """
+    raise InputError(f"{folder}: not supported yet.")
 
 
 # ------------------------------------------------------------------------------------------------------ writing
@@ -192,8 +206,124 @@ def _run(jobs: list[Job], processes: int) -> Iterator[str]:
 
 def write_generated_set(root: Path, eyes: int, seed: int = 0, size: int = 512, visits: int = 1, processes: int = 1,
                         from_cf: Path | None = None, overwrite: bool = False, progress: bool = True) -> list[str]:
+    """Write ``root/<num>_<letter>/`` for every eye and visit, then ``root/synthesis.yaml``.
+
+    The pixels of a folder depend only on (seed, eye, visit, size). A complete set of the same description is left as it
+    is; an interrupted run is taken up again from the beginning.
+
+    Args:
+        root: folder of the set.
+        eyes: number of eyes; with ``from_cf`` at most this many photographs, in order of name.
+        seed: non-negative.
+        size: side of all pictures in pixels, at least 64.
+        visits: renderings of each eye (letters A, B, ...), at most 26.
+        processes: worker processes; 1 works in this one.
+        from_cf: folder with ``images`` and ``masks``, or a folder of such folders; None invents the vessels.
+        overwrite: replace a different synthesised set. Folders that were not synthesised are never touched.
+        progress: show a progress bar.
+
+    Returns:
+        The folder names (ids), eye by eye.
+
+    Raises:
+        InputError: senseless numbers, unusable ``from_cf``, or a root that holds something else.
+    """
     root = Path(root)
-    jobs = [Job(root, eye, visit, seed, size) for eye in range(1, eyes + 1) for visit in range(visits)]
+    _check_numbers(eyes, seed, size, visits, processes)
+    sources = find_photographs(from_cf)[:eyes] if from_cf is not None else [(None, None)] * eyes
+    jobs = [Job(root, eye, visit, seed, size, *source)
+            for eye, source in enumerate(sources, start=1) for visit in range(visits)]
+    ids = [job.name for job in jobs]
+    description = {"format": SET_VERSION, "source": "procedural" if from_cf is None else str(Path(from_cf).resolve()),
+                   "seed": seed, "eyes": len(sources), "visits": visits, "size": size}
+    if _is_complete(root, description, overwrite):
+        return ids
+    write_text_atomically(root / UNFINISHED, yaml.safe_dump(description, sort_keys=False))
     for _ in tqdm(_run(jobs, processes), total=len(jobs), desc="synthesise", unit="sample", disable=not progress):
         pass
-    return [job.name for job in jobs]
+    write_text_atomically(root / MANIFEST, yaml.safe_dump(description, sort_keys=False))
+    (root / UNFINISHED).unlink()
+    return ids
+
+
+def _check_numbers(eyes: int, seed: int, size: int, visits: int, processes: int) -> None:
+    for name, value, least, most in (("eyes", eyes, 1, 10**6), ("seed", seed, 0, 2**32 - 1), ("size", size, 64, 4096),
+                                     ("visits", visits, 1, len(LETTERS)), ("processes", processes, 1, 256)):
+        if not least <= value <= most:
+            raise InputError(f"{name} = {value}: must lie between {least} and {most}.")
+
+
+def _is_complete(root: Path, description: dict, overwrite: bool) -> bool:
+    """True if the set is already there. Clears the way for a new one; refuses to mix with anything else."""
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is a file; give a folder to write the set into.")
+    found = next((root / name for name in (MANIFEST, UNFINISHED) if (root / name).is_file()), None)
+    if found is None:
+        if root.is_dir() and any(root.iterdir()):
+            raise InputError(f"{root}: not empty and not a synthesised set; choose a new or empty folder.")
+        return False
+    old = _read_description(found)
+    if old == description:
+        return found.name == MANIFEST
+    if not overwrite:
+        changed = ", ".join(f"{key} {old.get(key)} -> {new}" for key, new in description.items() if old.get(key) != new)
+        raise InputError(f"{root}: holds a different synthesised set ({changed}); take another folder or --overwrite.")
+    for eye in range(1, int(old.get("eyes", 0)) + 1):
+        for letter in LETTERS[:int(old.get("visits", 0))]:
+            shutil.rmtree(root / f"{eye}_{letter}", ignore_errors=True)
+    found.unlink()
+    return False
+
+
+def _read_description(path: Path) -> dict:
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: unreadable; remove the folder or choose another one.") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{path}: does not describe a synthesised set; remove the folder or choose another one.")
+    return description
+
+
+# -------------------------------------------------------------------------------------------------- command line
+
+def contact_sheet(root: Path, ids: list[str], size: int, tile: int = 192) -> np.ndarray:
+    """(len(ids) * tile, 7 * tile, 3) in [0, 1]: a row a folder, columns cf, fa, oct, seg, cf_clip, octa, seg_clip."""
+    rows = []
+    for name in ids:
+        paths = [root / name / file for file in file_names(name, size).values()]
+        # A mask without a vessel is legitimate, so masks are read as masks.
+        tiles = [np.repeat(read_mask(p)[..., None], 3, 2).astype(np.float32) if "_seg" in p.name else read_color(p)
+                 for p in paths]
+        rows.append(np.hstack([cv2.resize(t, (tile, tile), interpolation=cv2.INTER_AREA) for t in tiles]))
+    return np.vstack(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry. Returns the exit code: 0, or 2 for a user's fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("data/generated"), help="folder of the set")
+    parser.add_argument("--eyes", type=int, help="eyes to write (default 60; with --from_cf all photographs)")
+    parser.add_argument("--visits", type=int, default=1, help="renderings of each eye (letters A, B, ...)")
+    parser.add_argument("--size", type=int, default=512, help="side of all pictures in pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--from_cf", type=Path, help="folder with images/ and masks/ of real colour photographs")
+    parser.add_argument("--overwrite", action="store_true", help="replace a different synthesised set")
+    parser.add_argument("--show", type=Path, metavar="SHEET.png", help="also write a contact sheet of the first 12")
+    given = parser.parse_args(arguments)
+    eyes = given.eyes if given.eyes is not None else (60 if given.from_cf is None else 10**6)
+    try:
+        ids = write_generated_set(given.out, eyes, given.seed, given.size, given.visits, given.processes, given.from_cf,
+                                  given.overwrite)
+        if given.show is not None:
+            write_image(given.show, contact_sheet(given.out, ids[:12], given.size))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{given.out}: {len(ids)} folders")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
