@@ -18,19 +18,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import yaml
+from skimage.morphology import skeletonize
 from tqdm import tqdm
 
 from dataset import appearance
 from dataset.appearance import Scene
 from dataset.vascular_tree import Eye, View, draw_vessels, grow_eye
 from utils.errors import InputError
-from utils.image_io import read_color, read_mask, write_image, write_text_atomically
+from utils.image_io import IMAGE_SUFFIXES, read_color, read_mask, write_image, write_text_atomically
 
 MANIFEST = "synthesis.yaml"
 UNFINISHED = "synthesis.unfinished.yaml"
 SET_VERSION = 1
 # Keys of the random streams, so that no two draws share a stream.
 ANATOMY, VIEW, LESIONS, CF, FA, OCT, OCTA, PHOTO = range(8)
+MIN_CLIP_PX = 64
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -118,20 +120,20 @@ LESION_PLANS = {  # kind: (probability, mean count, smallest and largest radius 
     "leakage": (0.2, 5, 0.05, 0.5)}
 
 
-def draw_lesions(eye: Eye, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_lesions(fovea: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Lesions of one visit: kind to (n, 3) x, y, radius in disc diameters, in the retina frame."""
     spots = {}
     for kind, (probability, count, smallest, largest) in LESION_PLANS.items():
         if rng.random() > probability:
             continue
         n = 1 + rng.poisson(count)
-        focus = eye.fovea * rng.uniform(0, 1.2) + rng.normal(0, 1.0, 2)
+        focus = fovea * rng.uniform(0, 1.2) + rng.normal(0, 1.0, 2)
         spread = {"laser_scar": 2.6, "drusen": 0.8, "exudate": 0.7}.get(kind, 1.5)
         places = focus + rng.normal(0, spread, (n, 2))
         radii = np.exp(rng.uniform(np.log(smallest), np.log(largest), n))
         away = np.linalg.norm(places, axis=1) > 0.8
         if kind == "laser_scar":
-            away &= np.linalg.norm(places - eye.fovea, axis=1) > 1.2
+            away &= np.linalg.norm(places - fovea, axis=1) > 1.2
         spots[kind] = np.column_stack([places, radii])[away]
     return spots
 
@@ -164,7 +166,7 @@ def procedural_pictures(job: Job) -> dict[str, np.ndarray]:
     view = draw_view(eye, job.size, rng)
     clip = draw_clip_view(eye, view, rng)
     least_width = rng.uniform(0.012, 0.022)
-    spots = draw_lesions(eye, job.rng(LESIONS))
+    spots = draw_lesions(eye.fovea, job.rng(LESIONS))
     whole = np.ones((job.size, job.size), np.float32)
     scene = draw_scene(eye, view, spots, least_width, appearance.round_field(job.size, rng), rng)
     scene_clip = draw_scene(eye, clip, spots, least_width, whole, rng)
@@ -182,7 +184,178 @@ def find_photographs(folder: Path) -> list[tuple[Path, Path]]:
     Raises:
         InputError: no ``images`` and ``masks`` folders, or a photograph without its mask.
     """
-    raise InputError(f"{folder}: not supported yet.")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; it should hold images/ and masks/.")
+    sets = [folder] if (folder / "images").is_dir() else sorted(p.parent for p in folder.glob("*/images"))
+    pairs = []
+    for one in sets:
+        masks = {p.stem: p for p in sorted((one / "masks").glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES}
+        for image in sorted(p for p in (one / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+            if image.stem not in masks:
+                raise InputError(f"{image}: no vessel mask of that name in {one / 'masks'}; add it or remove this.")
+            pairs.append((image, masks[image.stem]))
+    if not pairs:
+        raise InputError(f"{folder}: no images/ with pictures, here or one folder below.")
+    return pairs
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Where the anatomy is thought to lie in a photograph, in its pixels: disc (x, y), fovea (x, y), magnification."""
+
+    disc: np.ndarray
+    fovea: np.ndarray
+    px_per_dd: float
+
+    def moved(self, corner: np.ndarray, scale: float) -> Landmarks:
+        """The same in a picture that starts at pixel ``corner`` and is enlarged by ``scale``."""
+        disc, fovea = ((point - corner + 0.5) * scale - 0.5 for point in (self.disc, self.fovea))
+        return Landmarks(disc, fovea, self.px_per_dd * scale)
+
+
+def find_field(photograph: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in {0, 1}: the largest region that is not black; the whole frame if there is no black rim."""
+    lit = (photograph.max(axis=2) > 0.06).astype(np.uint8)
+    lit = cv2.morphologyEx(lit, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(lit)
+    if count < 2:
+        return np.ones(lit.shape, np.float32)
+    return (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.float32)
+
+
+def background_of(photograph: np.ndarray, usable: np.ndarray, sigma: float) -> np.ndarray:
+    """(H, W) mean of red and green smoothed over ``sigma`` pixels, from usable (H, W) pixels only."""
+    level = photograph[..., :2].mean(axis=2)
+    weight = appearance.blur(usable, sigma)
+    return appearance.blur(level * usable, sigma) / np.maximum(weight, 1e-3)
+
+
+def find_landmarks(photograph: np.ndarray, mask: np.ndarray) -> Landmarks:
+    """Guess disc, fovea and magnification: the disc is bright where the large vessels meet, the fovea dark and bare.
+
+    Only the rendering of disc and macula hangs on the guess, never the alignment, so a miss does no harm.
+
+    Args:
+        photograph: (H, W, 3) in [0, 1].
+        mask: (H, W) bool, vessels.
+    """
+    field = find_field(photograph)
+    side = max(mask.shape)
+    calibre = 2 * cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    # The widest vessels are about a tenth of a disc diameter wide; views of 28 to 55 degrees are possible.
+    widest = np.percentile(calibre[mask], 98) if mask.any() else 0.0
+    px_per_dd = float(np.clip(widest / 0.1, side / 10, side / 5.6))
+    well_inside = cv2.erode(field, np.ones((int(0.5 * px_per_dd),) * 2), borderValue=0)
+    local = background_of(photograph, field, 0.25 * px_per_dd) - background_of(photograph, field, 1.5 * px_per_dd)
+    meeting = appearance.blur(calibre, 0.4 * px_per_dd)
+    score = local / (local.std() + 1e-6) + 1.5 * meeting / (meeting.std() + 1e-6)
+    disc = _place_of_maximum(np.where(well_inside > 0, score, -np.inf))
+    x, y = np.meshgrid(np.arange(mask.shape[1]), np.arange(mask.shape[0]))
+    across, down = (x - disc[0]) / px_per_dd, (y - disc[1]) / px_per_dd
+    expected = ((np.abs(across) - 2.5) / 0.5) ** 2 + ((down - 0.2) / 0.5) ** 2
+    bare = -local / (local.std() + 1e-6) - meeting / (meeting.std() + 1e-6) - expected
+    fovea = _place_of_maximum(np.where(well_inside > 0, bare, -np.inf))
+    return Landmarks(disc, fovea, px_per_dd)
+
+
+def _place_of_maximum(values: np.ndarray) -> np.ndarray:
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    return np.array([column, row], float)
+
+
+def split_arteries_veins(photograph: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool, True where a vessel is probably an artery: its segment is paler than the median segment.
+
+    A segment is a piece of centreline between junctions, so a vessel does not change its kind from pixel to pixel.
+    """
+    line = skeletonize(mask)
+    neighbours = cv2.filter2D(line.astype(np.float32), -1, np.ones((3, 3), np.float32), borderType=cv2.BORDER_CONSTANT)
+    junction = cv2.dilate((line & (neighbours > 3.5)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    count, label = cv2.connectedComponents((line & ~junction).astype(np.uint8), connectivity=8)
+    if count < 3:
+        return np.zeros_like(mask)
+    green = photograph[..., 1]
+    contrast = green - appearance.blur(green, 0.03 * max(mask.shape))
+    length = np.bincount(label.ravel(), minlength=count)
+    mean = np.bincount(label.ravel(), contrast.ravel(), minlength=count) / np.maximum(length, 1)
+    artery = mean > np.median(mean[1:])
+    artery[0] = False
+    _, nearest = cv2.distanceTransformWithLabels((label == 0).astype(np.uint8), cv2.DIST_L2, 3,
+                                                 labelType=cv2.DIST_LABEL_PIXEL)
+    of_pixel = np.zeros(nearest.max() + 1, bool)
+    of_pixel[nearest[label > 0]] = artery[label[label > 0]]
+    return of_pixel[nearest] & mask
+
+
+def photograph_scene(photograph: np.ndarray, coverage: np.ndarray, marks: Landmarks,
+                     rng: np.random.Generator) -> Scene:
+    """The scene shown by a square real photograph.
+
+    Args:
+        photograph: (size, size, 3) in [0, 1].
+        coverage: (size, size) vessel mask resampled, in [0, 1].
+        marks: in pixels of this picture.
+        rng: draws what a photograph does not show: capillary-free zone, leakage, non-perfusion.
+    """
+    size, mask = len(coverage), coverage >= 0.45
+    artery = split_arteries_veins(photograph, mask)
+    artery_share = appearance.blur(artery.astype(np.float32), 1.0) / np.maximum(
+        appearance.blur(mask.astype(np.float32), 1.0), 1e-3)
+    artery_share = np.clip(artery_share, 0, 1)
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    half_width = cv2.dilate(depth, np.ones((9, 9), np.uint8))
+    core = ((depth > 0.6 * half_width) & (half_width > 1.2)).astype(np.float32)
+    field = find_field(photograph)
+    slow = background_of(photograph, field * (1 - cv2.dilate(coverage, np.ones((3, 3)))), 0.12 * marks.px_per_dd)
+    slow = (slow - slow[field > 0].mean()) / (slow[field > 0].std() + 1e-6) * field
+    background = 0.6 * slow + 0.8 * appearance.fractal_noise(rng, size, size / (2.5 * marks.px_per_dd), 3)
+    spots = {kind: table for kind, table in draw_lesions((marks.fovea - marks.disc) / marks.px_per_dd, rng).items()
+             if kind in ("leakage", "non_perfusion")}
+    view = View(((size - 1) / 2 - marks.disc) / marks.px_per_dd, marks.px_per_dd, size, 0.0)
+    return Scene(marks.px_per_dd, marks.disc, np.full(2, 0.5 * marks.px_per_dd), marks.fovea,
+                 rng.uniform(0.18, 0.34) * marks.px_per_dd, artery=coverage * artery_share,
+                 vein=coverage * (1 - artery_share), artery_core=core * artery_share,
+                 vein_core=core * (1 - artery_share), fine=np.zeros_like(coverage), seg=mask, field=field,
+                 background=background, lesions=rasterise_lesions(spots, view, rng))
+
+
+def photograph_pictures(job: Job) -> dict[str, np.ndarray]:
+    """All pictures of one folder (role to array) for a real photograph: CF and masks as they are, the rest rendered."""
+    photograph, mask = read_color(job.photograph), read_mask(job.mask)
+    if mask.shape != photograph.shape[:2]:
+        raise InputError(f"{job.mask}: {mask.shape[::-1]} px, but {job.photograph.name} has "
+                         f"{photograph.shape[1::-1]} px; they must be aligned.")
+    if not mask.any():
+        raise InputError(f"{job.mask}: shows no vessel; remove this image or correct its mask.")
+    marks = find_landmarks(photograph, mask)
+    pictures = {}
+    rng = job.rng(PHOTO)
+    side = max(mask.shape)
+    frames = {"": (np.array(mask.shape[::-1]) - side) // 2, "_clip": None}
+    for suffix, corner in frames.items():
+        if suffix:
+            side = int(np.clip(rng.uniform(3.0, 4.6) * marks.px_per_dd, MIN_CLIP_PX, min(mask.shape)))
+            corner = np.clip(marks.fovea - side / 2, 0, np.array(mask.shape[::-1]) - side).astype(int)
+        picture, coverage = (square(a, corner, side, job.size) for a in (photograph, mask.astype(np.float32)))
+        scene = photograph_scene(picture, coverage, marks.moved(corner, job.size / side), rng)
+        pictures |= {f"cf{suffix}": picture, f"seg{suffix}": scene.seg}
+        renderers = {"octa": (appearance.render_octa, OCTA)} if suffix else {
+            "fa": (appearance.render_fa, FA), "oct": (appearance.render_oct, OCT)}
+        # Beyond the photograph's field no vessels are known; showing bare retina there would teach a falsehood.
+        pictures |= {role: render(scene, job.rng(key)) * scene.field for role, (render, key) in renderers.items()}
+    return pictures
+
+
+def square(image: np.ndarray, corner: np.ndarray, side: int, size: int) -> np.ndarray:
+    """Cut the square of ``side`` pixels starting at ``corner`` (x, y), black where there is no image, and resize it."""
+    height, width = image.shape[:2]
+    x, y = (int(v) for v in corner)
+    before, after = (max(-y, 0), max(-x, 0)), (max(y + side - height, 0), max(x + side - width, 0))
+    padded = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_CONSTANT)
+    cut = padded[max(y, 0):max(y, 0) + side, max(x, 0):max(x, 0) + side]
+    method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
+    return np.clip(cv2.resize(cut, (size, size), interpolation=method), 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------------ writing
@@ -190,7 +363,7 @@ def find_photographs(folder: Path) -> list[tuple[Path, Path]]:
 def _write_folder(job: Job) -> str:
     # Two processes share the cores; OpenCV's own threads would only get in each other's way.
     cv2.setNumThreads(1)
-    pictures = procedural_pictures(job)
+    pictures = procedural_pictures(job) if job.photograph is None else photograph_pictures(job)
     for role, name in file_names(job.name, job.size).items():
         write_image(job.root / job.name / name, pictures[role])
     return job.name
