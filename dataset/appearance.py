@@ -87,10 +87,10 @@ def radius_map(size: int, centre: np.ndarray, axes: np.ndarray | float) -> np.nd
 
 def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """(size, size) in [0, 1]: a net of capillaries with meshes of about 100 micrometres, absent at the fovea."""
-    cells = scene.size / max(0.055 * scene.px_per_dd, 2.2)
+    cells = scene.size / max(rng.uniform(0.025, 0.045) * scene.px_per_dd, 1.8)
     mesh = np.zeros((scene.size, scene.size), np.float32)
     for factor in (0.7, 1.1):
-        mesh = np.maximum(mesh, np.exp(-(smooth_noise(rng, scene.size, cells * factor) / 0.3) ** 2))
+        mesh = np.maximum(mesh, np.exp(-(smooth_noise(rng, scene.size, cells * factor) / 0.25) ** 2))
     edge = scene.avascular_radius * (1 + 0.12 * smooth_noise(rng, scene.size, 8))
     distance = radius_map(scene.size, scene.fovea, 1.0)
     mesh *= 1 - inside(1 + (distance - edge) / scene.px_per_dd, 0.08)
@@ -164,7 +164,7 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image *= vignette(size, rng, rng.uniform(0.1, 0.9))[..., None]
     image = _haze(image, rng) * rng.uniform(0.75, 1.15)
     image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
-    image = finish(image.astype(np.float32), rng, rng.uniform(0.002, 0.02), rng.uniform(0, 1.4) * size / 512)
+    image = finish(image.astype(np.float32), rng, rng.uniform(0.001, 0.01), rng.uniform(0, 1.4) * size / 512)
     return image * scene.field[..., None]
 
 
@@ -226,7 +226,7 @@ def _haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.4:
         veil = np.clip(0.5 + 0.5 * smooth_noise(rng, size, 2), 0, 1) * rng.uniform(0.02, 0.2)
         image = image + veil[..., None] * rng.uniform(0.6, 1, 3).astype(np.float32)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         sheen = np.clip(smooth_noise(rng, size, 6) - 0.8, 0, 1) * rng.uniform(0.05, 0.2)
         image = image + sheen[..., None]
     return image
@@ -239,13 +239,13 @@ def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     size = scene.size
     flush = rng.uniform(0.06, 0.45)
     grain = fractal_noise(rng, size, size / (0.12 * scene.px_per_dd), 3)
-    image = flush * (1 + 0.15 * scene.background + rng.uniform(0.05, 0.22) * grain)
+    image = flush * (1 + 0.15 * scene.background + rng.uniform(0.04, 0.18) * grain)
     image = image * (1 - rng.uniform(0.3, 0.85) * _foveal_shade(scene, rng))
     distance = radius_map(size, scene.disc, scene.disc_axes)
     rim = np.exp(-((distance - 0.9) / 0.25) ** 2) * rng.uniform(0, 0.5) - (distance < 0.7) * rng.uniform(0, 0.3)
     image = image * (1 + blur(rim.astype(np.float32), 0.05 * scene.px_per_dd))
     image = image * (1 - 0.75 * scene.lesion("non_perfusion")) + _fa_scars(scene, rng) * flush
-    image = image + _fa_vessels(scene, rng)
+    image = image + _fa_vessels(scene, flush, rng)
     leak = np.maximum(scene.lesion("leakage"), 0.4 * blur(scene.lesion("drusen"), 1))
     image = image + leak * rng.uniform(0.15, 0.6)
     image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.6, 0.95))
@@ -272,10 +272,10 @@ def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return ring * rng.uniform(0, 0.8) - scar * rng.uniform(0.3, 0.8)
 
 
-def _fa_vessels(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndarray:
     """Fluorescence of the vessels: arterial, laminar venous, full or late phase."""
     phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.13, 0.5, 0.25))
-    strength = np.exp(rng.uniform(np.log(0.12), np.log(0.85)))
+    strength = rng.uniform(0.5, 1.0) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
     artery, vein = scene.artery, scene.vein
     if phase == "arterial":
         vein = vein * rng.uniform(0.15, 0.6)
@@ -286,6 +286,8 @@ def _fa_vessels(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         artery = artery * rng.uniform(0.6, 1.0)
     else:
         artery = artery * rng.uniform(0.75, 1.05)
+    # Never fainter than the choroid's own grain, or there would be nothing to match.
+    strength = max(strength, 0.08 + 0.3 * flush)
     glow = np.maximum(np.maximum(artery, vein), rng.uniform(0.2, 0.8) * scene.fine)
     around_macula = np.exp(-(radius_map(scene.size, scene.fovea, 2.2 * scene.px_per_dd) ** 2))
     mesh = capillary_mesh(scene, rng) * rng.uniform(0, 0.22) * (0.3 + 0.7 * around_macula)
@@ -389,7 +391,9 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = (floor + mesh) * density * outside_fovea
     image = np.maximum(image, large * rng.uniform(0.55, 1.0))
     decorrelation = np.abs(rng.standard_normal((size, size), dtype=np.float32))
-    decorrelation = blur(decorrelation, rng.uniform(0, 0.8))
+    # Successive places of one scan line share their noise, so the grain runs along the lines.
+    decorrelation = cv2.GaussianBlur(decorrelation, (0, 0), rng.uniform(0.3, 1.8), sigmaY=rng.uniform(0.3, 0.7))
+    decorrelation *= 0.8 / decorrelation.mean()
     image = image * (1 - 0.45 * (1 - large)) + image * decorrelation * rng.uniform(0.2, 0.9) * (1 - 0.7 * large)
     image = image + decorrelation * rng.uniform(0.01, 0.12) * outside_fovea
     image = image * _signal_loss(size, rng) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2)).clip(0.2)

@@ -165,11 +165,12 @@ def procedural_pictures(job: Job) -> dict[str, np.ndarray]:
     rng = job.rng(VIEW)
     view = draw_view(eye, job.size, rng)
     clip = draw_clip_view(eye, view, rng)
-    least_width = rng.uniform(0.012, 0.022)
+    least_width = rng.uniform(0.008, 0.022)
     spots = draw_lesions(eye.fovea, job.rng(LESIONS))
     whole = np.ones((job.size, job.size), np.float32)
     scene = draw_scene(eye, view, spots, least_width, appearance.round_field(job.size, rng), rng)
-    scene_clip = draw_scene(eye, clip, spots, least_width, whole, rng)
+    # Enlarged, a photograph shows somewhat thinner vessels.
+    scene_clip = draw_scene(eye, clip, spots, 0.85 * least_width, whole, rng)
     return {"cf": appearance.render_cf(scene, job.rng(CF)), "fa": appearance.render_fa(scene, job.rng(FA)),
             "oct": appearance.render_oct(scene, job.rng(OCT)), "seg": scene.seg,
             "cf_clip": appearance.render_cf(scene_clip, job.rng(CF)),

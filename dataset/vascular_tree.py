@@ -92,11 +92,11 @@ def grow_eye(rng: np.random.Generator) -> Eye:
     warp = _TortuosityWarp(rng)
     trees = []
     for caliber in (rng.uniform(0.8, 1.05), rng.uniform(1.05, 1.35)):
-        trunks = _draw_trunks(temporal, fovea, rng)
+        nodes, parent = _draw_trunks(temporal, fovea, rng)
         attractors, spacing = _draw_attractors(fovea, avascular, density, rng)
-        nodes, parent = _colonise(trunks, attractors, spacing, rng)
+        nodes, parent = _colonise(nodes, parent, attractors, spacing, rng)
         nodes = warp(_smoothed(nodes, parent))
-        leaf = 0.0105 * caliber
+        leaf = 0.0095 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
     return Eye(trees[0], trees[1], fovea, temporal, avascular, axes)
@@ -118,22 +118,51 @@ class _TortuosityWarp:
         return points + np.sin(points @ self.frequency + self.phase) @ self.amplitude
 
 
-def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Polylines (K, 2) from the disc, spaced by about ``STEP_DD``, in the retina frame."""
-    trunks = []
-    plans = [(TEMPORAL_ARCADE, 1.0), (NASAL_TRUNK, 0.95), (NASAL_RADIUS, 0.6), (MACULAR_TWIG, 0.5)]
+def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The large vessels: nodes (N, 2) ``STEP_DD`` apart in the retina frame, the disc's centre first; parents (N,)."""
+    nodes, parent = np.zeros((1, 2)), np.zeros(1, int)
+    plans = [(TEMPORAL_ARCADE, 1.0, 3), (NASAL_TRUNK, 0.95, 2), (NASAL_RADIUS, 0.6, 1), (MACULAR_TWIG, 0.5, 0)]
     for vertical in (-1, 1):
-        for control, probability in plans:
+        for control, probability, forks in plans:
             if rng.random() > probability:
                 continue
             points = np.array(control)
-            scatter = np.linspace(0.03, 0.35, len(points))[:, None]
+            scatter = np.linspace(0.04, 0.35, len(points))[:, None]
             points = points * rng.uniform(0.85, 1.15, 2) + rng.normal(size=points.shape) * scatter
             points[:, 0] = points[:, 0] * temporal * abs(fovea[0]) / 2.5
             # Superior is up, i.e. negative y; the whole plan tilts with the fovea.
             points[:, 1] = vertical * points[:, 1] + points[:, 0] * fovea[1] / fovea[0] * 0.5
-            trunks.append(_resample(points, STEP_DD))
-    return trunks
+            curve = _resample(points, STEP_DD)[1:]
+            first = len(nodes)
+            nodes, parent = _append(nodes, parent, curve, 0)
+            for _ in range(rng.poisson(forks)):
+                at = int(rng.integers(4, max(5, int(0.6 * len(curve)))))
+                nodes, parent = _append(nodes, parent, _fork(curve, at, fovea, rng), first + at)
+    return nodes, parent
+
+
+def _append(nodes: np.ndarray, parent: np.ndarray, curve: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hang a curve (K, 2) on the node ``start``."""
+    first = len(nodes)
+    links = np.concatenate([[start], np.arange(first, first + len(curve) - 1)])[:len(curve)]
+    return np.concatenate([nodes, curve]), np.concatenate([parent, links])
+
+
+def _fork(curve: np.ndarray, at: int, fovea: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A strong branch (K, 2) leaving ``curve`` at index ``at`` at an acute angle, mostly away from the fovea.
+
+    The arcades owe their wide fans of stout branches to these; colonisation alone gives one trunk with twigs.
+    """
+    along = _unit(curve[at] - curve[at - 2])
+    outwards = curve[at] - fovea
+    side = np.sign(along[0] * outwards[1] - along[1] * outwards[0]) * (1 if rng.random() < 0.75 else -1)
+    count = int(rng.uniform(1.0, 4.5) / STEP_DD)
+    # Leave steeply, then run less and less aslant.
+    turn = side * rng.uniform(0.45, 1.0) + np.cumsum(rng.normal(-0.008 * side, 0.02, count))
+    heading = np.arctan2(along[1], along[0]) + turn
+    curve = curve[at] + STEP_DD * np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
+    too_near = np.linalg.norm(curve - fovea, axis=1) < 0.6
+    return curve[:int(too_near.argmax()) if too_near.any() else count]
 
 
 def _resample(points: np.ndarray, step: float) -> np.ndarray:
@@ -154,29 +183,22 @@ def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
 
     The macula is supplied more densely, the avascular zone and the disc not at all.
     """
-    base = 0.40 / density
-    grid = np.arange(-DOMAIN_RADIUS_DD, DOMAIN_RADIUS_DD, 0.24 / density)
+    finest = 0.2 / density
+    grid = np.arange(-DOMAIN_RADIUS_DD, DOMAIN_RADIUS_DD, finest)
     points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
-    points = points + rng.uniform(-0.5, 0.5, points.shape) * 0.24 / density + fovea / 2
+    points = points + rng.uniform(-0.5, 0.5, points.shape) * finest + fovea / 2
     to_fovea = np.linalg.norm(points - fovea, axis=1)
-    spacing = base * np.clip(0.55 + 0.25 * to_fovea, 0.6, 1.25)
-    keep = rng.random(len(points)) < (0.24 / density / spacing) ** 2
+    spacing = finest * np.clip(0.7 + 0.45 * to_fovea, 1.0, 2.2)
+    keep = rng.random(len(points)) < (finest / spacing) ** 2
     keep &= (np.linalg.norm(points - fovea / 2, axis=1) < DOMAIN_RADIUS_DD) & (to_fovea > avascular)
     keep &= np.linalg.norm(points, axis=1) > 0.75
     return points[keep], spacing[keep]
 
 
-def _colonise(trunks: list[np.ndarray], attractors: np.ndarray, spacing: np.ndarray,
+def _colonise(nodes: np.ndarray, parent: np.ndarray, attractors: np.ndarray, spacing: np.ndarray,
               rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Grow the trunks towards the attractors. Returns nodes (N, 2) and parents (N,)."""
-    nodes = [np.zeros((1, 2))]
-    parents = [np.zeros(1, int)]
-    count = 1
-    for trunk in trunks:
-        nodes.append(trunk[1:])
-        parents.append(np.concatenate([[0], np.arange(count, count + len(trunk) - 2)]))
-        count += len(trunk) - 1
-    nodes, parent = np.concatenate(nodes), np.concatenate(parents)
+    """Grow a tree, nodes (N, 2) and parents (N,), towards the attractors. Returns the larger nodes and parents."""
+    count = len(nodes)
     heading = _unit(nodes - nodes[parent])
     children = np.bincount(parent[1:], minlength=count)
     # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
@@ -186,7 +208,8 @@ def _colonise(trunks: list[np.ndarray], attractors: np.ndarray, spacing: np.ndar
         if len(candidates) == 0:
             break
         distance, index = cKDTree(nodes[candidates]).query(attractors, distance_upper_bound=2.5)
-        keep = distance > 0.6 * spacing
+        # A tip turns slowly; what it has come this near to it might circle for ever.
+        keep = distance > np.maximum(0.55 * spacing, 1.2 * STEP_DD)
         attractors, spacing = attractors[keep], spacing[keep]
         reach = np.isfinite(distance[keep])
         if not reach.any():
@@ -195,10 +218,15 @@ def _colonise(trunks: list[np.ndarray], attractors: np.ndarray, spacing: np.ndar
         pull = _unit(attractors[reach] - nodes[nearest])
         sources, inverse = np.unique(nearest, return_inverse=True)
         total = np.stack([np.bincount(inverse, pull[:, k], len(sources)) for k in (0, 1)], axis=1)
-        direction = _unit(_unit(total) + 0.7 * heading[sources] + rng.normal(0, 0.12, total.shape))
+        direction = _unit(_unit(total) + 0.9 * heading[sources] + rng.normal(0, 0.12, total.shape))
         children[sources] += 1
-        fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.45)
-        nodes = np.concatenate([nodes, nodes[sources] + STEP_DD * direction])
+        fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.55)
+        grown = nodes[sources] + STEP_DD * direction
+        # Vessels of one kind do not touch: a tip that runs into another one ends.
+        free = cKDTree(nodes).query(grown)[0] > 0.75 * STEP_DD
+        fertile[sources[~free]] = False
+        grown, direction, sources = grown[free], direction[free], sources[free]
+        nodes = np.concatenate([nodes, grown])
         parent, heading = np.concatenate([parent, sources]), np.concatenate([heading, direction])
         children = np.concatenate([children, np.zeros(len(sources), int)])
         fertile = np.concatenate([fertile, np.ones(len(sources), bool)])

@@ -15,8 +15,9 @@ Matrices are (3, 3) numpy float64 where transforms are estimated and scored, and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np

@@ -1,0 +1,395 @@
+"""Pairs for training and validation from the user's generated layout: aligned images, known random affine.
+
+A folder ``root/<num>_<letter>/`` holds images of one eye that are aligned pixel to pixel, and a vessel mask. One *sample*
+is such a folder in one mode; one *view* is what the network sees of it: a fixed and a moving image with a known
+``H_fix_to_mov`` between them. Which view comes out depends on (seed, epoch, index) alone, never on the order
+of calls or on the number of workers.
+
+    python -m dataset.generated_pairs --data data/generated --mode cffa cfoct --show views.png
+"""
+from __future__ import annotations
+
+import argparse
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from torch.utils.data import Dataset
+
+from dataset.junctions import find_junctions, gaussian_heatmap
+from dataset.photometric import PhotometricRanges, randomise
+from utils.errors import InputError
+from utils.field_of_view import estimate_field_of_view
+from utils.geometry import affine_about, fit_within, image_centre, inside, warp_image, warp_points
+from utils.image_io import read_gray, read_mask, write_text_atomically
+
+# Per mode: suffixes of the fixed image, the moving image and the vessel mask; the first that exists counts.
+MODE_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "cffa": (("cf_512", "cf"), ("fa_gen", "fa"), ("seg",)),
+    "cfoct": (("cf_512", "cf"), ("oct_gen", "oct"), ("seg",)),
+    "octfa": (("oct_gen", "oct"), ("fa_gen", "fa"), ("seg",)),
+    "cfocta": (("cf_clip_512", "cf_clip"), ("octa_gen", "octa"), ("seg_clip",)),
+}
+MAX_VESSEL_SHARE = 0.5
+# Rasters of a sample as channels of one stack, so that one warp call moves them all.
+FIXED_CHANNELS, MOVING_CHANNELS = [0, 2, 3, 4], [1, 2, 3, 5]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One folder in one mode. ``key`` is unique within a data set and safe as a file name; ``eye`` groups visits."""
+
+    key: str
+    eye: str
+    mode: str
+    fixed: Path
+    moving: Path
+    mask: Path
+
+
+class ViewKey(NamedTuple):
+    """Index of a view: equal keys give equal views."""
+
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """How views are drawn.
+
+    Attributes:
+        img_size: side of the square views in pixels; None takes the whole image.
+        long_side: the images are first brought to this long side, so that vessels have the width of inference.
+        rotation_deg: the moving side is turned by up to this angle either way (180 = any).
+        scale: range of the scale from fixed to moving, drawn evenly in its logarithm.
+        translation: largest shift of the moving side, as a share of the view.
+        shear: largest shear (tangent).
+        zoom: range of the magnification of the fixed side (crops only).
+        min_overlap: least share of the fixed view's retina that the moving view shows.
+        mirror: mirror both images together in half of the views.
+    """
+
+    img_size: int | None = 256
+    long_side: int = 512
+    rotation_deg: float = 45.0
+    scale: tuple[float, float] = (0.7, 1.45)
+    translation: float = 0.2
+    shear: float = 0.05
+    zoom: tuple[float, float] = (0.8, 1.25)
+    min_overlap: float = 0.4
+    mirror: bool = True
+
+
+def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], list[str]]:
+    """Find all samples below ``root``.
+
+    Returns:
+        Samples in a fixed order, and one line for every folder that lacks a file of a mode.
+
+    Raises:
+        InputError: no such folder, no sample folders, unknown mode, or a mode that no folder can serve.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such data folder; `python -m dataset.synthesize --out {root}` makes one.")
+    folders = sorted((p for p in root.iterdir() if p.is_dir() and "_" in p.name), key=_natural_order)
+    if not folders:
+        raise InputError(f"{root}: holds no sample folders named <num>_<letter> (for example 1_A).")
+    samples, lacking = [], []
+    for mode in modes:
+        if mode not in MODE_FILES:
+            raise InputError(f"mode '{mode}' is unknown; choose from {', '.join(MODE_FILES)}.")
+        found_before = len(samples)
+        for folder in folders:
+            roles = [_first_existing(folder, suffixes) for suffixes in MODE_FILES[mode]]
+            missing = [_candidates(folder, suffixes) for suffixes, path in zip(MODE_FILES[mode], roles, strict=True)
+                       if path is None]
+            if missing:
+                lacking.append(f"{folder}: no {' and no '.join(missing)} for mode {mode}")
+            else:
+                samples.append(Sample(f"{mode}_{folder.name}", folder.name.split("_")[0], mode, *roles))
+        if len(samples) == found_before:
+            raise InputError(f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
+                             "Add the files or leave the mode out of --mode.")
+    return samples, lacking
+
+
+def _natural_order(path: Path) -> tuple[int, str]:
+    number = path.name.split("_")[0]
+    return (int(number) if number.isdigit() else 10**9, path.name)
+
+
+def _first_existing(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
+    paths = (folder / f"{folder.name}_{suffix}.png" for suffix in suffixes)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _candidates(folder: Path, suffixes: tuple[str, ...]) -> str:
+    return " or ".join(f"{folder.name}_{suffix}.png" for suffix in suffixes)
+
+
+def split_by_eye(eyes: list[str], shares: tuple[float, float], seed: int) -> dict[str, list[str]]:
+    """Divide eyes into train, val and test; all samples of an eye go together.
+
+    Args:
+        eyes: any order, repeats allowed.
+        shares: shares of val and test; each gets at least one eye.
+        seed: of the shuffle; the same eyes and seed give the same split.
+
+    Raises:
+        InputError: fewer than three eyes.
+    """
+    unique = sorted(set(eyes))
+    if len(unique) < 3:
+        raise InputError(f"only {len(unique)} eyes; train, val and test need at least one each.")
+    order = np.random.default_rng(seed).permutation(len(unique))
+    n_val, n_test = (max(1, round(share * len(unique))) for share in shares)
+    if n_val + n_test >= len(unique):
+        raise InputError(f"{len(unique)} eyes cannot give shares of {shares} to val and test; lower data.val_test_share.")
+    shuffled = [unique[i] for i in order]
+    return {"train": sorted(shuffled[n_val + n_test:]), "val": sorted(shuffled[:n_val]),
+            "test": sorted(shuffled[n_val:n_val + n_test])}
+
+
+def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> torch.Tensor:
+    """Read a sample at its working size: the *own frame* in which its value map lives.
+
+    Returns:
+        (6, H, W) uint8: fixed, moving, vessel mask (255 = vessel), junction heatmap, fields of view of both (0 / 255).
+
+    Raises:
+        InputError: an unreadable file, images of different size, or a mask that is mostly "vessel".
+    """
+    fixed, moving, mask = read_gray(sample.fixed), read_gray(sample.moving), read_mask(sample.mask)
+    for path, raster in ((sample.moving, moving), (sample.mask, mask)):
+        if raster.shape != fixed.shape:
+            raise InputError(f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
+                             f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
+                             "or regenerate it.")
+    if mask.mean() > MAX_VESSEL_SHARE:
+        raise InputError(f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
+                         "so invert the mask.")
+    size = fit_within(fixed.shape, long_side)
+    fields = [estimate_field_of_view(image) for image in (fixed, moving)]
+    rasters = [_resize(raster, size) for raster in (fixed, moving, mask, *fields)]
+    # A thin vessel covers a pixel in part after shrinking: a third is enough to keep it.
+    rasters[2:] = [rasters[2] > 0.33, rasters[3] > 0.5, rasters[4] > 0.5]
+    heatmap = gaussian_heatmap(find_junctions(rasters[2]), size, junction_sigma_px)
+    stack = np.stack([*rasters[:3], heatmap, *rasters[3:]]).astype(np.float32)
+    return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+
+
+def _resize(raster: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    raster = raster.astype(np.float32)
+    if raster.shape == size:
+        return raster
+    shrinking = size[0] < raster.shape[0]
+    return cv2.resize(raster, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+def _share_seen(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: tuple[int, int],
+                moving_size: tuple[int, int]) -> float:
+    """Share of the fixed view's retina that the moving view shows, on a coarse grid of points."""
+    ys, xs = np.meshgrid(np.linspace(0, fixed_size[0] - 1, 17), np.linspace(0, fixed_size[1] - 1, 17), indexing="ij")
+    points = np.stack([xs.ravel(), ys.ravel()], axis=1)
+    own = np.round(warp_points(points, H_fix_to_own)).astype(int)
+    in_frame = inside(own, tuple(stack.shape[-2:]))
+    x, y = np.where(in_frame[:, None], own, 0).T
+    in_fixed = in_frame & (stack[4].numpy()[y, x] > 127)
+    in_moving = in_frame & (stack[5].numpy()[y, x] > 127) & inside(warp_points(points, H_fix_to_mov), moving_size)
+    return float((in_fixed & in_moving).sum() / max(in_fixed.sum(), 1))
+
+
+def draw_geometry(stack: torch.Tensor, geometry: ViewGeometry,
+                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Draw one view of a sample.
+
+    Args:
+        stack: (6, H, W) of :func:`load_sample`.
+
+    Returns:
+        ``H_fix_to_own``, ``H_fix_to_mov`` (3, 3), and the size (height, width) of both views.
+    """
+    own_size = tuple(stack.shape[-2:])
+    size = own_size if geometry.img_size is None else (geometry.img_size, geometry.img_size)
+    mirror = geometry.mirror and rng.random() < 0.5
+    H_fix_to_own = np.eye(3)
+    for attempt in range(12):
+        if geometry.img_size is not None:
+            zoom = np.exp(rng.uniform(*np.log(geometry.zoom)))
+            H_fix_to_own = affine_about(0.0, 1.0 / zoom, 0.0, image_centre(size), _crop_centre(stack, size, zoom, rng), mirror)
+        elif mirror:
+            H_fix_to_own = affine_about(0.0, 1.0, 0.0, image_centre(size), image_centre(size), True)
+        # Each failed attempt asks for less shift, so that the last one overlaps for certain where there is retina.
+        reach = geometry.translation * (1.0 - attempt / 12.0)
+        shift = rng.uniform(-reach, reach, 2) * np.array(size[::-1])
+        H_fix_to_mov = affine_about(rng.uniform(-geometry.rotation_deg, geometry.rotation_deg),
+                                    float(np.exp(rng.uniform(*np.log(geometry.scale)))),
+                                    rng.uniform(-geometry.shear, geometry.shear),
+                                    image_centre(size), image_centre(size) + shift)
+        if _share_seen(stack, H_fix_to_own, H_fix_to_mov, size, size) >= geometry.min_overlap:
+            break
+    return H_fix_to_own, H_fix_to_mov, size
+
+
+def _crop_centre(stack: torch.Tensor, size: tuple[int, int], zoom: float, rng: np.random.Generator) -> np.ndarray:
+    """Centre of a crop in the own frame: on a vessel that both images show, moved so that the crop stays inside."""
+    own_height, own_width = stack.shape[-2:]
+    vessels = torch.nonzero((stack[2] > 127) & (stack[4] > 127) & (stack[5] > 127))
+    half = np.minimum(0.5 * np.array(size[::-1]) / zoom, 0.5 * np.array([own_width, own_height]))
+    centre = image_centre((own_height, own_width))
+    if len(vessels):
+        centre = vessels[int(rng.integers(len(vessels)))].numpy()[::-1].astype(float)
+    return np.clip(centre, half - 0.5, np.array([own_width, own_height]) - half - 0.5)
+
+
+def draw_anchors(fixed_mask: np.ndarray, moving_fov: np.ndarray, H_fix_to_mov: np.ndarray, n_anchors: int,
+                 rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random vessel points that both images show.
+
+    Args:
+        fixed_mask: (H, W), vessels of the fixed view; moving_fov: (Hm, Wm), field of view of the moving view.
+
+    Returns:
+        (n_anchors, 2) float32 fixed pixels in random order, zeros behind the real ones, and (n_anchors,) bool.
+    """
+    rows, columns = np.nonzero(fixed_mask > 0.5)
+    points = np.stack([columns, rows], axis=1).astype(np.float64)
+    mapped = np.round(warp_points(points, H_fix_to_mov)).astype(int)
+    on_image = inside(mapped, moving_fov.shape)
+    x, y = np.where(on_image[:, None], mapped, 0).T
+    points = points[on_image & (moving_fov[y, x] > 0.5)] if len(points) else points
+    chosen = points[rng.permutation(len(points))[:n_anchors]]
+    anchors = np.zeros((n_anchors, 2), dtype=np.float32)
+    # Off the pixel grid, so that descriptors are learnt between the centres too.
+    anchors[:len(chosen)] = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
+    return torch.from_numpy(anchors), torch.from_numpy(np.arange(n_anchors) < len(chosen))
+
+
+class GeneratedPairs(Dataset):
+    """Views of generated samples; index with a :class:`ViewKey`.
+
+    Args:
+        samples: from :func:`discover_samples`.
+        geometry: how views are drawn.
+        photometric: ranges of the domain randomisation; None leaves the images as they are.
+        seed: of all draws.
+        junction_sigma_px: width of the junction heatmap, pixels at ``long_side``.
+        cache_mb: decoded samples kept in memory, per process.
+        n_anchors: vessel points drawn per view, for the descriptor loss.
+
+    An item is a dict of float32 tensors: ``fixed_image``, ``moving_image`` (1, H, W) in [0, 1]; ``fixed_mask``,
+    ``moving_mask``, ``fixed_heatmap``, ``moving_heatmap``, ``fixed_fov``, ``moving_fov`` (1, H, W), each in the frame of
+    its image; ``aligned_moving`` (1, H, W), the moving image as it would look in the fixed frame; ``H_fix_to_mov`` and
+    ``H_fix_to_own`` (3, 3); ``anchors`` (n_anchors, 2), random vessel points in fixed pixels that both images show, and
+    ``anchor_valid`` (n_anchors,) bool, which of them are real; and the strings ``key``, ``eye``, ``mode``.
+    """
+
+    def __init__(self, samples: list[Sample], geometry: ViewGeometry, photometric: PhotometricRanges | None = None,
+                 seed: int = 0, junction_sigma_px: float = 2.0, cache_mb: int = 512,
+                 n_anchors: int = 384) -> None:
+        if not samples:
+            raise InputError("the data set is empty; check --data, --mode and the split.")
+        self.samples = samples
+        self.geometry = geometry
+        self.photometric = photometric
+        self.seed = seed
+        self.junction_sigma_px = junction_sigma_px
+        self.cache_bytes = cache_mb * 2**20
+        self.n_anchors = n_anchors
+        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _own_rasters(self, sample: Sample) -> torch.Tensor:
+        if sample.key in self._cache:
+            self._cache.move_to_end(sample.key)
+        else:
+            stack = load_sample(sample, self.geometry.long_side, self.junction_sigma_px)
+            self._cache[sample.key] = stack
+            while len(self._cache) > 1 and len(self._cache) * stack.nbytes > self.cache_bytes:
+                self._cache.popitem(last=False)
+        return self._cache[sample.key]
+
+    def __getitem__(self, key: ViewKey | int) -> dict:
+        key = ViewKey(0, key) if isinstance(key, int) else key
+        sample = self.samples[key.index % len(self.samples)]
+        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        stack = self._own_rasters(sample)
+        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, self.geometry, rng)
+        H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
+        own = stack[None].float() / 255.0
+        fixed = warp_image(own[:, FIXED_CHANNELS + MOVING_CHANNELS[:1]], _matrix(H_fix_to_own), size, antialias=True)[0]
+        moving = warp_image(own[:, MOVING_CHANNELS], _matrix(H_mov_to_own), size, antialias=True)[0]
+        view = {"aligned_moving": fixed[4:5], "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
+                "H_fix_to_own": _matrix(H_fix_to_own)[0], "key": sample.key, "eye": sample.eye, "mode": sample.mode}
+        for role, rasters in (("fixed", fixed), ("moving", moving)):
+            view |= self._one_side(role, rasters, rng)
+        view["anchors"], view["anchor_valid"] = draw_anchors(
+            view["fixed_mask"][0].numpy(), view["moving_fov"][0].numpy(), H_fix_to_mov, self.n_anchors, rng)
+        return view
+
+    def _one_side(self, role: str, rasters: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Name the rasters (4, H, W) of one image, and randomise its look."""
+        image, field_of_view = rasters[0].numpy(), rasters[3].numpy() > 0.5
+        if self.photometric is not None:
+            image, field_of_view = randomise(image, field_of_view, self.photometric, rng)
+        seen = torch.from_numpy(field_of_view.astype(np.float32))[None]
+        return {f"{role}_image": torch.from_numpy(image)[None], f"{role}_fov": seen,
+                f"{role}_mask": (rasters[1:2] > 0.5).float() * seen, f"{role}_heatmap": rasters[2:3] * seen}
+
+
+def _matrix(H: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(H).float()[None]
+
+
+def write_manifest(path: str | Path, root: str | Path, seed: int, split: dict[str, list[str]]) -> None:
+    """Write which eyes train, validate and test, so that anyone can check that no eye is on two sides."""
+    write_text_atomically(path, yaml.safe_dump({"data": str(root), "seed": seed, **split}, sort_keys=False))
+
+
+def read_manifest(path: str | Path) -> dict[str, list[str]]:
+    """Read what :func:`write_manifest` wrote: eyes of train, val and test.
+
+    Raises:
+        InputError: missing file or missing parts.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such split manifest; a training run writes split.yaml into its folder.")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not {"train", "val", "test"} <= set(content):
+        raise InputError(f"{path}: not a split manifest (train, val and test expected).")
+    return {part: [str(eye) for eye in content[part]] for part in ("train", "val", "test")}
+
+
+def main() -> None:
+    """Write a contact sheet of what the model will see."""
+    from utils.pictures import contact_sheet
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", default="data/generated")
+    parser.add_argument("--mode", nargs="+", default=["cffa"])
+    parser.add_argument("--show", required=True, metavar="PNG")
+    parser.add_argument("--rows", type=int, default=6)
+    parser.add_argument("--whole", action="store_true", help="whole images instead of training crops")
+    parser.add_argument("--no_photometric", action="store_true")
+    args = parser.parse_args()
+    samples, _ = discover_samples(args.data, args.mode)
+    geometry = ViewGeometry(img_size=None if args.whole else 256)
+    pairs = GeneratedPairs(samples, geometry, None if args.no_photometric else PhotometricRanges())
+    names = ("fixed_image", "fixed_heatmap", "moving_image", "moving_heatmap", "moving_mask", "moving_fov",
+             "aligned_moving")
+    step = max(1, len(samples) // args.rows)
+    rows = [[pairs[ViewKey(0, index * step)][name][0].numpy() for name in names] for index in range(args.rows)]
+    contact_sheet(args.show, rows, names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the loss terms share.
+
+Every term is computed per sample, (B,), together with which samples had anything to say. A batch then averages over
+*all* its samples, empty ones counting zero: so half batches on two devices add up to exactly the whole batch on one.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+DICE_SMOOTHING = 1.0
+
+
+class Term(NamedTuple):
+    """A loss term of a batch.
+
+    Attributes:
+        per_sample: (B,), zero (with graph) where not valid.
+        valid: (B,) bool, which samples contributed.
+    """
+
+    per_sample: torch.Tensor
+    valid: torch.Tensor
+
+    def mean(self) -> torch.Tensor:
+        """Mean over the whole batch, empty samples counting zero."""
+        return self.per_sample.mean()
+
+    def n_empty(self) -> int:
+        """Number of samples with nothing valid."""
+        return int((~self.valid).sum())
+
+
+def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> Term:
+    """Soft Dice loss inside a valid region, as in SuperRetina (ECCV 2022, the detector's classification loss).
+
+    ``1 - (2 sum(p t) + s) / (sum(p p) + sum(t t) + s)``, sums over valid pixels, s = 1 against empty targets.
+
+    Args:
+        prediction, target: (B, 1, H, W) in [0, 1]. Gradients flow into both.
+        valid: (B, 1, H, W), 0 or 1.
+
+    Returns:
+        Per-sample values in [0, 1]; a sample without a valid pixel is empty.
+    """
+    dims = (1, 2, 3)
+    overlap = (prediction * target * valid).sum(dims)
+    size = ((prediction**2 + target**2) * valid).sum(dims)
+    has_pixels = valid.sum(dims) > 0
+    loss = 1.0 - (2.0 * overlap + DICE_SMOOTHING) / (size + DICE_SMOOTHING)
+    return Term(loss * has_pixels, has_pixels)
+
+
+def average(first: Term, second: Term) -> Term:
+    """Mean of two terms of the same samples; a sample counts as valid when either part was."""
+    return Term(0.5 * (first.per_sample + second.per_sample), first.valid | second.valid)

@@ -1,0 +1,213 @@
+"""From two images to a matrix: the pipeline behind register.py, evaluate.py and the validation of a training run.
+
+    image -> working size -> features -> matches -> robust transform -> H_fix_to_mov in original pixels
+
+A *matcher* is anything with ``match(fixed, moving) -> PairMatches``; :class:`SuperRetinaMatcher` is ours.
+"""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from model.keypoints import extract_keypoints, match_descriptors, sample_descriptors
+from model.super_retina_multimodal import SuperRetinaMultimodal
+from utils.field_of_view import erode_field, estimate_field_of_view
+from utils.geometry import (
+    Plausibility,
+    Size,
+    TransformEstimate,
+    estimate_transform,
+    fit_within,
+    resize_matrix,
+    resize_transform,
+    warp_points,
+)
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """How images are matched.
+
+    Attributes:
+        long_side: working size: both images are brought to this long side, pixels.
+        min_probability: weakest detection that counts as a keypoint.
+        nms_radius_px: least distance of keypoints, working pixels.
+        max_keypoints: at most so many per image.
+        max_distance_ratio: Lowe's test on the nearest descriptors; 1 = off.
+        field_margin_px: no keypoint nearer to the edge of the field of view, working pixels.
+        inlier_threshold_px: residual below which a match agrees with a transform, working pixels.
+    """
+
+    long_side: int = 512
+    min_probability: float = 0.02
+    nms_radius_px: int = 4
+    max_keypoints: int = 1024
+    max_distance_ratio: float = 1.0
+    field_margin_px: int = 6
+    inlier_threshold_px: float = 3.0
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Keypoints (N, 2) in *working* pixels, unit descriptors (N, D) torch, detector map (H, W) and the working size."""
+
+    keypoints: np.ndarray
+    descriptors: torch.Tensor
+    heatmap: np.ndarray
+    working_size: Size
+
+
+@dataclass(frozen=True)
+class PairMatches:
+    """Matches of a pair; all points are pixels of the *working* images, whose sizes are given.
+
+    Attributes:
+        fixed_points, moving_points: (K, 2), row i corresponds.
+        similarity: (K,) cosine similarity of the descriptors.
+        fixed_size, moving_size: (height, width) of the working images.
+        fixed_keypoints, moving_keypoints: (N, 2), (M, 2), all keypoints, for pictures.
+        fixed_heatmap, moving_heatmap: detector maps, for pictures; None where a matcher has none.
+    """
+
+    fixed_points: np.ndarray
+    moving_points: np.ndarray
+    similarity: np.ndarray
+    fixed_size: Size
+    moving_size: Size
+    fixed_keypoints: np.ndarray
+    moving_keypoints: np.ndarray
+    fixed_heatmap: np.ndarray | None = None
+    moving_heatmap: np.ndarray | None = None
+
+
+class Matcher(Protocol):
+    """Two grey images (H, W) float in [0, 1] of any sizes in, matches out."""
+
+    def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
+        """Match a pair; the sizes may differ."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Result for one pair, in *original* pixels of both images.
+
+    Attributes:
+        status: "ok" or "failed"; ``reason`` says why it failed.
+        H_fix_to_mov: (3, 3), or None when failed.
+        fixed_points, moving_points: (K, 2) all matches; inliers: (K,) which of them agree with the matrix.
+        matches: what the matcher returned.
+        seconds: time for features, matches and fit.
+    """
+
+    status: str
+    reason: str
+    H_fix_to_mov: np.ndarray | None
+    fixed_points: np.ndarray = field(repr=False)
+    moving_points: np.ndarray = field(repr=False)
+    inliers: np.ndarray = field(repr=False)
+    matches: PairMatches = field(repr=False)
+    seconds: float
+
+    @property
+    def n_matches(self) -> int:
+        """Number of matches before the robust fit."""
+        return len(self.fixed_points)
+
+    @property
+    def n_inliers(self) -> int:
+        """Number of matches that agree with the matrix."""
+        return int(self.inliers.sum())
+
+
+def to_working_size(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Bring an image (H, W) to the working size, without aliasing."""
+    size = fit_within(image.shape, long_side)
+    if size == image.shape:
+        return image.astype(np.float32)
+    shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
+    return cv2.resize(image.astype(np.float32), size[::-1],
+                      interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
+class SuperRetinaMatcher:
+    """Detects, describes and matches keypoints with a trained network.
+
+    Args:
+        model: the network; put into evaluation mode during a call and left as it was.
+        settings: see :class:`MatchSettings`.
+        device: where the network is.
+    """
+
+    def __init__(self, model: SuperRetinaMultimodal, settings: MatchSettings,
+                 device: torch.device | str = "cpu") -> None:
+        self.model = model
+        self.settings = settings
+        self.device = torch.device(device)
+
+    @torch.inference_mode()
+    def features(self, image: np.ndarray, role: str) -> ImageFeatures:
+        """Keypoints and descriptors of one image (H, W) float in [0, 1] in its role, "fixed" or "moving"."""
+        settings = self.settings
+        working = to_working_size(image, settings.long_side)
+        height, width = working.shape
+        multiple = self.model.size_multiple
+        padded = np.pad(working, ((0, -height % multiple), (0, -width % multiple)))
+        allowed = np.zeros(padded.shape, dtype=np.float32)
+        allowed[:height, :width] = erode_field(estimate_field_of_view(working), settings.field_margin_px)
+        was_training = self.model.training
+        self.model.eval()
+        tensor = torch.from_numpy(padded)[None, None].to(self.device, memory_format=torch.channels_last)
+        maps = self.model.describe(tensor, role)
+        self.model.train(was_training)
+        keypoints, _ = extract_keypoints(maps.detector, settings.min_probability, settings.nms_radius_px,
+                                         settings.max_keypoints,
+                                         torch.from_numpy(allowed)[None, None].to(self.device))[0]
+        descriptors = sample_descriptors(maps.descriptors, keypoints[None], self.model.descriptor_stride)[0]
+        return ImageFeatures(keypoints.cpu().numpy().astype(np.float64), descriptors,
+                             maps.detector[0, 0, :height, :width].cpu().numpy(), (height, width))
+
+    def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
+        """Match two grey images (H, W) float in [0, 1] of any sizes."""
+        return self.match_features(self.features(fixed, "fixed"), self.features(moving, "moving"))
+
+    def match_features(self, fixed: ImageFeatures, moving: ImageFeatures) -> PairMatches:
+        """Match features computed before, so that one fixed image can serve many moving ones."""
+        pairs, similarity = match_descriptors(fixed.descriptors, moving.descriptors, self.settings.max_distance_ratio)
+        rows, columns = pairs.cpu().numpy().T
+        return PairMatches(fixed.keypoints[rows], moving.keypoints[columns], similarity.cpu().numpy(),
+                           fixed.working_size, moving.working_size, fixed.keypoints, moving.keypoints,
+                           fixed.heatmap, moving.heatmap)
+
+
+def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, transform: str = "affine",
+                  inlier_threshold_px: float = 3.0, plausibility: Plausibility | None = None) -> Registration:
+    """Register a moving image onto a fixed one.
+
+    Convention: the matrix is ``H_fix_to_mov`` in original pixels of both images.
+
+    Args:
+        matcher: finds the matches.
+        fixed, moving: (H, W) float in [0, 1]; the sizes may differ.
+        transform: "affine", "similarity" or "homography".
+        inlier_threshold_px: in working pixels. plausibility: limits on the result.
+    """
+    start = time.perf_counter()
+    matches = matcher.match(fixed, moving)
+    estimate: TransformEstimate = estimate_transform(matches.fixed_points, matches.moving_points, matches.fixed_size,
+                                                     transform, inlier_threshold_px, plausibility)
+    H_fix_to_mov = None
+    if estimate.H_fix_to_mov is not None:
+        H_fix_to_mov = resize_transform(estimate.H_fix_to_mov, matches.fixed_size, fixed.shape,
+                                        matches.moving_size, moving.shape)
+        H_fix_to_mov = H_fix_to_mov / H_fix_to_mov[2, 2]
+    seconds = time.perf_counter() - start
+    return Registration(
+        estimate.status, estimate.reason, H_fix_to_mov,
+        warp_points(matches.fixed_points, resize_matrix(matches.fixed_size, fixed.shape)),
+        warp_points(matches.moving_points, resize_matrix(matches.moving_size, moving.shape)),
+        estimate.inliers, matches, seconds)

@@ -1,0 +1,135 @@
+"""Pictures of pairs, matches and training curves. Knows arrays and points, no model and no data set.
+
+Images come as (H, W) or (H, W, 3) float in [0, 1]; points as (N, 2) pixels (x, y).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from utils.geometry import Size, fit_within, warp_image
+from utils.image_io import write_image
+
+INLIER_COLOUR, OUTLIER_COLOUR, POINT_COLOUR = (60, 220, 90), (235, 70, 60), (255, 210, 40)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) float in [0, 1], or bool, to (H, W, 3) uint8."""
+    image = (np.clip(np.asarray(image, dtype=np.float32), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
+
+
+def register_onto_fixed(moving: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: Size) -> np.ndarray:
+    """The moving image resampled into the fixed frame, black outside: (*fixed_size[, 3]) float32."""
+    channels = moving[..., None] if moving.ndim == 2 else moving
+    source = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32)).permute(2, 0, 1)[None]
+    warped = warp_image(source, torch.from_numpy(np.asarray(H_fix_to_mov, dtype=np.float32))[None], fixed_size,
+                        antialias=True)[0].permute(1, 2, 0).numpy()
+    return warped[..., 0] if moving.ndim == 2 else warped
+
+
+def checkerboard(fixed: np.ndarray, registered: np.ndarray, cells: int = 8) -> np.ndarray:
+    """Squares of both images in turn: where the registration is right, vessels run on across the edges.
+
+    Args:
+        fixed, registered: same height and width.
+        cells: squares along the long side.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    fixed_rgb, registered_rgb = as_rgb(fixed), as_rgb(registered)
+    side = max(1, max(fixed_rgb.shape[:2]) // cells)
+    rows, columns = np.indices(fixed_rgb.shape[:2]) // side
+    return np.where(((rows + columns) % 2 == 0)[..., None], fixed_rgb, registered_rgb)
+
+
+def _side_by_side(fixed: np.ndarray, moving: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Canvas (H, W, 3) uint8 with both images; offset (2,) of the moving one; scale factor of each image."""
+    images, factors = [], []
+    for image in (fixed, moving):
+        size = fit_within(image.shape[:2], long_side)
+        images.append(cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA))
+        factors.append(size[0] / image.shape[0])
+    height = max(image.shape[0] for image in images)
+    gap = 8
+    canvas = np.full((height, images[0].shape[1] + gap + images[1].shape[1], 3), 20, dtype=np.uint8)
+    canvas[:images[0].shape[0], :images[0].shape[1]] = images[0]
+    canvas[:images[1].shape[0], images[0].shape[1] + gap:] = images[1]
+    return canvas, np.array([images[0].shape[1] + gap, 0.0]), factors
+
+
+def _to_canvas(points: np.ndarray, factor: float, offset: np.ndarray | float = 0.0) -> np.ndarray:
+    return np.round((np.asarray(points, float).reshape(-1, 2) + 0.5) * factor - 0.5 + offset).astype(int)
+
+
+def draw_matches(fixed: np.ndarray, moving: np.ndarray, fixed_points: np.ndarray, moving_points: np.ndarray,
+                 inliers: np.ndarray, long_side: int = 512, max_lines: int = 150) -> np.ndarray:
+    """Both images side by side with lines between matches: green agree with the transform, thin red do not.
+
+    Args:
+        fixed_points, moving_points: (N, 2) pixels of each image; inliers: (N,) bool.
+        max_lines: at most so many of each kind, evenly picked, so that the picture stays readable.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    canvas, offset, factors = _side_by_side(fixed, moving, long_side)
+    starts, ends = _to_canvas(fixed_points, factors[0]), _to_canvas(moving_points, factors[1], offset)
+    for wanted, colour in ((False, OUTLIER_COLOUR), (True, INLIER_COLOUR)):
+        chosen = np.flatnonzero(np.asarray(inliers, bool) == wanted)
+        layer = canvas.copy()
+        for index in chosen[:: max(1, -(-len(chosen) // max_lines))]:
+            start, end = tuple(map(int, starts[index])), tuple(map(int, ends[index]))
+            cv2.line(layer, start, end, colour, 1, cv2.LINE_AA)
+            for end_point in (start, end):
+                cv2.circle(layer, end_point, 2, colour, -1, cv2.LINE_AA)
+        canvas = cv2.addWeighted(layer, 0.75 if wanted else 0.45, canvas, 0.25 if wanted else 0.55, 0)
+    _caption(canvas, f"{int(np.sum(inliers))} inliers of {len(starts)} matches")
+    return canvas
+
+
+def draw_keypoints(fixed: np.ndarray, moving: np.ndarray, fixed_points: np.ndarray, moving_points: np.ndarray,
+                   fixed_heatmap: np.ndarray | None = None, moving_heatmap: np.ndarray | None = None,
+                   long_side: int = 512) -> np.ndarray:
+    """Detector heatmap (red glow) and keypoints (yellow rings) on both images, side by side: (H, W, 3) uint8."""
+    images = []
+    for image, heatmap in ((fixed, fixed_heatmap), (moving, moving_heatmap)):
+        rgb = as_rgb(image).astype(np.float32) / 255.0
+        if heatmap is not None:
+            glow = cv2.resize(heatmap.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
+            rgb = rgb * (1.0 - 0.6 * glow) + 0.9 * glow * np.array([1.0, 0.15, 0.1], np.float32)
+        images.append(rgb)
+    canvas, offset, factors = _side_by_side(*images, long_side)
+    for points, factor, shift in ((fixed_points, factors[0], 0.0), (moving_points, factors[1], offset)):
+        for point in _to_canvas(points, factor, shift):
+            cv2.circle(canvas, tuple(map(int, point)), 3, POINT_COLOUR, 1, cv2.LINE_AA)
+    _caption(canvas, f"{len(fixed_points)} and {len(moving_points)} keypoints")
+    return canvas
+
+
+def _caption(canvas: np.ndarray, text: str) -> None:
+    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(canvas, text, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width, cv2.LINE_AA)
+
+
+def contact_sheet(path: str | Path, rows: Sequence[Sequence[np.ndarray]], names: Sequence[str],
+                  tile_px: int = 224) -> None:
+    """Write a grid of images with a name above each column."""
+    header = np.full((24, tile_px * len(names), 3), 20, dtype=np.uint8)
+    for column, name in enumerate(names):
+        cv2.putText(header, name, (column * tile_px + 4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1,
+                    cv2.LINE_AA)
+    tiles = [np.hstack([_tile(image, tile_px) for image in row]) for row in rows]
+    write_image(path, np.vstack([header, *tiles]))
+
+
+def _tile(image: np.ndarray, tile_px: int) -> np.ndarray:
+    size = fit_within(image.shape[:2], tile_px - 4)
+    tile = np.full((tile_px, tile_px, 3), 20, dtype=np.uint8)
+    tile[2:2 + size[0], 2:2 + size[1]] = cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA)
+    return tile
