@@ -25,6 +25,7 @@ class Scene:
         avascular_radius: radius of the foveal avascular zone in pixels.
         artery, vein: coverage in [0, 1] of the vessels a fundus photograph can show.
         artery_core, vein_core: coverage of the middle of those vessels (central reflex, laminar flow).
+        depth: blood column under a vessel pixel, in [0, 1], 1 for the large trunks; meaningless beside vessels.
         fine: coverage of vessels too thin for a photograph.
         seg: bool, the vessel mask.
         field: the photograph's field of view in [0, 1].
@@ -41,6 +42,7 @@ class Scene:
     vein: np.ndarray
     artery_core: np.ndarray
     vein_core: np.ndarray
+    depth: np.ndarray
     fine: np.ndarray
     seg: np.ndarray
     field: np.ndarray
@@ -213,6 +215,7 @@ def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np
     contrast = np.exp(rng.uniform(np.log(0.22), np.log(1.1)))
     soft = rng.uniform(0, 0.9) * scene.size / 512
     absorb = np.maximum(blur(scene.artery, soft) * rng.uniform(0.55, 0.9), blur(scene.vein, soft)) * contrast
+    absorb = absorb * scene.depth ** rng.uniform(0.1, 0.8)
     spectrum = np.array((rng.uniform(0.15, 0.5), 1.0, rng.uniform(0.6, 0.9)), np.float32)
     image = image * np.exp(-absorb[..., None] * spectrum)
     reflex = scene.artery_core * rng.uniform(0, 0.35) + scene.vein_core * rng.uniform(0, 0.08)
@@ -275,7 +278,7 @@ def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndarray:
     """Fluorescence of the vessels: arterial, laminar venous, full or late phase."""
     phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.13, 0.5, 0.25))
-    strength = rng.uniform(0.5, 1.0) if rng.random() < 0.5 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
+    strength = rng.uniform(0.5, 1.15) if rng.random() < 0.55 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
     artery, vein = scene.artery, scene.vein
     if phase == "arterial":
         vein = vein * rng.uniform(0.15, 0.6)
@@ -288,7 +291,8 @@ def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndar
         artery = artery * rng.uniform(0.75, 1.05)
     # Never fainter than the choroid's own grain, or there would be nothing to match.
     strength = max(strength, 0.08 + 0.3 * flush)
-    glow = np.maximum(np.maximum(artery, vein), rng.uniform(0.2, 0.8) * scene.fine)
+    dimming = scene.depth ** rng.uniform(0, 0.6)
+    glow = np.maximum(np.maximum(artery, vein) * dimming, rng.uniform(0.2, 0.8) * scene.fine)
     around_macula = np.exp(-(radius_map(scene.size, scene.fovea, 2.2 * scene.px_per_dd) ** 2))
     mesh = capillary_mesh(scene, rng) * rng.uniform(0, 0.22) * (0.3 + 0.7 * around_macula)
     glow = glow * (1 - 0.8 * scene.lesion("non_perfusion") * (scene.artery + scene.vein < 0.6))
@@ -308,7 +312,8 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     widen = rng.uniform(0.4, 1.8) * size / 512
     # A shadow is wider and softer than its vessel, and the finest vessels cast none.
     shadow = np.clip(np.maximum(blur(scene.vein, widen), blur(scene.artery, widen) * 0.9) * rng.uniform(1.0, 1.5), 0, 1)
-    image = image * (1 - shadow * rng.uniform(0.18, 0.7))
+    shadow = shadow * scene.depth ** rng.uniform(0.1, 0.8)
+    image = image * (1 - shadow * rng.uniform(0.22, 0.75))
     image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.1, 0.6)) + 0.25 * scene.lesion("exudate")
     image = image * _scan_lines(size, rng) * (1 + rng.uniform(0, 0.25) * smooth_noise(rng, size, 2)).clip(0.2)
     image = image * vignette(size, rng, rng.uniform(0, 0.8))

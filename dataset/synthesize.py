@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dataset import appearance
 from dataset.appearance import Scene
-from dataset.vascular_tree import Eye, View, draw_vessels, grow_eye
+from dataset.vascular_tree import Eye, View, draw_vessels, grow_eye, grow_twigs
 from utils.errors import InputError
 from utils.image_io import IMAGE_SUFFIXES, read_color, read_mask, write_image, write_text_atomically
 
@@ -33,6 +33,7 @@ SET_VERSION = 1
 # Keys of the random streams, so that no two draws share a stream.
 ANATOMY, VIEW, LESIONS, CF, FA, OCT, OCTA, PHOTO = range(8)
 MIN_CLIP_PX = 64
+FULL_DEPTH_DD = 0.06  # a vessel this wide absorbs like the largest
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -107,9 +108,12 @@ def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_d
     fine = np.maximum(draw_vessels(eye.artery, view, widths_px=hidden), draw_vessels(eye.vein, view, widths_px=hidden))
     mask = np.maximum(draw_vessels(eye.artery, view, least_px=1.2, widths_px=visible),
                       draw_vessels(eye.vein, view, least_px=1.2, widths_px=visible)) >= 0.5
+    # Drawn wider than the vessels, so that their blurred edges have a depth too.
+    depth = np.maximum(*(draw_vessels(tree, view, 1.5, 6.0, visible, FULL_DEPTH_DD) for tree in (eye.artery, eye.vein)))
     size = view.size
     return Scene(view.px_per_dd, view.to_pixels(np.zeros(2)), eye.disc_axes * view.px_per_dd, view.to_pixels(eye.fovea),
-                 eye.avascular_radius * view.px_per_dd, fine=fine, seg=mask & (field > 0.5), field=field, **layers,
+                 eye.avascular_radius * view.px_per_dd, fine=fine, depth=depth, **layers,
+                 seg=mask & (field > 0.5), field=field,
                  background=appearance.fractal_noise(rng, size, size / (2.5 * view.px_per_dd), 3),
                  lesions=rasterise_lesions(spots, view, rng))
 
@@ -289,6 +293,17 @@ def split_arteries_veins(photograph: np.ndarray, mask: np.ndarray) -> np.ndarray
     return of_pixel[nearest] & mask
 
 
+def draw_between(mask: np.ndarray, view: View, marks: Landmarks, avascular: float,
+                 rng: np.random.Generator) -> np.ndarray:
+    """(size, size) coverage of invented thin vessels that sprout from the mask's; only FA and OCTA show them."""
+    rows, columns = np.nonzero(skeletonize(mask))
+    every = max(1, int(0.1 * marks.px_per_dd))
+    chosen = rng.permutation(len(rows))[::every]
+    lines = (np.column_stack([columns, rows])[chosen] - marks.disc) / marks.px_per_dd
+    twigs = grow_twigs(lines, (marks.fovea - marks.disc) / marks.px_per_dd, avascular, rng)
+    return draw_vessels(twigs, view, widths_px=(1e-6, np.inf))
+
+
 def photograph_scene(photograph: np.ndarray, coverage: np.ndarray, marks: Landmarks,
                      rng: np.random.Generator) -> Scene:
     """The scene shown by a square real photograph.
@@ -307,6 +322,7 @@ def photograph_scene(photograph: np.ndarray, coverage: np.ndarray, marks: Landma
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
     half_width = cv2.dilate(depth, np.ones((9, 9), np.uint8))
     core = ((depth > 0.6 * half_width) & (half_width > 1.2)).astype(np.float32)
+    column = np.clip(2 * half_width / (FULL_DEPTH_DD * marks.px_per_dd), 0.125, 1)
     field = find_field(photograph)
     slow = background_of(photograph, field * (1 - cv2.dilate(coverage, np.ones((3, 3)))), 0.12 * marks.px_per_dd)
     slow = (slow - slow[field > 0].mean()) / (slow[field > 0].std() + 1e-6) * field
@@ -314,11 +330,13 @@ def photograph_scene(photograph: np.ndarray, coverage: np.ndarray, marks: Landma
     spots = {kind: table for kind, table in draw_lesions((marks.fovea - marks.disc) / marks.px_per_dd, rng).items()
              if kind in ("leakage", "non_perfusion")}
     view = View(((size - 1) / 2 - marks.disc) / marks.px_per_dd, marks.px_per_dd, size, 0.0)
+    avascular = rng.uniform(0.18, 0.34)
+    fine = draw_between(mask, view, marks, avascular, rng) * field
     return Scene(marks.px_per_dd, marks.disc, np.full(2, 0.5 * marks.px_per_dd), marks.fovea,
-                 rng.uniform(0.18, 0.34) * marks.px_per_dd, artery=coverage * artery_share,
+                 avascular * marks.px_per_dd, artery=coverage * artery_share,
                  vein=coverage * (1 - artery_share), artery_core=core * artery_share,
-                 vein_core=core * (1 - artery_share), fine=np.zeros_like(coverage), seg=mask, field=field,
-                 background=background, lesions=rasterise_lesions(spots, view, rng))
+                 vein_core=core * (1 - artery_share), fine=fine, depth=column, seg=mask,
+                 field=field, background=background, lesions=rasterise_lesions(spots, view, rng))
 
 
 def photograph_pictures(job: Job) -> dict[str, np.ndarray]:

@@ -94,12 +94,39 @@ def grow_eye(rng: np.random.Generator) -> Eye:
     for caliber in (rng.uniform(0.8, 1.05), rng.uniform(1.05, 1.35)):
         nodes, parent = _draw_trunks(temporal, fovea, rng)
         attractors, spacing = _draw_attractors(fovea, avascular, density, rng)
-        nodes, parent = _colonise(nodes, parent, attractors, spacing, rng)
+        # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
+        fertile = (rng.random(len(nodes)) < 0.33) | (np.bincount(parent, minlength=len(nodes)) == 0)
+        fertile &= np.linalg.norm(nodes, axis=1) > 0.5
+        nodes, parent = _colonise(nodes, parent, fertile, fovea, attractors, spacing, rng)
         nodes = warp(_smoothed(nodes, parent))
         leaf = 0.0095 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
     return Eye(trees[0], trees[1], fovea, temporal, avascular, axes)
+
+
+def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.random.Generator) -> Vessels:
+    """Invent the thin vessels between the known ones.
+
+    Args:
+        lines: (K, 2) points on the centrelines of the known vessels, disc diameters from the disc's centre.
+        fovea: (2,) its position in the same frame.
+        avascular: radius of the avascular zone in disc diameters.
+        rng: draws the growth.
+
+    Returns:
+        The twigs; the known vessels are in it with width zero.
+    """
+    nodes = np.concatenate([np.zeros((1, 2)), lines])
+    parent = np.zeros(len(nodes), int)
+    attractors, spacing = _draw_attractors(fovea, avascular, rng.uniform(0.9, 1.2), rng)
+    near = cKDTree(nodes).query(attractors)[0] < 1.5
+    fertile = rng.random(len(nodes)) < 0.2
+    fertile[0] = False
+    nodes, parent = _colonise(nodes, parent, fertile, fovea, attractors[near], spacing[near], rng)
+    width = _murray_widths(parent, 0.009, rng)
+    width[:len(lines) + 1] = 0.0
+    return Vessels(nodes, parent, width)
 
 
 class _TortuosityWarp:
@@ -195,14 +222,16 @@ def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
     return points[keep], spacing[keep]
 
 
-def _colonise(nodes: np.ndarray, parent: np.ndarray, attractors: np.ndarray, spacing: np.ndarray,
-              rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Grow a tree, nodes (N, 2) and parents (N,), towards the attractors. Returns the larger nodes and parents."""
-    count = len(nodes)
+def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea: np.ndarray, attractors: np.ndarray,
+              spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Grow a tree, nodes (N, 2) and parents (N,), towards the attractors from the nodes that are fertile (N,).
+
+    Returns:
+        The larger nodes and parents, the given ones first.
+    """
     heading = _unit(nodes - nodes[parent])
-    children = np.bincount(parent[1:], minlength=count)
-    # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
-    fertile = ((rng.random(count) < 0.33) | (children == 0)) & (np.linalg.norm(nodes, axis=1) > 0.5)
+    children = np.bincount(parent[1:], minlength=len(nodes))
+    fertile = fertile.copy()
     for _ in range(120):
         candidates = np.flatnonzero(fertile)
         if len(candidates) == 0:
@@ -218,7 +247,10 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, attractors: np.ndarray, spa
         pull = _unit(attractors[reach] - nodes[nearest])
         sources, inverse = np.unique(nearest, return_inverse=True)
         total = np.stack([np.bincount(inverse, pull[:, k], len(sources)) for k in (0, 1)], axis=1)
-        direction = _unit(_unit(total) + 0.9 * heading[sources] + rng.normal(0, 0.12, total.shape))
+        inwards = fovea - nodes[sources]
+        # The twigs of the macula run towards the fovea like spokes.
+        inwards *= 0.6 * (np.linalg.norm(inwards, axis=1, keepdims=True) < 1.7)
+        direction = _unit(_unit(total) + 0.9 * heading[sources] + _bounded(inwards) + rng.normal(0, 0.1, total.shape))
         children[sources] += 1
         fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.55)
         grown = nodes[sources] + STEP_DD * direction
@@ -231,6 +263,11 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, attractors: np.ndarray, spa
         children = np.concatenate([children, np.zeros(len(sources), int)])
         fertile = np.concatenate([fertile, np.ones(len(sources), bool)])
     return nodes, parent
+
+
+def _bounded(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, 2) cut to a length of at most 0.6."""
+    return vectors * np.minimum(1, 0.6 / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -270,7 +307,7 @@ def _murray_widths(parent: np.ndarray, leaf: float, rng: np.random.Generator) ->
 
 
 def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: float = 0.0,
-                 widths_px: tuple[float, float] = (0.0, np.inf)) -> np.ndarray:
+                 widths_px: tuple[float, float] = (0.0, np.inf), full_dd: float = 0.0) -> np.ndarray:
     """Rasterise a tree, antialiased.
 
     Args:
@@ -279,9 +316,10 @@ def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: flo
         scale: factor on all widths (0.4 draws the core of each vessel).
         least_px: thinner vessels are drawn this wide.
         widths_px: only vessels of true width in [low, high) are drawn.
+        full_dd: vessels thinner than this many disc diameters are drawn fainter in proportion; 0 draws all alike.
 
     Returns:
-        (size, size) float32 coverage in [0, 1].
+        (size, size) float32 coverage in [0, 1], times width / ``full_dd`` where that is less than 1.
     """
     side = view.size * SUPERSAMPLING
     width = vessels.width * view.px_per_dd
@@ -296,9 +334,14 @@ def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: flo
     curves = (SUPERSAMPLING * (curves + 0.5) - 0.5) * (1 << SUBPIXEL_BITS)
     curves = np.rint(curves).astype(np.int32)
     thick = np.maximum(np.rint(np.maximum(width[shown] * scale, least_px) * SUPERSAMPLING), 1).astype(int)
+    grey = np.full(len(thick), 8)
+    if full_dd > 0:
+        grey = np.ceil(np.clip(width[shown] / (full_dd * view.px_per_dd), 0.125, 1) * 8).astype(int)
     canvas = np.zeros((side, side), np.uint8)
-    for value in np.unique(thick):
-        cv2.polylines(canvas, list(curves[thick == value]), False, 255, int(value), cv2.LINE_8, SUBPIXEL_BITS)
+    # Thick after thin, so that the brighter trunk covers the beginning of its twigs.
+    for value in np.unique(grey * 1000 + thick):
+        chosen, level, pen = list(curves[grey * 1000 + thick == value]), int(value // 1000), int(value % 1000)
+        cv2.polylines(canvas, chosen, False, level * 255 // 8, pen, cv2.LINE_8, SUBPIXEL_BITS)
     small = cv2.resize(canvas, (view.size, view.size), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255.0
 
