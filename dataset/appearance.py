@@ -172,12 +172,12 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _tigroid(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Choroidal vessels shining through: broad pale bands, in patches."""
-    if rng.random() > 0.45:
+    if rng.random() > 0.35:
         return image
     cells = scene.size / (0.35 * scene.px_per_dd)
-    bands = np.exp(-(smooth_noise(rng, scene.size, cells) / 0.4) ** 2)
+    bands = np.exp(-(smooth_noise(rng, scene.size, cells) / 0.6) ** 2)
     patch = np.clip(smooth_noise(rng, scene.size, 3) * 0.5 + 0.4, 0, 1)
-    return image * (1 + rng.uniform(0.05, 0.3) * (bands * patch)[..., None] * np.array((0.6, 1.0, 0.7), np.float32))
+    return image * (1 + rng.uniform(0.04, 0.2) * (bands * patch)[..., None] * np.array((0.6, 1.0, 0.7), np.float32))
 
 
 def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -212,7 +212,7 @@ def _cf_lesions_below(image: np.ndarray, scene: Scene) -> np.ndarray:
 
 def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Blood absorbs green and blue more than red; arteries are paler and carry a reflex along the middle."""
-    contrast = np.exp(rng.uniform(np.log(0.22), np.log(1.1)))
+    contrast = np.exp(rng.uniform(np.log(0.17), np.log(1.0)))
     soft = rng.uniform(0, 0.9) * scene.size / 512
     absorb = np.maximum(blur(scene.artery, soft) * rng.uniform(0.55, 0.9), blur(scene.vein, soft)) * contrast
     absorb = absorb * scene.depth ** rng.uniform(0.1, 0.8)
@@ -253,7 +253,7 @@ def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = image + leak * rng.uniform(0.15, 0.6)
     image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.6, 0.95))
     image = image * vignette(size, rng, rng.uniform(0.1, 1.2)) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2))
-    image = np.clip(image * rng.uniform(0.5, 1.4), 0, 1) ** rng.uniform(0.7, 1.3)
+    image = np.clip(image * rng.uniform(0.7, 1.6), 0, 1) ** rng.uniform(0.8, 1.4)
     if rng.random() < 0.25:
         image = image * rng.uniform(0.5, 0.8) + rng.uniform(0.1, 0.3)
     shown = round_field(size, rng, full_frame=0.2)
@@ -389,7 +389,8 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """An OCT angiogram en-face: bright vessels over a dense capillary net and noise. Returns (size, size) in [0, 1]."""
     size = scene.size
     mesh = capillary_mesh(scene, rng) * rng.uniform(0.15, 0.5)
-    large = np.maximum(np.maximum(scene.artery, scene.vein), scene.fine * rng.uniform(0.6, 1.0))
+    large = np.maximum(scene.artery, scene.vein) * scene.depth ** rng.uniform(0.2, 0.7)
+    large = np.maximum(large, scene.fine * rng.uniform(0.25, 0.7))
     floor = rng.uniform(0.02, 0.15)
     density = np.clip(0.75 + 0.3 * smooth_noise(rng, size, 3), 0.15, 1.3)
     outside_fovea = 1 - 0.8 * np.exp(-(radius_map(size, scene.fovea, scene.avascular_radius * 1.1) ** 4))

@@ -33,6 +33,7 @@ SET_VERSION = 1
 # Keys of the random streams, so that no two draws share a stream.
 ANATOMY, VIEW, LESIONS, CF, FA, OCT, OCTA, PHOTO = range(8)
 MIN_CLIP_PX = 64
+LEAST_VISIBLE_PX = 0.55
 FULL_DEPTH_DD = 0.06  # a vessel this wide absorbs like the largest
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -99,7 +100,7 @@ def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_d
         field: (size, size) the photograph's field of view in [0, 1]; the mask ends there.
         rng: draws the fundus background.
     """
-    visible = (max(least_width_dd * view.px_per_dd, 0.55 * view.size / 512), np.inf)
+    visible = (max(least_width_dd * view.px_per_dd, LEAST_VISIBLE_PX), np.inf)
     hidden = (0.0, visible[0])
     layers = {}
     for name, tree in (("artery", eye.artery), ("vein", eye.vein)):

@@ -97,12 +97,12 @@ def grow_eye(rng: np.random.Generator) -> Eye:
         # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
         fertile = (rng.random(len(nodes)) < 0.33) | (np.bincount(parent, minlength=len(nodes)) == 0)
         fertile &= np.linalg.norm(nodes, axis=1) > 0.5
-        nodes, parent = _colonise(nodes, parent, fertile, fovea, attractors, spacing, rng)
+        nodes, parent = _colonise(nodes, parent, fertile, fovea, avascular, attractors, spacing, rng)
         nodes = warp(_smoothed(nodes, parent))
         leaf = 0.0095 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
-    return Eye(trees[0], trees[1], fovea, temporal, avascular, axes)
+    return Eye(trees[0], trees[1], warp(fovea[None])[0], temporal, avascular, axes)
 
 
 def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.random.Generator) -> Vessels:
@@ -123,7 +123,7 @@ def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.r
     near = cKDTree(nodes).query(attractors)[0] < 1.5
     fertile = rng.random(len(nodes)) < 0.2
     fertile[0] = False
-    nodes, parent = _colonise(nodes, parent, fertile, fovea, attractors[near], spacing[near], rng)
+    nodes, parent = _colonise(nodes, parent, fertile, fovea, avascular, attractors[near], spacing[near], rng)
     width = _murray_widths(parent, 0.009, rng)
     width[:len(lines) + 1] = 0.0
     return Vessels(nodes, parent, width)
@@ -142,7 +142,9 @@ class _TortuosityWarp:
         self.amplitude = strength * 0.045 * length[:, None] * rng.normal(size=(waves, 2))
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        return points + np.sin(points @ self.frequency + self.phase) @ self.amplitude
+        """Displace points (N, 2) in disc diameters; the disc's centre stays where it is."""
+        shift = np.sin(points @ self.frequency + self.phase) - np.sin(self.phase)
+        return points + shift @ self.amplitude
 
 
 def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -154,8 +156,8 @@ def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> 
             if rng.random() > probability:
                 continue
             points = np.array(control)
-            scatter = np.linspace(0.04, 0.35, len(points))[:, None]
-            points = points * rng.uniform(0.85, 1.15, 2) + rng.normal(size=points.shape) * scatter
+            scatter = np.linspace(0.08, 0.4, len(points))[:, None]
+            points = points * rng.uniform(0.8, 1.2, 2) + rng.normal(size=points.shape) * scatter
             points[:, 0] = points[:, 0] * temporal * abs(fovea[0]) / 2.5
             # Superior is up, i.e. negative y; the whole plan tilts with the fovea.
             points[:, 1] = vertical * points[:, 1] + points[:, 0] * fovea[1] / fovea[0] * 0.5
@@ -210,7 +212,7 @@ def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
 
     The macula is supplied more densely, the avascular zone and the disc not at all.
     """
-    finest = 0.2 / density
+    finest = 0.19 / density
     grid = np.arange(-DOMAIN_RADIUS_DD, DOMAIN_RADIUS_DD, finest)
     points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
     points = points + rng.uniform(-0.5, 0.5, points.shape) * finest + fovea / 2
@@ -222,8 +224,8 @@ def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
     return points[keep], spacing[keep]
 
 
-def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea: np.ndarray, attractors: np.ndarray,
-              spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea: np.ndarray, avascular: float,
+              attractors: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Grow a tree, nodes (N, 2) and parents (N,), towards the attractors from the nodes that are fertile (N,).
 
     Returns:
@@ -241,10 +243,13 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
         keep = distance > np.maximum(0.55 * spacing, 1.2 * STEP_DD)
         attractors, spacing = attractors[keep], spacing[keep]
         reach = np.isfinite(distance[keep])
-        if not reach.any():
-            break
         nearest = candidates[index[keep][reach]]
         pull = _unit(attractors[reach] - nodes[nearest])
+        # Tips grow forwards only (or they curl up), sprouts to the sides as well.
+        ahead = (pull * heading[nearest]).sum(axis=1) > np.where(children[nearest] == 0, 0.35, -0.1)
+        if not ahead.any():
+            break
+        nearest, pull = nearest[ahead], pull[ahead]
         sources, inverse = np.unique(nearest, return_inverse=True)
         total = np.stack([np.bincount(inverse, pull[:, k], len(sources)) for k in (0, 1)], axis=1)
         inwards = fovea - nodes[sources]
@@ -256,6 +261,7 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
         grown = nodes[sources] + STEP_DD * direction
         # Vessels of one kind do not touch: a tip that runs into another one ends.
         free = cKDTree(nodes).query(grown)[0] > 0.75 * STEP_DD
+        free &= np.linalg.norm(grown - fovea, axis=1) > avascular
         fertile[sources[~free]] = False
         grown, direction, sources = grown[free], direction[free], sources[free]
         nodes = np.concatenate([nodes, grown])
