@@ -156,6 +156,7 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     weights = rng.dirichlet(np.full(len(FUNDUS_COLOURS), 0.35)).astype(np.float32)
     colour = weights @ FUNDUS_COLOURS * rng.uniform(0.9, 1.1, 3).astype(np.float32)
     light = 1 + 0.08 * scene.background + rng.uniform(0.01, 0.05) * fractal_noise(rng, size, 10)
+    light += rng.uniform(0.005, 0.03) * smooth_noise(rng, size, size / (0.06 * scene.px_per_dd))
     image = light[..., None] * colour
     image = _tigroid(image, scene, rng)
     image = _macula_and_disc(image, scene, rng)
@@ -202,12 +203,12 @@ def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) 
 def _cf_lesions_below(image: np.ndarray, scene: Scene) -> np.ndarray:
     """Pale lesions lie under or among the vessels."""
     scale = float(image.mean())
-    for kind, tint in (("exudate", (2.4, 2.2, 1.0)), ("cotton_wool", (1.9, 1.8, 1.4)), ("drusen", (1.7, 1.4, 0.6))):
-        cover = scene.lesion(kind)[..., None] * 0.8
+    for kind, tint in (("exudate", (2.4, 2.2, 1.0)), ("cotton_wool", (1.7, 1.6, 1.1)), ("drusen", (1.7, 1.4, 0.6))):
+        cover = scene.lesion(kind)[..., None] * 0.7
         image = image * (1 - cover) + cover * scale * np.array(tint, np.float32)
     scar = scene.lesion("laser_scar")
     ring = np.clip(blur(scar, 0.04 * scene.px_per_dd) * 4 * (1 - scar), 0, 1)
-    return image * (1 + 0.5 * scar - 0.35 * ring)[..., None]
+    return image * (1 + 0.3 * scar - 0.25 * ring)[..., None]
 
 
 def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -230,7 +231,7 @@ def _haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         veil = np.clip(0.5 + 0.5 * smooth_noise(rng, size, 2), 0, 1) * rng.uniform(0.02, 0.2)
         image = image + veil[..., None] * rng.uniform(0.6, 1, 3).astype(np.float32)
     if rng.random() < 0.1:
-        sheen = np.clip(smooth_noise(rng, size, 6) - 0.8, 0, 1) * rng.uniform(0.05, 0.2)
+        sheen = np.clip(smooth_noise(rng, size, 6) - 0.8, 0, 1) * rng.uniform(0.03, 0.12)
         image = image + sheen[..., None]
     return image
 
@@ -254,7 +255,7 @@ def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.6, 0.95))
     image = image * vignette(size, rng, rng.uniform(0.1, 1.2)) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2))
     image = np.clip(image * rng.uniform(0.7, 1.6), 0, 1) ** rng.uniform(0.8, 1.4)
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         image = image * rng.uniform(0.5, 0.8) + rng.uniform(0.1, 0.3)
     shown = round_field(size, rng, full_frame=0.2)
     outside = rng.uniform(0.2, 0.6) if rng.random() < 0.15 else 0.0
@@ -277,8 +278,8 @@ def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndarray:
     """Fluorescence of the vessels: arterial, laminar venous, full or late phase."""
-    phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.13, 0.5, 0.25))
-    strength = rng.uniform(0.5, 1.15) if rng.random() < 0.55 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
+    phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.14, 0.54, 0.2))
+    strength = rng.uniform(0.5, 1.15) if rng.random() < 0.6 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
     artery, vein = scene.artery, scene.vein
     if phase == "arterial":
         vein = vein * rng.uniform(0.15, 0.6)
@@ -290,7 +291,7 @@ def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndar
     else:
         artery = artery * rng.uniform(0.75, 1.05)
     # Never fainter than the choroid's own grain, or there would be nothing to match.
-    strength = max(strength, 0.08 + 0.3 * flush)
+    strength = max(strength, 0.1 + 0.35 * flush)
     dimming = scene.depth ** rng.uniform(0, 0.6)
     glow = np.maximum(np.maximum(artery, vein) * dimming, rng.uniform(0.2, 0.8) * scene.fine)
     around_macula = np.exp(-(radius_map(scene.size, scene.fovea, 2.2 * scene.px_per_dd) ** 2))
@@ -309,7 +310,7 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     level = rng.uniform(0.25, 0.65)
     image = level * (1 + 0.12 * scene.background + rng.uniform(0.02, 0.1) * fractal_noise(rng, size, 8))
     image = image * _oct_macula(scene, rng) * _oct_disc(scene, rng)
-    widen = rng.uniform(0.4, 1.8) * size / 512
+    widen = rng.uniform(0.4, 2.4) * size / 512
     # A shadow is wider and softer than its vessel, and the finest vessels cast none.
     shadow = np.clip(np.maximum(blur(scene.vein, widen), blur(scene.artery, widen) * 0.9) * rng.uniform(1.0, 1.5), 0, 1)
     shadow = shadow * scene.depth ** rng.uniform(0.1, 0.8)
@@ -318,13 +319,34 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = image * _scan_lines(size, rng) * (1 + rng.uniform(0, 0.25) * smooth_noise(rng, size, 2)).clip(0.2)
     image = image * vignette(size, rng, rng.uniform(0, 0.8))
     image = image * _signal_loss(size, rng)
-    image = blur(image.astype(np.float32), rng.uniform(0, 0.8) * size / 512)
-    speckle = rng.standard_normal((size, size), dtype=np.float32)
-    speckle = blur(speckle, rng.uniform(0.0, 1.0)) * rng.uniform(0.08, 0.4)
-    image = image * np.clip(1 + speckle, 0, None)
+    image = blur(image.astype(np.float32), rng.uniform(0, 1.3) * size / 512)
+    image = _eye_motion(_speckle(image, rng), rng)
     image = np.clip(image, 0, 1) ** rng.uniform(0.7, 1.4)
     image = finish(image.astype(np.float32), rng, rng.uniform(0.003, 0.03), 0.0)
     return image * _scan_square(scene, rng)
+
+
+def _speckle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Multiplicative grain of the scan's own sampling, often two or three times coarser than the picture's pixels."""
+    size = image.shape[0]
+    samples = size if rng.random() < 0.5 else int(size / rng.uniform(1.3, 3.0))
+    coarse = cv2.resize(image, (samples, samples), interpolation=cv2.INTER_AREA)
+    grain = rng.standard_normal((samples, samples), dtype=np.float32)
+    coarse = coarse * np.clip(1 + blur(grain, rng.uniform(0, 0.9)) * rng.uniform(0.08, 0.4), 0, None)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _eye_motion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shift blocks of scan lines sideways, by under one pixel: visible as a jag, harmless to the alignment."""
+    size = image.shape[0]
+    if rng.random() < 0.5:
+        return image
+    jumps = np.where(rng.random(size) < 0.015, rng.uniform(-0.9, 0.9, size), np.nan)
+    jumps[0] = 0.0
+    last = np.maximum.accumulate(np.where(np.isnan(jumps), 0, np.arange(size)))
+    x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    return cv2.remap(image, x + jumps[last][:, None].astype(np.float32), y, cv2.INTER_LINEAR,
+                     borderMode=cv2.BORDER_REPLICATE)
 
 
 def _oct_macula(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -392,7 +414,7 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     large = np.maximum(scene.artery, scene.vein) * scene.depth ** rng.uniform(0.2, 0.7)
     large = np.maximum(large, scene.fine * rng.uniform(0.25, 0.7))
     floor = rng.uniform(0.02, 0.15)
-    density = np.clip(0.75 + 0.3 * smooth_noise(rng, size, 3), 0.15, 1.3)
+    density = np.clip(0.75 + rng.uniform(0.1, 0.5) * smooth_noise(rng, size, 3), 0.1, 1.4)
     outside_fovea = 1 - 0.8 * np.exp(-(radius_map(size, scene.fovea, scene.avascular_radius * 1.1) ** 4))
     image = (floor + mesh) * density * outside_fovea
     image = np.maximum(image, large * rng.uniform(0.55, 1.0))
@@ -405,4 +427,5 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = image * _signal_loss(size, rng) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2)).clip(0.2)
     image = image * _scan_lines(size, rng)
     image = np.clip(image * rng.uniform(0.8, 1.6), 0, 1) ** rng.uniform(0.7, 1.4)
-    return finish(image.astype(np.float32), rng, rng.uniform(0.005, 0.05), rng.uniform(0, 0.9) * size / 512)
+    image = _eye_motion(image.astype(np.float32), rng)
+    return finish(image, rng, rng.uniform(0.005, 0.05), rng.uniform(0, 0.9) * size / 512)

@@ -148,7 +148,7 @@ def rasterise_lesions(spots: dict[str, np.ndarray], view: View, rng: np.random.G
     layers = {}
     for kind, table in spots.items():
         canvas = np.zeros((view.size, view.size), np.float32)
-        softness = {"leakage": 0.5, "cotton_wool": 0.3, "non_perfusion": 0.2}.get(kind, 0.12)
+        softness = {"leakage": 0.5, "cotton_wool": 0.5, "non_perfusion": 0.2}.get(kind, 0.12)
         for (x, y), radius in zip(view.to_pixels(table[:, :2]), table[:, 2] * view.px_per_dd, strict=True):
             reach = int(2 * radius) + 3
             x0, y0 = max(int(x) - reach, 0), max(int(y) - reach, 0)
@@ -381,8 +381,6 @@ def square(image: np.ndarray, corner: np.ndarray, side: int, size: int) -> np.nd
 # ------------------------------------------------------------------------------------------------------ writing
 
 def _write_folder(job: Job) -> str:
-    # Two processes share the cores; OpenCV's own threads would only get in each other's way.
-    cv2.setNumThreads(1)
     pictures = procedural_pictures(job) if job.photograph is None else photograph_pictures(job)
     for role, name in file_names(job.name, job.size).items():
         write_image(job.root / job.name / name, pictures[role])
@@ -393,7 +391,8 @@ def _run(jobs: list[Job], processes: int) -> Iterator[str]:
     if processes <= 1:
         yield from map(_write_folder, jobs)
         return
-    with get_context("spawn").Pool(processes) as pool:
+    # The processes share the cores already; OpenCV's own threads would only get in their way.
+    with get_context("spawn").Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         yield from pool.imap(_write_folder, jobs)
 
 
@@ -410,7 +409,7 @@ def write_generated_set(root: Path, eyes: int, seed: int = 0, size: int = 512, v
         seed: non-negative.
         size: side of all pictures in pixels, at least 64.
         visits: renderings of each eye (letters A, B, ...), at most 26.
-        processes: worker processes; 1 works in this one.
+        processes: worker processes; 1 works in this one. More need the caller's script to have a main guard.
         from_cf: folder with ``images`` and ``masks``, or a folder of such folders; None invents the vessels.
         overwrite: replace a different synthesised set. Folders that were not synthesised are never touched.
         progress: show a progress bar.

@@ -95,11 +95,11 @@ def grow_eye(rng: np.random.Generator) -> Eye:
         nodes, parent = _draw_trunks(temporal, fovea, rng)
         attractors, spacing = _draw_attractors(fovea, avascular, density, rng)
         # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
-        fertile = (rng.random(len(nodes)) < 0.33) | (np.bincount(parent, minlength=len(nodes)) == 0)
+        fertile = (rng.random(len(nodes)) < 0.4) | (np.bincount(parent, minlength=len(nodes)) == 0)
         fertile &= np.linalg.norm(nodes, axis=1) > 0.5
         nodes, parent = _colonise(nodes, parent, fertile, fovea, avascular, attractors, spacing, rng)
         nodes = warp(_smoothed(nodes, parent))
-        leaf = 0.0095 * caliber
+        leaf = 0.0105 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
     return Eye(trees[0], trees[1], warp(fovea[None])[0], temporal, avascular, axes)
@@ -257,7 +257,7 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
         inwards *= 0.6 * (np.linalg.norm(inwards, axis=1, keepdims=True) < 1.7)
         direction = _unit(_unit(total) + 0.9 * heading[sources] + _bounded(inwards) + rng.normal(0, 0.1, total.shape))
         children[sources] += 1
-        fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.55)
+        fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.65)
         grown = nodes[sources] + STEP_DD * direction
         # Vessels of one kind do not touch: a tip that runs into another one ends.
         free = cKDTree(nodes).query(grown)[0] > 0.75 * STEP_DD
