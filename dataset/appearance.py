@@ -2,6 +2,23 @@
 
 All four renderers take the same :class:`Scene` and a random generator that draws the instrument, the exposure and the
 illness of the picture, so that two renderings share nothing but the anatomy. Intensities are float32 in [0, 1].
+
+How near this comes to real pictures, measured at 512 px (10th / 50th / 90th percentile over pictures; d' = vessel mean
+minus near background, over the background's spread; vessels from masks):
+
+    quantity                     real                                                     rendered
+    vessel share of the mask     .06 .07 .08 (CHASE_DB1), .07 .09 .10 (HRF)               .06 .07 .10
+    junctions in the mask        42 49 60 (CHASE_DB1), 114 156 184 (HRF)                  47 82 128
+    d' CF, green                 -.4 -.3 -.2 (CHASE_DB1), -.8 -.5 -.3 (HRF)               -1.2 -.6 -.1
+    d' OCTA, thin / thick        1.0 1.6 2.0 / 2.4 3.4 4.0 (ROSSA)                        1.2 2.3 4.0 / 2.3 4.1 6.0
+    FA mean grey                 .18 .25 .35 (140 frames), .28 .30 .55 (real pairs)       .14 .30 .51
+    FA 99th percentile           .71 .86 .98 (140 frames), .59 .65 .87 (real pairs)       .44 .75 .99
+    OCTA mean grey               .29 .31 .41 (ROSSA)                                      .23 .29 .43
+
+So the spread of faint to strong vessels covers the real one, with somewhat more faint angiograms on purpose. What is
+still unlike: real angiograms have finer, straighter twigs about the fovea and a darker foveal spot, real photographs
+more structure in the choroid and nerve fibres, real OCTA a capillary net of more even mesh. OCT en-face was rendered
+after descriptions; there were no real ones to measure.
 """
 from __future__ import annotations
 
@@ -307,7 +324,7 @@ def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndar
 def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """An OCT en-face projection: grey, vessels as soft dark shadows. Returns (size, size) in [0, 1]."""
     size = scene.size
-    level = rng.uniform(0.25, 0.65)
+    level = rng.uniform(0.3, 0.8)
     image = level * (1 + 0.12 * scene.background + rng.uniform(0.02, 0.1) * fractal_noise(rng, size, 8))
     image = image * _oct_macula(scene, rng) * _oct_disc(scene, rng)
     widen = rng.uniform(0.4, 2.4) * size / 512
@@ -329,10 +346,10 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _speckle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Multiplicative grain of the scan's own sampling, often two or three times coarser than the picture's pixels."""
     size = image.shape[0]
-    samples = size if rng.random() < 0.5 else int(size / rng.uniform(1.3, 3.0))
+    samples = size if rng.random() < 0.5 else int(size / rng.uniform(1.2, 2.3))
     coarse = cv2.resize(image, (samples, samples), interpolation=cv2.INTER_AREA)
     grain = rng.standard_normal((samples, samples), dtype=np.float32)
-    coarse = coarse * np.clip(1 + blur(grain, rng.uniform(0, 0.9)) * rng.uniform(0.08, 0.4), 0, None)
+    coarse = coarse * np.clip(1 + blur(grain, rng.uniform(0, 0.9)) * rng.uniform(0.06, 0.35), 0, None)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
@@ -396,7 +413,7 @@ def _scan_square(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     shown = np.zeros((size, size), np.float32)
     if rng.random() < 0.35:
         return shown + 1
-    half = size * rng.uniform(0.2, 0.42)
+    half = size * rng.uniform(0.22, 0.42)
     landmarks = (scene.fovea, scene.disc, (scene.fovea + scene.disc) / 2)
     anchors = [point for point in landmarks if (point > 0).all() and (point < size).all()]
     centre = anchors[rng.integers(len(anchors))] if anchors else np.full(2, size / 2)

@@ -254,8 +254,8 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
         total = np.stack([np.bincount(inverse, pull[:, k], len(sources)) for k in (0, 1)], axis=1)
         inwards = fovea - nodes[sources]
         # The twigs of the macula run towards the fovea like spokes.
-        inwards *= 0.6 * (np.linalg.norm(inwards, axis=1, keepdims=True) < 1.7)
-        direction = _unit(_unit(total) + 0.9 * heading[sources] + _bounded(inwards) + rng.normal(0, 0.1, total.shape))
+        inwards *= np.linalg.norm(inwards, axis=1, keepdims=True) < 1.6
+        direction = _unit(_unit(total) + 0.9 * heading[sources] + _bounded(inwards) + rng.normal(0, 0.08, total.shape))
         children[sources] += 1
         fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.65)
         grown = nodes[sources] + STEP_DD * direction
@@ -272,8 +272,8 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
 
 
 def _bounded(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (N, 2) cut to a length of at most 0.6."""
-    return vectors * np.minimum(1, 0.6 / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
+    """Vectors (N, 2) cut to a length of at most 0.8."""
+    return vectors * np.minimum(1, 0.8 / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
