@@ -110,7 +110,8 @@ def draw_scene(eye: Eye, view: View, spots: dict[str, np.ndarray], least_width_d
     mask = np.maximum(draw_vessels(eye.artery, view, least_px=1.2, widths_px=visible),
                       draw_vessels(eye.vein, view, least_px=1.2, widths_px=visible)) >= 0.5
     # Drawn wider than the vessels, so that their blurred edges have a depth too.
-    depth = np.maximum(*(draw_vessels(tree, view, 1.5, 6.0, visible, FULL_DEPTH_DD) for tree in (eye.artery, eye.vein)))
+    depth = np.maximum(*(draw_vessels(tree, view, 1.5, least_px=6.0, widths_px=visible, full_dd=FULL_DEPTH_DD)
+                         for tree in (eye.artery, eye.vein)))
     size = view.size
     return Scene(view.px_per_dd, view.to_pixels(np.zeros(2)), eye.disc_axes * view.px_per_dd, view.to_pixels(eye.fovea),
                  eye.avascular_radius * view.px_per_dd, fine=fine, depth=depth, **layers,
@@ -315,7 +316,7 @@ def photograph_scene(photograph: np.ndarray, coverage: np.ndarray, marks: Landma
         marks: in pixels of this picture.
         rng: draws what a photograph does not show: capillary-free zone, leakage, non-perfusion.
     """
-    size, mask = len(coverage), coverage >= 0.45
+    size, mask = len(coverage), coverage >= 0.35  # thin vessels must not break into dashes
     artery = split_arteries_veins(photograph, mask)
     artery_share = appearance.blur(artery.astype(np.float32), 1.0) / np.maximum(
         appearance.blur(mask.astype(np.float32), 1.0), 1e-3)

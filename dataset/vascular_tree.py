@@ -46,8 +46,7 @@ class Eye:
 
     Attributes:
         artery, vein: the two trees.
-        fovea: (2,) position in disc diameters.
-        temporal: +1 if the macula lies to the right of the disc (left eye), -1 otherwise.
+        fovea: (2,) position in disc diameters; to the right of the disc (x > 0) in a left eye.
         avascular_radius: radius of the foveal avascular zone in disc diameters.
         disc_axes: (2,) half axes of the disc in disc diameters.
     """
@@ -55,7 +54,6 @@ class Eye:
     artery: Vessels
     vein: Vessels
     fovea: np.ndarray
-    temporal: int
     avascular_radius: float
     disc_axes: np.ndarray
 
@@ -85,7 +83,7 @@ class View:
 
 def grow_eye(rng: np.random.Generator) -> Eye:
     """Draw the anatomy of one eye; equal generators give equal eyes."""
-    temporal = int(rng.choice((-1, 1)))
+    temporal = int(rng.choice((-1, 1)))  # +1: the macula lies to the right of the disc, a left eye
     fovea = np.array([temporal * rng.normal(2.5, 0.15), rng.normal(0.2, 0.12)])
     avascular = rng.uniform(0.18, 0.34)
     density = rng.uniform(0.85, 1.3)
@@ -102,7 +100,7 @@ def grow_eye(rng: np.random.Generator) -> Eye:
         leaf = 0.0105 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
-    return Eye(trees[0], trees[1], warp(fovea[None])[0], temporal, avascular, axes)
+    return Eye(trees[0], trees[1], warp(fovea[None])[0], avascular, axes)
 
 
 def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.random.Generator) -> Vessels:

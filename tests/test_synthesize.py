@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dataset.synthesize import file_names, find_photographs, main, write_generated_set
+from dataset.vascular_tree import Vessels, View, draw_vessels, grow_eye
 from utils.errors import InputError
 from utils.image_io import read_color, read_gray, read_mask, write_image
 
@@ -76,6 +77,26 @@ def test_vessels_are_where_the_mask_says(generated: Path) -> None:
                 mask = shown["seg_clip" if role in ("octa", "cf_clip") else "seg"]
                 right[role].append(sign * contrast(shown[role], mask, shown[role] > 0.01) >= 0)
     assert all(np.mean(values) >= 0.8 for values in right.values()), right
+
+
+def test_vessels_are_drawn_where_the_view_puts_them() -> None:
+    """No half-pixel bias between the drawing and ``View.to_pixels``."""
+    nodes = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    line = Vessels(nodes, np.array([0, 0, 1]), np.full(3, 0.3))
+    for centre in ((1.0, 0.0), (1.0, 0.013), (0.95, -0.021)):
+        view = View(np.array(centre), 20.0, 81, 0.0)
+        drawn = draw_vessels(line, view)
+        row = (drawn.sum(axis=1) * np.arange(81)).sum() / drawn.sum()
+        assert abs(row - view.to_pixels(nodes[1])[1]) < 0.15
+        assert abs(drawn[:, 40].sum() - 6.0) < 0.5, "0.3 disc diameters at 20 px each"
+
+
+def test_growth_avoids_the_fovea_and_keeps_order() -> None:
+    eye = grow_eye(np.random.default_rng(0))
+    for tree in (eye.artery, eye.vein):
+        assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all(), "parents come before their children"
+        assert (tree.width[tree.parent[1:]] >= tree.width[1:] - 1e-9).all(), "vessels taper away from the disc"
+        assert np.linalg.norm(tree.nodes - eye.fovea, axis=1).min() > 0.5 * eye.avascular_radius
 
 
 def test_complete_set_is_left_alone_and_a_different_one_refused(tmp_path: Path) -> None:
