@@ -4,8 +4,8 @@ All four renderers take the same :class:`Scene` and a random generator that draw
 illness of the picture, so that two renderings share nothing but the anatomy. Intensities are float32 in [0, 1].
 
 How near this comes to real pictures, measured at 512 px (10th / 50th / 90th percentile over pictures; d' = vessel mean
-minus near background, over the background's spread; vessels from masks). Real: 14 CHASE_DB1, 21 HRF, 19 ROSSA (grey: 15)
-and 30 FA frames, every second to tenth file; rendered: 30 eyes of one seed.
+minus near background, over the background's spread; vessels from masks). Real: 14 CHASE_DB1, 21 HRF, 19 ROSSA (15 for
+the grey) and 30 FA frames; rendered: 30 eyes of one seed.
 
     quantity                     real                                                     rendered
     vessel share of the mask     .06 .07 .08 (CHASE_DB1), .07 .09 .10 (HRF)               .05 .07 .10
@@ -17,9 +17,10 @@ and 30 FA frames, every second to tenth file; rendered: 30 eyes of one seed.
     OCTA mean grey               .29 .31 .41 (ROSSA)                                      .23 .29 .43
 
 So contrast spreads about as widely as in real pictures, or wider, with more faint angiograms on purpose; but the trees
-fork less often than the finest real masks (HRF). The real FA have no masks, so their d' is unknown. By eye, real angiograms have finer, straighter twigs about the fovea and a darker foveal spot, real photographs
-more structure in the choroid and nerve fibres, real OCTA a capillary net of more even mesh. OCT en-face was rendered
-after descriptions; there were no real ones to measure.
+fork less often than the finest real masks (HRF). The real FA have no masks, so their d' is unknown. By eye, real
+angiograms have finer, straighter twigs about the fovea and a darker foveal spot, real photographs more structure in the
+choroid and nerve fibres, real OCTA a capillary net of more even mesh. OCT en-face was rendered after descriptions;
+there were no real ones to measure.
 """
 from __future__ import annotations
 
