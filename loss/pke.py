@@ -107,6 +107,8 @@ def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: flo
     ys = torch.arange(height, device=heatmap.device, dtype=heatmap.dtype)
     drawn = heatmap.clone()
     for index, points in enumerate(places):
+        if len(points) == 0:
+            continue
         # A few at a time: all spots of a large image at once would need gigabytes.
         for chunk in points.to(heatmap).split(32):
             along_x = torch.exp(-0.5 * ((xs[None] - chunk[:, :1]) / sigma_px) ** 2)

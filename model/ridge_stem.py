@@ -14,22 +14,12 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def gaussian_derivatives(sigma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sampled Gaussian and its first and second derivative, each (2 r + 1,) with r = ceil(3 sigma).
-
-    The kernels are corrected so that they answer exactly 1, x and x**2 / 2 to those polynomials: plain sampling of
-    a narrow Gaussian answers to a constant, and every change of illumination would look like a ridge.
-    """
+def gaussian_kernel(sigma: float) -> torch.Tensor:
+    """Sampled Gaussian of sum 1: (2 r + 1,) float32 with r = ceil(3 sigma)."""
     radius = math.ceil(3.0 * sigma)
     x = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    smooth = torch.exp(-0.5 * (x / sigma) ** 2)
-    smooth = smooth / smooth.sum()
-    first = -x * smooth
-    first = first / (first * -x).sum()
-    second = (x**2 / sigma**2 - 1.0) * smooth
-    second = second - second.mean()
-    second = second * 2.0 / (second * x**2).sum()
-    return smooth.float(), first.float(), second.float()
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    return (kernel / kernel.sum()).float()
 
 
 class RidgeStem(nn.Module):
@@ -37,7 +27,7 @@ class RidgeStem(nn.Module):
 
     Per scale: ``|dominant eigenvalue| - 0.5 |other eigenvalue|`` of the Hessian, negative values cut: lines answer,
     spots answer half, flat noise little. Divided by its own mean over a window, so a faint angiogram and a crisp
-    one give maps of the same strength, then squeezed into [0, 1).
+    one give maps of the same strength: 0.4 on average, cut at 2 (five times the mean).
 
     Args:
         sigmas: standard deviations of the Gaussians, pixels; about half a vessel's width each.
@@ -45,33 +35,34 @@ class RidgeStem(nn.Module):
         floor: strength (in grey levels of a [0, 1] image) below which a flat region stays dark.
     """
 
-    def __init__(self, sigmas: Sequence[float] = (1.4, 2.8), window_px: int = 49, floor: float = 1e-3) -> None:
+    def __init__(self, sigmas: Sequence[float] = (1.3, 2.2, 3.6), window_px: int = 49, floor: float = 1e-3) -> None:
         super().__init__()
         self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self.window_px = int(window_px)
         self.floor = float(floor)
         self.out_channels = len(self.sigmas)
         for index, sigma in enumerate(self.sigmas):
-            for name, kernel in zip(("smooth", "first", "second"), gaussian_derivatives(sigma), strict=True):
-                # Not saved: they follow from the sigmas, which the checkpoint's config holds.
-                self.register_buffer(f"{name}{index}", kernel, persistent=False)
+            # Not saved: it follows from the sigmas, which the checkpoint holds.
+            self.register_buffer(f"gaussian{index}", gaussian_kernel(sigma), persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 1, H, W) in [0, 1] to (B, number of sigmas, H, W) in [0, 1)."""
+        """(B, 1, H, W) in [0, 1] to (B, number of sigmas, H, W) in [0, 2]."""
         # Second derivatives of an 8-bit image do not survive half precision.
         with torch.autocast(image.device.type, enabled=False):
             image = image.float()
             return torch.cat([self._ridge(image, index) for index in range(len(self.sigmas))], dim=1)
 
     def _ridge(self, image: torch.Tensor, index: int) -> torch.Tensor:
-        smooth, first, second = (getattr(self, f"{name}{index}") for name in ("smooth", "first", "second"))
-        radius = (len(smooth) - 1) // 2
+        kernel = getattr(self, f"gaussian{index}")
+        radius = (len(kernel) - 1) // 2 + 1
         padded = F.pad(image, [radius] * 4, mode="replicate")
-        # One pass along y gives three intermediate maps, one pass along x finishes them.
-        along_y = F.conv2d(padded, torch.stack([smooth, first, second])[:, None, :, None])
-        xx = F.conv2d(along_y[:, :1], second[None, None, None])
-        xy = F.conv2d(along_y[:, 1:2], first[None, None, None])
-        yy = F.conv2d(along_y[:, 2:], smooth[None, None, None])
+        smooth = F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])
+        # Central differences of the smoothed image: at these sigmas they equal Gaussian derivatives to a few percent, at
+        # a third of the cost, and answer exactly nothing to even light or a linear ramp.
+        centre = smooth[..., 1:-1, 1:-1]
+        xx = smooth[..., 1:-1, 2:] + smooth[..., 1:-1, :-2] - 2.0 * centre
+        yy = smooth[..., 2:, 1:-1] + smooth[..., :-2, 1:-1] - 2.0 * centre
+        xy = 0.25 * (smooth[..., 2:, 2:] + smooth[..., :-2, :-2] - smooth[..., 2:, :-2] - smooth[..., :-2, 2:])
         half_trace = 0.5 * (xx + yy).abs()
         root = torch.sqrt((0.5 * (xx - yy)) ** 2 + xy**2 + 1e-14)
         dominant, other = half_trace + root, (half_trace - root).abs()
@@ -82,5 +73,4 @@ class RidgeStem(nn.Module):
         for size in ((window, 1), (1, window)):
             coarse = F.avg_pool2d(coarse, size, stride=1, padding=(size[0] // 2, size[1] // 2), count_include_pad=False)
         mean = F.interpolate(coarse, size=strength.shape[-2:], mode="bilinear", align_corners=False)
-        ratio = strength / (mean + self.floor)
-        return ratio / (1.0 + ratio)
+        return (0.4 * strength / (mean + self.floor)).clamp_max(2.0)

@@ -170,7 +170,7 @@ class SuperRetinaMultimodal(nn.Module):
     """
 
     def __init__(self, architecture: str = "lite", encoders: str = "shared", stem: str = "ridge",
-                 ridge_sigmas: Sequence[float] = (1.4, 2.8), widths: Sequence[int] = (16, 32, 64, 96, 96),
+                 ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6), widths: Sequence[int] = (16, 32, 64, 96, 96),
                  descriptor_dim: int = 64) -> None:
         super().__init__()
         if encoders not in ("shared", "dual"):

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 DARK_LEVEL = 0.06
-WHOLE_FRAME_SHARE = 0.3
+WHOLE_FRAME_SHARE = 0.08
 
 
 def estimate_field_of_view(image: np.ndarray) -> np.ndarray:
@@ -13,7 +13,7 @@ def estimate_field_of_view(image: np.ndarray) -> np.ndarray:
 
     The convex hull of the largest region brighter than the camera's black: the fields of all modalities (circles, circles
     clipped above and below, scan rectangles) are convex, so the hull closes over haemorrhages, the foveal
-    avascular zone and signal loss. An image without a dark surround, or one so dark that less than 30 % of it passes,
+    avascular zone and signal loss. An image without a dark surround, or one so dark that less than 8 % of it passes,
     counts whole.
 
     Args:

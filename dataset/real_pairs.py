@@ -1,0 +1,197 @@
+"""Real pairs with hand-placed landmarks: unaligned, of different sizes, without masks.
+
+Two layouts:
+
+- *numbered*: ``root/<eye>_<k>/NNN_01.png, NNN_02.png, NNN_01.txt, NNN_02.txt``; each text file holds one ``x y`` per
+  line in the pixels of its own image, and line i of both is the same point. Which of 01 and 02 is the fixed image
+  is a setting (``fixed_role``), never guessed.
+- *cfocta*: ``CF_<part>/NNN*.png``, ``OCTA_<part>/NNNOCTA.png`` and ``Ground_Truth_<part>/NNNFundus_OCTA_points.txt`` with four
+  numbers a line, ``cf_x cf_y octa_x octa_y``, in a 256 x 256 space of each image whatever its size.
+
+    python -m dataset.real_pairs --data ROOT --mode cffa --show pairs.png
+"""
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.geometry import fit_affine, resize_matrix, warp_points
+from utils.image_io import IMAGE_SUFFIXES, read_color, read_gray
+from utils.metrics import pair_error
+
+LAYOUTS = ("auto", "numbered", "cfocta")
+FIXED_ROLES = ("01", "02")
+CFOCTA_SPACE = (256, 256)
+# Landmarks clicked by hand leave 2 to 4 px at 512; a median beyond this means that they do not belong together.
+MAX_MEDIAN_RESIDUAL_PX = 12.0
+
+
+@dataclass(frozen=True)
+class RealPair:
+    """One pair.
+
+    Attributes:
+        key: unique and safe as a file name; eye: pairs of one eye share it.
+        fixed_path, moving_path: images.
+        fixed_landmarks, moving_landmarks: (N, 2) float64 pixels of each image at its own size.
+        H_fix_to_mov: (3, 3) least-squares affine through the landmarks.
+        median_residual: what that affine leaves, px at 512.
+    """
+
+    key: str
+    eye: str
+    fixed_path: Path
+    moving_path: Path
+    fixed_landmarks: np.ndarray
+    moving_landmarks: np.ndarray
+    H_fix_to_mov: np.ndarray
+    median_residual: float
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fixed and moving image, (H, W) float32 in [0, 1], at their own sizes."""
+        return read_gray(self.fixed_path), read_gray(self.moving_path)
+
+    def color_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same in RGB, for pictures."""
+        return read_color(self.fixed_path), read_color(self.moving_path)
+
+
+def read_points(path: Path, columns: int) -> np.ndarray:
+    """Read a landmark file: (N, columns) float64; blank lines are skipped.
+
+    Raises:
+        InputError: missing file, a line with another number of values, or a value that is not a finite number.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such landmark file; every image of a pair needs one.")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        words = line.replace(",", " ").split()
+        if not words:
+            continue
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            raise InputError(f"{path}: line {number} is not numbers: {line[:60]!r}.") from None
+        if len(values) != columns or not np.isfinite(values).all():
+            raise InputError(f"{path}: line {number} must hold {columns} finite numbers, not {line[:60]!r}.")
+        rows.append(values)
+    return np.array(rows, dtype=np.float64).reshape(-1, columns)
+
+
+def _make_pair(key: str, eye: str, fixed_path: Path, moving_path: Path, fixed_landmarks: np.ndarray,
+               moving_landmarks: np.ndarray, source: Path) -> RealPair:
+    """Fit the matrix, and check that landmarks, matrix and images belong together."""
+    moving_size, fixed_size = read_gray(moving_path).shape, read_gray(fixed_path).shape
+    try:
+        H_fix_to_mov = fit_affine(fixed_landmarks, moving_landmarks)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    for path, points, size in ((fixed_path, fixed_landmarks, fixed_size), (moving_path, moving_landmarks, moving_size)):
+        if (points < -1.0).any() or (points > np.array(size[::-1])).any():
+            raise InputError(f"{source}: landmarks outside of {path.name} ({size[1]} x {size[0]} px); are the roles of 01 "
+                             "and 02 exchanged (--fixed_role), or was the image resized?")
+    residual = pair_error(H_fix_to_mov, fixed_landmarks, moving_landmarks, moving_size).median
+    if residual > MAX_MEDIAN_RESIDUAL_PX:
+        raise InputError(f"{source}: the best affine leaves a median of {residual:.1f} px at 512; line i of both files must "
+                         "be the same point.")
+    return RealPair(key, eye, fixed_path, moving_path, fixed_landmarks, moving_landmarks, H_fix_to_mov, residual)
+
+
+def _numbered_pairs(root: Path, mode: str, fixed_role: str) -> list[RealPair]:
+    moving_role = next(role for role in FIXED_ROLES if role != fixed_role)
+    pairs = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for fixed_path in sorted(p for p in folder.iterdir() if p.stem.endswith(f"_{fixed_role}")
+                                 and p.suffix.lower() in IMAGE_SUFFIXES):
+            number = fixed_path.stem.removesuffix(f"_{fixed_role}")
+            moving_path = next((folder / f"{number}_{moving_role}{s}" for s in IMAGE_SUFFIXES
+                                if (folder / f"{number}_{moving_role}{s}").is_file()), None)
+            if moving_path is None:
+                raise InputError(f"{folder}: {fixed_path.name} has no partner {number}_{moving_role}.png.")
+            texts = [folder / f"{number}_{role}.txt" for role in (fixed_role, moving_role)]
+            landmarks = [read_points(path, 2) for path in texts]
+            pairs.append(_make_pair(f"{mode}_{folder.name}_{number}", folder.name.split("_")[0], fixed_path,
+                                    moving_path, *landmarks, texts[0]))
+    return pairs
+
+
+def _cfocta_pairs(root: Path, mode: str) -> list[RealPair]:
+    pairs = []
+    for truth_folder in sorted(root.glob("Ground_Truth_*")):
+        part = truth_folder.name.removeprefix("Ground_Truth_")
+        for text in sorted(truth_folder.glob("*Fundus_OCTA_points.txt")):
+            number = text.name.removesuffix("Fundus_OCTA_points.txt")
+            fixed_path = _only_file(root, "CF", part, f"{number}*", text)
+            moving_path = _only_file(root, "OCTA", part, f"{number}OCTA*", text)
+            values = read_points(text, 4)
+            landmarks = [warp_points(values[:, columns], resize_matrix(CFOCTA_SPACE, read_gray(path).shape))
+                         for columns, path in ((slice(0, 2), fixed_path), (slice(2, 4), moving_path))]
+            pairs.append(_make_pair(f"{mode}_{part}_{number}", number, fixed_path, moving_path, *landmarks, text))
+    return pairs
+
+
+def _only_file(root: Path, kind: str, part: str, pattern: str, text: Path) -> Path:
+    """The image of a pair; folder names differ in capitals between releases (CF_ts beside Ground_Truth_Ts)."""
+    folders = [path for path in root.iterdir() if path.name.lower() == f"{kind}_{part}".lower()]
+    found = [p for folder in folders for p in folder.glob(pattern)
+             # "1*" also finds 10.png: what follows the number must not be a digit.
+             if p.suffix.lower() in IMAGE_SUFFIXES and not p.stem[len(pattern.split("*")[0]):][:1].isdigit()]
+    if len(found) != 1:
+        raise InputError(f"{text}: {len(found)} images match {kind}_{part}/{pattern}; exactly one is needed.")
+    return found[0]
+
+
+def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
+                    fixed_role: str = "01") -> list[RealPair]:
+    """Load all pairs below ``root``.
+
+    Args:
+        root: folder of the pairs.
+        mode: a name for the kind of pair, part of each key.
+        layout: "numbered", "cfocta", or "auto" (cfocta when there is a Ground_Truth_* folder).
+        fixed_role: "01" or "02", the fixed image of the numbered layout.
+
+    Raises:
+        InputError: missing or empty folder, missing partner, bad image, bad landmarks; the message names the file.
+    """
+    root = Path(root)
+    if layout not in LAYOUTS or fixed_role not in FIXED_ROLES:
+        raise InputError(f"layout must be one of {LAYOUTS} and fixed_role one of {FIXED_ROLES}.")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder of real pairs; check --data / --val_data.")
+    if layout == "auto":
+        layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
+    pairs = _cfocta_pairs(root, mode) if layout == "cfocta" else _numbered_pairs(root, mode, fixed_role)
+    if not pairs:
+        expected = ("<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each" if layout == "numbered"
+                    else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt")
+        raise InputError(f"{root}: holds no pairs of the {layout} layout ({expected}).")
+    return pairs
+
+
+def main() -> None:
+    """Report the landmark residuals of a folder of real pairs, and write a contact sheet."""
+    from utils.pictures import checkerboard, contact_sheet, register_onto_fixed
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--mode", default="cffa")
+    parser.add_argument("--layout", default="auto", choices=LAYOUTS)
+    parser.add_argument("--fixed_role", default="01", choices=FIXED_ROLES)
+    parser.add_argument("--show", required=True, metavar="PNG")
+    args = parser.parse_args()
+    rows = []
+    for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role):
+        print(f"{pair.key}: {len(pair.fixed_landmarks)} landmarks, affine leaves {pair.median_residual:.2f} px (median, at 512)")
+        fixed, moving = pair.color_images()
+        registered = register_onto_fixed(moving, pair.H_fix_to_mov, fixed.shape[:2])
+        rows.append([fixed, moving, registered, checkerboard(fixed, registered) / 255.0])
+    contact_sheet(args.show, rows, ("fixed", "moving", "moving by landmarks", "checkerboard"))
+
+
+if __name__ == "__main__":
+    main()

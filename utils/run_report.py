@@ -1,0 +1,65 @@
+"""Logs by epoch and training curves of a run."""
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from utils.image_io import write_bytes_atomically, write_text_atomically
+
+HEADER = "== epoch "
+
+
+class EpochLog:
+    """A text log in blocks, one per epoch.
+
+    Writing an epoch drops the blocks of that and of later epochs first, so a resumed run repeats nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, epoch: int, text: str) -> None:
+        """Put the block of an epoch at the end of the log."""
+        kept: list[str] = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                if line.startswith(HEADER) and int(line[len(HEADER):].split()[0]) >= epoch:
+                    break
+                kept.append(line)
+        write_text_atomically(self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""]))
+
+
+def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
+    """Draw every figure of the run over the epochs, one panel per group.
+
+    Args:
+        history: one record per epoch with "epoch" and any of the figures below; infinite values are left out.
+    """
+    # Drawn without pyplot: no global state, no window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    panels = {"loss terms": ["total", "det", "des", "geo", "pke"],
+              "validation: MSE of the registered image": ["val_mse"],
+              "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
+              "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
+              "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+              "learning rate": ["lr"]}
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, (title, names) in zip(figure.subplots(2, 3).ravel(), panels.items(), strict=True):
+        for name in names:
+            points = [(record["epoch"], record[name]) for record in history
+                      if name in record and np.isfinite(record[name])]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removeprefix("val_"))
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+        if title == "keypoint expansion" and axis.lines:
+            axis.set_yscale("symlog")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    write_bytes_atomically(path, buffer.getvalue())
