@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.photometric import PhotometricRanges, randomise
-from utils.errors import InputError
+from utils.errors import InputError, run_script
 from utils.field_of_view import estimate_field_of_view
 from utils.geometry import affine_about, fit_within, image_centre, inside, warp_image, warp_points
 from utils.image_io import read_gray, read_mask, write_text_atomically
@@ -392,4 +392,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

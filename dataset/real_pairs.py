@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, run_script
 from utils.geometry import fit_affine, resize_matrix, warp_points
 from utils.image_io import IMAGE_SUFFIXES, read_color, read_gray
 from utils.metrics import pair_error
@@ -194,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,7 +10,8 @@ from utils.geometry import sample_map
 def non_maximum_suppression(heatmap: torch.Tensor, radius_px: int) -> torch.Tensor:
     """True where a pixel is the largest within a square of ``radius_px``. (B, 1, H, W) to bool of the same shape."""
     size = 2 * radius_px + 1
-    return heatmap == F.max_pool2d(heatmap, size, stride=1, padding=radius_px)
+    along_y = F.max_pool2d(heatmap, (size, 1), stride=1, padding=(radius_px, 0))
+    return heatmap == F.max_pool2d(along_y, (1, size), stride=1, padding=(0, radius_px))
 
 
 def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:

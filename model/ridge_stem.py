@@ -22,6 +22,21 @@ def gaussian_kernel(sigma: float) -> torch.Tensor:
     return (kernel / kernel.sum()).float()
 
 
+def smooth_along(image: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tensor:
+    """Convolve with a symmetric kernel along one dimension; no padding, so that dimension shrinks.
+
+    As a sum of shifted views: convolutions of one channel are so slow on a CPU (25 times, at batch 8) that this stem
+    would cost more than the network behind it.
+    """
+    radius = (len(kernel) - 1) // 2
+    length = image.shape[dim] - 2 * radius
+    result = image.narrow(dim, radius, length) * kernel[radius]
+    for offset in range(radius):
+        pair = image.narrow(dim, offset, length) + image.narrow(dim, 2 * radius - offset, length)
+        result = result + pair * kernel[offset]
+    return result
+
+
 class RidgeStem(nn.Module):
     """Ridge strength at several scales, normalised by its local mean.
 
@@ -56,7 +71,7 @@ class RidgeStem(nn.Module):
         kernel = getattr(self, f"gaussian{index}")
         radius = (len(kernel) - 1) // 2 + 1
         padded = F.pad(image, [radius] * 4, mode="replicate")
-        smooth = F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])
+        smooth = smooth_along(smooth_along(padded, kernel, 2), kernel, 3)
         # Central differences of the smoothed image: at these sigmas they equal Gaussian derivatives to a few percent, at
         # a third of the cost, and answer exactly nothing to even light or a linear ramp.
         centre = smooth[..., 1:-1, 1:-1]

@@ -1,0 +1,247 @@
+"""Score a trained model on pairs with known landmarks, at several rotations and scales of the moving image.
+
+    python evaluate.py --data ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
+    python evaluate.py --layout generated --data data/generated --split save/cffa/demo/split.yaml --weights ... --out DIR
+
+Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
+to the method ("px at 512"). A pair without a transform has an infinite error and counts everywhere. Beside the method
+stand ``identity`` (the images laid on each other, centre on centre) and ``oracle`` (the best affine through the landmarks
+themselves: the floor that hand-placed points leave). Writes metrics.json, pairs.csv and pictures.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.generated_pairs import (
+    MODE_FILES,
+    GeneratedPairs,
+    ViewGeometry,
+    ViewKey,
+    discover_samples,
+    read_manifest,
+)
+from dataset.real_pairs import LAYOUTS, RealPair, load_real_pairs
+from model.registration import Registration
+from register import DEFAULT_WEIGHTS, Registrar
+from utils.errors import InputError, run_script
+from utils.geometry import (
+    TRANSFORM_MODELS,
+    Size,
+    affine_about,
+    fit_affine,
+    image_centre,
+    turn_about_centre,
+    warp_points,
+)
+from utils.image_io import write_text_atomically
+from utils.metrics import aggregate, image_corners, pair_error
+from utils.pictures import register_onto_fixed
+from utils.validation import write_pair_pictures
+
+PAIR_COLUMNS = ["method", "id", "eye", "rotation", "scale", "status", "reason", "mean", "median", "max", "n_matches",
+                "n_inliers", "seconds"]
+TABLE = [("success_median5", "median<5"), ("SR_ME", "SR_ME"), ("SR_MAE", "SR_MAE"), ("AUC@5", "AUC@5"),
+         ("AUC@10", "AUC@10"), ("AUC@20", "AUC@20"), ("mAUC", "mAUC"), ("failed_rate", "failed"),
+         ("median_of_medians", "med.med."), ("seconds", "s/pair")]
+
+
+@dataclass(frozen=True)
+class EvaluationPair:
+    """A pair with landmarks: (H, W) float images at their own sizes, (N, 2) landmarks in pixels of each."""
+
+    key: str
+    eye: str
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_landmarks: np.ndarray
+    moving_landmarks: np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method returns for a pair; ``registration`` only where there is something to draw."""
+
+    H_fix_to_mov: np.ndarray | None
+    status: str = "ok"
+    reason: str = ""
+    n_matches: int = 0
+    n_inliers: int = 0
+    seconds: float = 0.0
+    registration: Registration | None = None
+
+
+Method = Callable[[EvaluationPair], Estimate]
+
+
+def from_real(pair: RealPair) -> EvaluationPair:
+    """A real pair with its hand-placed landmarks."""
+    return EvaluationPair(pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks)
+
+
+def load_generated(args: argparse.Namespace) -> list[EvaluationPair]:
+    """Whole-image views of generated samples; their landmarks are the corners, so "mean" is the corner error."""
+    modes = args.mode.split("+")
+    samples, _ = discover_samples(args.data, modes)
+    if args.split:
+        eyes = set(read_manifest(args.split)[args.subset])
+        samples = [sample for sample in samples if sample.eye in eyes]
+    geometry = ViewGeometry(img_size=None, rotation_deg=args.draw_rotation, translation=args.draw_shift,
+                            scale=(1 / args.draw_scale, args.draw_scale), shear=0.0, mirror=False)
+    views = GeneratedPairs(samples, geometry, seed=args.seed)
+    pairs = []
+    for index in range(len(samples) * args.draws):
+        view = views[ViewKey(0, index)]
+        fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
+        corners = image_corners(fixed.shape)
+        pairs.append(EvaluationPair(f"{view['key']}_{index:03d}", view["eye"], fixed, moving, corners,
+                                    warp_points(corners, view["H_fix_to_mov"].double().numpy())))
+    return pairs
+
+
+def turned(pair: EvaluationPair, rotation_deg: float, scale: float) -> EvaluationPair:
+    """The pair with its moving image turned about its centre and scaled, on a canvas that loses no pixel."""
+    if rotation_deg % 360 == 0 and scale == 1:
+        return pair
+    H_moving_to_canvas, canvas = turn_about_centre(pair.moving.shape, rotation_deg, scale)
+    moving = register_onto_fixed(pair.moving, np.linalg.inv(H_moving_to_canvas), canvas)
+    return EvaluationPair(pair.key, pair.eye, pair.fixed, moving, pair.fixed_landmarks,
+                          warp_points(pair.moving_landmarks, H_moving_to_canvas))
+
+
+def identity_matrix(fixed_size: Size, moving_size: Size) -> np.ndarray:
+    """Laying the images on each other: centre on centre, long side on long side."""
+    return affine_about(0.0, max(moving_size) / max(fixed_size), 0.0, image_centre(fixed_size), image_centre(moving_size))
+
+
+def make_methods(registrar: Registrar) -> dict[str, Method]:
+    """The model and its two yardsticks."""
+    def superretina(pair: EvaluationPair) -> Estimate:
+        result = registrar.register(pair.fixed, pair.moving)
+        return Estimate(result.H_fix_to_mov, result.status, result.reason, result.n_matches, result.n_inliers,
+                        result.seconds, result)
+
+    def identity(pair: EvaluationPair) -> Estimate:
+        return Estimate(identity_matrix(pair.fixed.shape, pair.moving.shape))
+
+    def oracle(pair: EvaluationPair) -> Estimate:
+        return Estimate(fit_affine(pair.fixed_landmarks, pair.moving_landmarks))
+    return {"superretina": superretina, "identity": identity, "oracle": oracle}
+
+
+def evaluate_pairs(pairs: list[EvaluationPair], methods: dict[str, Method], rotations: list[float],
+                   scales: list[float], picture_folder: Path | None) -> list[dict]:
+    """Run every method on every pair at every rotation and scale: one record per row of ``pairs.csv``."""
+    records = []
+    conditions = [(rotation, scale) for rotation in rotations for scale in scales]
+    for rotation, scale in tqdm(conditions, desc="conditions", unit="condition"):
+        for original in tqdm(pairs, desc=f"{rotation:g} deg, scale {scale:g}", unit="pair", leave=False):
+            pair = turned(original, rotation, scale)
+            for name, method in methods.items():
+                estimate = method(pair)
+                error = pair_error(estimate.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
+                records.append({"method": name, "id": pair.key, "eye": pair.eye, "rotation": rotation, "scale": scale,
+                                "status": estimate.status, "reason": estimate.reason, "mean": error.mean,
+                                "median": error.median, "max": error.max, "n_matches": estimate.n_matches,
+                                "n_inliers": estimate.n_inliers, "seconds": estimate.seconds, "error": error})
+                if picture_folder is not None and estimate.registration is not None:
+                    write_pair_pictures(picture_folder / pair.key, f"rot{rotation:03.0f}_scale{scale:g}", pair.fixed,
+                                        pair.moving, estimate.registration)
+    return records
+
+
+def summarise(records: list[dict]) -> list[dict]:
+    """Aggregates per method, rotation and scale."""
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["method"], record["rotation"], record["scale"]), []).append(record)
+    return [{"method": method, "rotation": rotation, "scale": scale,
+             **aggregate([r["error"] for r in group], [r["eye"] for r in group]),
+             "seconds": float(np.mean([r["seconds"] for r in group]))}
+            for (method, rotation, scale), group in groups.items()]
+
+
+def format_table(summary: list[dict]) -> str:
+    """The table for the terminal."""
+    lines = [f"{'method':<12}{'rot':>5}{'scale':>7}{'pairs':>6}" + "".join(f"{title:>10}" for _, title in TABLE)]
+    for row in summary:
+        lines.append(f"{row['method']:<12}{row['rotation']:>5g}{row['scale']:>7g}{row['pairs']:>6.0f}"
+                     + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE))
+    return "\n".join(lines)
+
+
+def write_outputs(out: Path, records: list[dict], summary: list[dict], settings: dict) -> None:
+    """Write ``pairs.csv`` and ``metrics.json``; an infinite figure is "inf" in the table and null in JSON."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, PAIR_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text_atomically(out / "pairs.csv", buffer.getvalue())
+    finite = [{name: None if isinstance(value, float) and not math.isfinite(value) else value
+               for name, value in row.items()} for row in summary]
+    write_text_atomically(out / "metrics.json", json.dumps({"settings": settings, "results": finite}, indent=2) + "\n")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="ROOT")
+    parser.add_argument("--mode", default="cffa", help="name of the kind of pair; for --layout generated one or several of "
+                        f"{', '.join(MODE_FILES)} joined by +")
+    parser.add_argument("--weights", metavar="FILE", help=f"checkpoint (default: {DEFAULT_WEIGHTS.name} in save/pretrained)")
+    parser.add_argument("--rotations", type=float, nargs="+", default=[0, 15, 30, 45, 90, 180], metavar="DEG")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="of the moving image")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--layout", default="auto", choices=[*LAYOUTS, "generated"])
+    parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of the numbered layout")
+    parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
+    parser.add_argument("--img_size", type=int, help="working size, long side in pixels")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--no_pictures", action="store_true")
+    generated = parser.add_argument_group("generated pairs (--layout generated)")
+    generated.add_argument("--split", metavar="YAML", help="split.yaml of a run")
+    generated.add_argument("--subset", default="test", choices=("train", "val", "test"))
+    generated.add_argument("--draws", type=int, default=2, help="pairs drawn per sample")
+    generated.add_argument("--draw_rotation", type=float, default=30.0, help="largest rotation, degrees")
+    generated.add_argument("--draw_shift", type=float, default=0.1, help="largest shift, share of the image")
+    generated.add_argument("--draw_scale", type=float, default=1.1, help="largest scale factor either way")
+    generated.add_argument("--seed", type=int, default=777, help="of the draws")
+    return parser
+
+
+def main() -> None:
+    """Load pairs, run the methods, print the table, write the files."""
+    args = get_args_parser().parse_args()
+    if min(args.scales) <= 0:
+        raise InputError("--scales must be above 0.")
+    registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
+    if args.layout == "generated":
+        pairs = load_generated(args)
+    else:
+        pairs = [from_real(pair) for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role)]
+    out = Path(args.out)
+    records = evaluate_pairs(pairs, make_methods(registrar), args.rotations, args.scales,
+                             None if args.no_pictures else out / "pictures")
+    summary = summarise(records)
+    settings = vars(args) | {"weights": str(registrar.weights), "long_side": registrar.matcher.settings.long_side,
+                             "inlier_threshold_px": registrar.matcher.settings.inlier_threshold_px,
+                             "failure_rule": "no transform returned; scored as infinite",
+                             "unit": "moving pixels * 512 / max(height, width) of the moving image",
+                             "interval": "95 % bootstrap over eyes"}
+    write_outputs(out, records, summary, settings)
+    print(format_table(sorted(summary, key=lambda row: (row["scale"], row["rotation"]))))
+    print(f"px at 512; failures count as infinite. Written: {out / 'metrics.json'}, {out / 'pairs.csv'}"
+          + ("" if args.no_pictures else f", {out / 'pictures'}"))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,243 @@
+"""Register a moving image (FA, OCT en-face, OCTA, another CF) onto a fixed colour fundus photograph.
+
+    python register.py FIXED MOVING --out DIR
+    python register.py --pairs pairs.csv --out DIR            # columns id,fixed,moving; further columns are kept
+
+From Python:
+
+    from register import Registrar
+    result = Registrar("save/cffa/demo/best.pth").register("cf.png", "fa.png")
+    result.status, result.H_fix_to_mov
+
+Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, and DIR/results.csv. The matrix
+``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), at the images' own sizes (utils/geometry.py).
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from model.factory import load_matcher
+from model.registration import Registration, register_pair
+from utils.errors import InputError, run_script
+from utils.geometry import TRANSFORM_MODELS, Plausibility
+from utils.image_io import read_color, read_gray, write_image, write_text_atomically
+from utils.pictures import checkerboard, draw_matches, register_onto_fixed
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
+RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
+                  *(f"h{row}{column}" for row in range(3) for column in range(3))]
+PICTURES = ("registered.png", "checkerboard.png", "matches.png")
+PLAIN_NAME = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,150}")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """"auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: CUDA wanted and not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
+    return torch.device(name)
+
+
+class Registrar:
+    """Registers pairs with one trained network.
+
+    Args:
+        weights: a checkpoint of a training run; the weights shipped with the project when None.
+        transform: "affine", "similarity" or "homography".
+        img_size: working size (long side, pixels); the checkpoint's when None.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: unusable checkpoint or setting.
+    """
+
+    def __init__(self, weights: str | Path | None = None, transform: str = "affine", img_size: int | None = None,
+                 device: str = "auto") -> None:
+        if transform not in TRANSFORM_MODELS:
+            raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORM_MODELS)}.")
+        if img_size is not None and not 64 <= img_size <= 8192:
+            raise InputError(f"--img_size {img_size}: must lie between 64 and 8192.")
+        if weights is None and not DEFAULT_WEIGHTS.is_file():
+            raise InputError(f"{DEFAULT_WEIGHTS}: no weights are shipped here; train with train_multimodal_e2e.py (or run "
+                             "`make demo`) and give --weights save/<mode>/<name>/best.pth.")
+        self.weights = Path(weights or DEFAULT_WEIGHTS)
+        self.transform = transform
+        self.matcher, self.report = load_matcher(self.weights, pick_device(device), img_size)
+        self.plausibility = Plausibility()
+
+    def register(self, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> Registration:
+        """Register one pair.
+
+        Args:
+            fixed, moving: paths, or arrays (H, W) or (H, W, 3) RGB, uint8 or float in [0, 1]; sizes may differ.
+
+        Returns:
+            The result in original pixels of both images. A pair that cannot be registered has status "failed" and a reason.
+
+        Raises:
+            InputError: an image that cannot be used.
+        """
+        return register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform,
+                             self.matcher.settings.inlier_threshold_px, self.plausibility)
+
+
+def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        return read_gray(image)
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < 16:
+        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least 16 px a side needed.")
+    gray = image[..., 1] if image.ndim == 3 else image
+    return gray.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
+
+
+class PairRow(NamedTuple):
+    """One pair to register; ``extra`` are further columns of the table, kept in the results."""
+
+    id: str
+    fixed: str
+    moving: str
+    extra: dict[str, str]
+
+
+def read_pairs(path: str | Path) -> list[PairRow]:
+    """Read a table of pairs. Paths are relative to the current folder, or else to the table's.
+
+    Raises:
+        InputError: missing or unreadable table, or missing columns.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such table of pairs.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        columns = next(csv.reader(io.StringIO(text)), [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable CSV table in UTF-8: {error}") from error
+    missing = [name for name in ("id", "fixed", "moving") if name not in columns]
+    if missing:
+        raise InputError(f"{path}: column {', '.join(missing)} is missing; the header must be id,fixed,moving[,...].")
+    extra = [name for name in columns if name not in ("id", "fixed", "moving") and name not in RESULT_COLUMNS]
+
+    def locate(value: str | None) -> str:
+        value = (value or "").strip()
+        beside = path.parent / value
+        return str(beside) if value and not Path(value).exists() and beside.exists() else value
+    return [PairRow((row["id"] or "").strip(), locate(row["fixed"]), locate(row["moving"]),
+                    {name: row[name] or "" for name in extra}) for row in rows]
+
+
+def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Registrar) -> None:
+    """Write a pair's pictures and ``transform.json``; pictures of an earlier attempt are removed."""
+    fixed, moving = read_color(row.fixed), read_color(row.moving)
+    for name in PICTURES:
+        (folder / name).unlink(missing_ok=True)
+    write_image(folder / "matches.png",
+                draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
+    if result.H_fix_to_mov is not None:
+        registered = register_onto_fixed(moving, result.H_fix_to_mov, fixed.shape[:2])
+        write_image(folder / "registered.png", registered)
+        write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
+    content = {
+        "convention": "H_fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
+                      "integers, origin top-left, both images at their own size",
+        "status": result.status, "reason": result.reason, "transform": registrar.transform,
+        "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
+        "fixed": {"path": row.fixed, "height": fixed.shape[0], "width": fixed.shape[1]},
+        "moving": {"path": row.moving, "height": moving.shape[0], "width": moving.shape[1]},
+        "n_matches": result.n_matches, "n_inliers": result.n_inliers, "seconds": round(result.seconds, 4),
+        "weights": str(registrar.weights)}
+    write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
+
+
+def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -> dict[str, object]:
+    """Register one row and write its files. Whatever is wrong with the row becomes its ``reason``.
+
+    Args:
+        seen: ids of the rows before; this row's id is added.
+
+    Returns:
+        The row of ``results.csv``.
+    """
+    record: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
+        "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
+    try:
+        if not PLAIN_NAME.fullmatch(row.id):
+            raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
+        if row.id in seen:
+            raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
+        seen.add(row.id)
+        result = registrar.register(row.fixed, row.moving)
+        record |= {"status": result.status, "reason": result.reason, "n_matches": result.n_matches,
+                   "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
+        if result.H_fix_to_mov is not None:
+            record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}
+        write_pair(out / row.id, row, result, registrar)
+    except InputError as error:
+        record["reason"] = str(error)
+    return record
+
+
+def write_results(path: Path, records: list[dict[str, object]], extra: list[str]) -> None:
+    """Write ``results.csv`` atomically; ``extra`` names the columns kept from the table of pairs."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, RESULT_COLUMNS + extra, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text_atomically(path, buffer.getvalue())
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fixed", nargs="?", metavar="FIXED", help="fixed image (colour fundus photograph)")
+    parser.add_argument("moving", nargs="?", metavar="MOVING", help="moving image")
+    parser.add_argument("--pairs", metavar="CSV", help="table with columns id,fixed,moving")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
+    parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
+    parser.add_argument("--img_size", type=int, metavar="N", help="working size, long side in pixels")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return parser
+
+
+def main() -> None:
+    """Read the pairs, register each, write results. Exit code 0 when all rows were processed, 2 for wrong usage."""
+    parser = get_args_parser()
+    args = parser.parse_args()
+    if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
+        parser.error("give either FIXED and MOVING, or --pairs CSV")
+    if args.pairs:
+        rows = read_pairs(args.pairs)
+    else:
+        rows = [PairRow(f"{Path(args.fixed).stem}_{Path(args.moving).stem}", args.fixed, args.moving, {})]
+    registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
+    out, records, seen = Path(args.out), [], set()
+    extra = list(rows[0].extra) if rows else []
+    for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
+        records.append(process_row(row, registrar, out, seen))
+        write_results(out / "results.csv", records, extra)
+        tqdm.write(f"{row.id}: {records[-1]['status']}" + (f" ({records[-1]['reason']})" if records[-1]["reason"] else ""))
+    if not rows:
+        write_results(out / "results.csv", [], [])
+    n_ok = sum(record["status"] == "ok" for record in records)
+    print(f"{n_ok} of {len(records)} pairs registered; see {out / 'results.csv'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,152 @@
+"""Validation of a matcher during training: on generated pairs with exact truth, and on real landmark pairs."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.real_pairs import RealPair
+from model.registration import Matcher, Registration, register_pair
+from utils.engine import ValidationReport
+from utils.geometry import Plausibility
+from utils.image_io import write_image
+from utils.metrics import area_under_curve, corner_error, median_with_failures, pair_error
+from utils.pictures import checkerboard, draw_keypoints, draw_matches, register_onto_fixed
+
+SUCCESS_PX = 5.0
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """How a run is validated.
+
+    Attributes:
+        views: pairs drawn per validation from the generated set, the same ones every epoch.
+        pictures: pairs of each kind for which pictures are written.
+        rotation_deg, translation, scale: ranges of the generated validation pairs (whole images).
+        seed: of their draw; independent of the seed of the training.
+    """
+
+    views: int = 24
+    pictures: int = 4
+    rotation_deg: float = 30.0
+    translation: float = 0.1
+    scale: tuple[float, float] = (0.85, 1.18)
+    seed: int = 20240
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """One validated pair: its log line and its figures; ``mse`` is NaN for real pairs, which have no aligned image."""
+
+    key: str
+    error: float
+    mse: float
+    registration: Registration = field(repr=False)
+
+    def line(self) -> str:
+        """The pair's line in ``validation_log.txt``."""
+        result = self.registration
+        mse = "" if np.isnan(self.mse) else f"  mse {self.mse:.5f}"
+        reason = f" ({result.reason})" if result.reason else ""
+        return (f"{self.key}: error {self.error:.2f}{mse}  matches {result.n_matches}  inliers {result.n_inliers}  "
+                f"{result.status}{reason}")
+
+
+def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration,
+                        working: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+    """Write ``<name>_matches.png``, ``_keypoints.png`` and, unless failed, ``_registered.png`` and
+    ``_fix_registered_checkerboard.png``. A failed pair gets the unregistered moving image, marked by its matches.
+
+    Args:
+        fixed, moving: (H, W) or (H, W, 3) float in [0, 1] at original size.
+        working: the images at working size, for the keypoints; the originals when None.
+    """
+    write_image(folder / f"{name}_matches.png",
+                draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
+    matches = result.matches
+    small_fixed, small_moving = working or (fixed, moving)
+    write_image(folder / f"{name}_keypoints.png",
+                draw_keypoints(small_fixed, small_moving, matches.fixed_keypoints, matches.moving_keypoints,
+                               matches.fixed_heatmap, matches.moving_heatmap))
+    H = np.eye(3) if result.H_fix_to_mov is None else result.H_fix_to_mov
+    registered = register_onto_fixed(moving, H, fixed.shape[:2])
+    write_image(folder / f"{name}_registered.png", registered)
+    write_image(folder / f"{name}_fix_registered_checkerboard.png", checkerboard(fixed, registered))
+
+
+def registration_mse(H_fix_to_mov: np.ndarray | None, moving: np.ndarray, aligned: np.ndarray,
+                     valid: np.ndarray) -> float:
+    """Mean squared grey-level error of the registered against the truly aligned moving image.
+
+    Args:
+        H_fix_to_mov: estimate; a failed pair is scored as if nothing had been done (identity).
+        moving: (H, W); aligned: (H, W) in the fixed frame; valid: (H, W), where the truth is known.
+    """
+    H = np.eye(3) if H_fix_to_mov is None else H_fix_to_mov
+    difference = (register_onto_fixed(moving, H, aligned.shape) - aligned)[valid > 0.5]
+    return float((difference**2).mean()) if difference.size else 0.0
+
+
+class Validator:
+    """Validates a matcher on fixed pairs; call it with (epoch, folder).
+
+    Args:
+        matcher: shares its network with the training.
+        generated: whole-image views with known truth.
+        n_views: how many of them.
+        real: landmark pairs, possibly none.
+        settings, plausibility, inlier_threshold_px: how pairs are drawn and fitted.
+    """
+
+    def __init__(self, matcher: Matcher, generated: GeneratedPairs, real: list[RealPair],
+                 settings: ValidationSettings, plausibility: Plausibility, inlier_threshold_px: float) -> None:
+        self.matcher, self.generated, self.real, self.settings = matcher, generated, real, settings
+        self.plausibility, self.inlier_threshold_px = plausibility, inlier_threshold_px
+
+    def __call__(self, epoch: int, folder: Path) -> ValidationReport:
+        """Register all validation pairs, write pictures, and sum up."""
+        generated = [self._generated(index, folder)
+                     for index in tqdm(range(self.settings.views), desc=f"validate {epoch}", unit="pair", leave=False)]
+        real = [self._real(index, pair, folder) for index, pair in enumerate(self.real)]
+        errors = np.array([score.error for score in generated])
+        summary = {"mse": float(np.mean([score.mse for score in generated])),
+                   "corner_error": median_with_failures(errors), "AUC@10": area_under_curve(errors, 10.0),
+                   "rate_generated": float((errors < SUCCESS_PX).mean()),
+                   "matches": float(np.mean([score.registration.n_matches for score in generated])),
+                   "inliers": float(np.mean([score.registration.n_inliers for score in generated]))}
+        if real:
+            landmark_errors = np.array([score.error for score in real])
+            summary |= {"landmark_error": median_with_failures(landmark_errors),
+                        "rate_real": float((landmark_errors < SUCCESS_PX).mean())}
+        lines = ["generated pairs: error = mean corner error, px at 512", *(score.line() for score in generated)]
+        if real:
+            lines += ["real pairs: error = median landmark error, px at 512", *(score.line() for score in real)]
+        lines.append("average: " + "  ".join(f"{name} {value:.5g}" for name, value in summary.items()))
+        return ValidationReport(summary["AUC@10"], summary, "\n".join(lines))
+
+    def _register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
+        return register_pair(self.matcher, fixed, moving, "affine", self.inlier_threshold_px, self.plausibility)
+
+    def _generated(self, index: int, folder: Path) -> PairScore:
+        view = self.generated[ViewKey(0, index)]
+        fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
+        result = self._register(fixed, moving)
+        error = corner_error(result.H_fix_to_mov, view["H_fix_to_mov"].double().numpy(), fixed.shape, moving.shape)
+        mse = registration_mse(result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(),
+                               view["fixed_fov"][0].numpy())
+        key = f"{view['key']}_{index:03d}"
+        if index < self.settings.pictures:
+            write_pair_pictures(folder, key, fixed, moving, result)
+        return PairScore(key, error, mse, result)
+
+    def _real(self, index: int, pair: RealPair, folder: Path) -> PairScore:
+        fixed, moving = pair.images()
+        result = self._register(fixed, moving)
+        error = pair_error(result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, moving.shape).median
+        if index < self.settings.pictures:
+            write_pair_pictures(folder, f"real_{pair.key}", *pair.color_images(), result)
+        return PairScore(f"real_{pair.key}", error, float("nan"), result)
