@@ -1,0 +1,72 @@
+"""The demo behind ``make demo``: data, training, registration and evaluation, by the same commands that a user types.
+
+    python -m utils.demo --data data/generated --run save/cffa/demo
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+EYES = 120
+
+
+def run(*command: object) -> float:
+    """Run one of the project's scripts, showing the command as a user would type it. Returns its seconds.
+
+    Raises:
+        SystemExit: with the script's exit code when it fails.
+    """
+    words = [str(word) for word in command]
+    print(f"\n$ python {' '.join(words)}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run([sys.executable, *words], check=False).returncode
+    if code:
+        sys.exit(code)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Make the data, train, register, evaluate, and say where everything is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/generated"))
+    parser.add_argument("--run", type=Path, default=Path("save/cffa/demo"), help="save/<mode>/<name>")
+    parser.add_argument("--real", type=Path, default=Path("../shared/data/real_pairs"),
+                        help="folders of real landmark pairs, evaluated when there")
+    args = parser.parse_args()
+    save, mode, name = args.run.parent.parent, args.run.parent.name, args.run.name
+    weights, results = args.run / "best.pth", args.run / "results"
+
+    run("-m", "dataset.synthesize", "--out", args.data, "--eyes", EYES, "--processes", 2)
+    seconds = 0.0
+    resume = ["--resume"] if (args.run / "latest.pth").exists() else []
+    if resume and (args.run / "finished").exists():
+        print(f"\n{args.run} is trained already; delete it to train again.")
+    else:
+        seconds = run("train_multimodal_e2e.py", "--epoch", 5, "--mode", mode, "--name", name, "--save", save,
+                      "--data", args.data, *resume)
+        (args.run / "finished").touch()
+
+    example = next(iter(sorted(args.data.glob("*_A"))))
+    run("register.py", example / f"{example.name}_cf_512.png", example / f"{example.name}_fa_gen.png",
+        "--weights", weights, "--out", results / "registered")
+    run("evaluate.py", "--layout", "generated", "--data", args.data, "--mode", mode, "--split", args.run / "split.yaml",
+        "--weights", weights, "--rotations", 0, "--out", results / "generated_test")
+    real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
+    for folder in real:
+        run("evaluate.py", "--data", folder, "--mode", folder.name, "--weights", weights, "--out", results / folder.name)
+    if not real:
+        print(f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data').")
+
+    print(f"\nDone{f'; the training took {seconds / 60:.1f} minutes' if seconds else ''}. Look at:")
+    for path, what in ((args.run / "curves.png", "training curves"), (args.run / "epoch5", "pictures after epoch 5"),
+                       (args.run / "validation_log.txt", "every validation pair"),
+                       (results / "registered", "a registered pair, with transform.json"),
+                       (results, "figures: */metrics.json, */pairs.csv; pictures: */pictures")):
+        print(f"  {path}: {what}")
+
+
+if __name__ == "__main__":
+    main()
