@@ -1,0 +1,80 @@
+"""What several test files share: small files of every kind that the project reads, and a way to run its scripts."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from model.factory import ModelSettings, build_model, describe_model
+from model.registration import MatchSettings
+from utils import geometry as G
+from utils.checkpoint import save_checkpoint
+from utils.errors import run_script
+from utils.image_io import read_color, read_gray, write_image
+
+SMALL_MODEL = ModelSettings(widths=(8, 16, 16), descriptor_dim=16)
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_pairs"
+
+
+def run_main(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run a script's ``main`` as the shell would, in this process. Returns its exit code."""
+    monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+    try:
+        run_script(module.main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def save_untrained(path: Path, settings: ModelSettings = SMALL_MODEL, long_side: int = 192) -> Path:
+    """Write a checkpoint of an untrained network, as a training run would."""
+    torch.manual_seed(0)
+    content = describe_model(settings, MatchSettings(long_side=long_side))
+    save_checkpoint(path, content | {"model": build_model(settings).state_dict()})
+    return path
+
+
+def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: G.Size) -> np.ndarray:
+    """An image (H, W[, 3]) in another frame; by OpenCV, so that the project's own warping is not its own witness."""
+    return cv2.warpAffine(image, H_own_to_out[:2], size[::-1], flags=cv2.INTER_LINEAR)
+
+
+def write_points(path: Path, points: np.ndarray) -> Path:
+    """A landmark file: one point per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in points), encoding="utf-8")
+    return path
+
+
+def make_pair(folder: Path, fixed_suffix: str, moving_suffix: str, angle: float,
+              scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A pair with a known matrix from a generated folder; the two images have different, non-square sizes.
+
+    Returns:
+        fixed, moving, ``H_fix_to_mov``, and (8, 2) landmarks of each image.
+    """
+    fixed = read_color(folder / f"{folder.name}_{fixed_suffix}.png")
+    moving = read_gray(folder / f"{folder.name}_{moving_suffix}.png")
+    side = fixed.shape[0]
+    fixed_size, moving_size = (side - 24, side), (side + 8, side - 10)
+    H_own_to_fix = G.translation_matrix([0.0, -12.0])
+    H_own_to_mov = G.affine_about(angle, scale, 0.02, G.image_centre((side, side)), G.image_centre(moving_size) + [3.5, -2.0])
+    H_fix_to_mov = H_own_to_mov @ np.linalg.inv(H_own_to_fix)
+    rng = np.random.default_rng(7)
+    landmarks = rng.uniform([0.3 * side, 0.25 * side], [0.7 * side, 0.6 * side], (8, 2))
+    return (warp_picture(fixed, H_own_to_fix, fixed_size), warp_picture(moving, H_own_to_mov, moving_size), H_fix_to_mov,
+            landmarks, G.warp_points(landmarks, H_fix_to_mov))
+
+
+def write_numbered_pair(root: Path, name: str, number: str, pair: tuple, roles: tuple[str, str] = ("01", "02")) -> Path:
+    """Write a pair in the numbered layout; ``roles`` are those of the fixed and the moving image."""
+    folder = root / name
+    for role, image, points in zip(roles, (pair[0], pair[1]), (pair[3], pair[4]), strict=True):
+        write_image(folder / f"{number}_{role}.png", image)
+        write_points(folder / f"{number}_{role}.txt", points)
+    return folder
