@@ -1,0 +1,217 @@
+"""The end-to-end training script: it learns, it leaves what it promises, and a resumed run equals an uninterrupted one."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import train_multimodal_e2e
+from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
+from dataset.synthesize import write_generated_set
+from register import Registrar
+from utils.checkpoint import read_checkpoint
+from utils.engine import Engine, TrainSettings, ViewBatches, raise_if_not_finite
+from utils.errors import InputError, NonFiniteLossError
+from utils.geometry import affine_about, image_centre, turn_about_centre, warp_points
+from utils.image_io import read_gray, write_image
+from utils.metrics import corner_error
+from utils.pictures import register_onto_fixed
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = {"model": {"widths": [8, 8, 8], "descriptor_dim": 8},
+        "view": {"img_size": 64, "long_side": 96}, "match": {"long_side": 96},
+        "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0},
+        "validation": {"views": 2, "pictures": 1}}
+
+
+@pytest.fixture(scope="module")
+def tiny_data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny") / "generated"
+    write_generated_set(root, eyes=6, size=96, progress=False)
+    return root
+
+
+@pytest.fixture()
+def tiny_config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def run_main(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train_multimodal_e2e.py", "--device", "cpu", *map(str, arguments)])
+    train_multimodal_e2e.main()
+
+
+def assert_equal_nested(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal_nested(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal_nested(x, y, f"{where}[{index}]")
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+def test_resumed_run_equals_uninterrupted_run(monkeypatch, tmp_path, tiny_data, tiny_config):
+    common = ["--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 3, "--mode", "cffa", "cfocta"]
+    run_main(monkeypatch, *common, "--name", "whole")
+
+    original = Engine._train_one_epoch
+
+    def interrupted(self, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_train_one_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_main(patch, *common, "--name", "stopped")
+    with pytest.raises(InputError, match="already holds a run"):
+        run_main(monkeypatch, *common, "--name", "stopped")
+    run_main(monkeypatch, *common, "--name", "stopped", "--resume")
+
+    whole, resumed = (read_checkpoint(tmp_path / "cffa_cfocta" / name / "latest.pth") for name in ("whole", "stopped"))
+    for content in (whole, resumed):
+        for record in content["history"]:
+            for timing in ("pairs_per_second", "waiting_share"):
+                record.pop(timing, None)
+    assert_equal_nested(whole, resumed)
+    logs = [(tmp_path / "cffa_cfocta" / name / "validation_log.txt").read_text() for name in ("whole", "stopped")]
+    assert logs[0] == logs[1]
+    with pytest.raises(InputError, match="complete"):
+        run_main(monkeypatch, *common, "--name", "stopped", "--resume")
+
+
+def test_run_leaves_what_it_promises(monkeypatch, tmp_path, tiny_data, tiny_config):
+    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 1, "--name", "run")
+    run = tmp_path / "cffa" / "run"
+    for name in ("config.yaml", "split.yaml", "train_log.txt", "validation_log.txt", "curves.png", "latest.pth", "best.pth"):
+        assert (run / name).stat().st_size > 0, name
+    assert any((run / "events").iterdir())
+    for epoch in (0, 1):
+        names = sorted(path.name for path in (run / f"epoch{epoch}").iterdir())
+        sample = names[0].split("_fix_")[0]
+        assert names == [f"{sample}_{kind}.png" for kind in ("fix_registered_checkerboard", "keypoints", "matches",
+                                                             "registered")]
+    train_log = (run / "train_log.txt").read_text()
+    for term in ("det", "des", "geo", "pke", "total", "lr", "pairs_per_second", "map_places", "empty_pke"):
+        assert re.search(rf"\b{term} [\d.e+-]+", train_log), term
+    split = yaml.safe_load((run / "split.yaml").read_text())
+    assert not set(split["train"]) & set(split["val"]) and not set(split["test"]) & (set(split["train"]) | set(split["val"]))
+    content = read_checkpoint(run / "latest.pth")
+    assert content["epoch"] == 1 and content["extra"]["value_map"].keys() == {"settings", "places", "values"}
+
+
+def test_overfit_trains_on_one_batch(monkeypatch, tmp_path, tiny_data, tiny_config):
+    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 6, "--name", "over",
+             "--overfit", "--lr", 0.005)
+    history = read_checkpoint(tmp_path / "cffa" / "over" / "latest.pth")["history"]
+    assert history[-1]["total"] < 0.97 * history[1]["total"]
+
+
+def test_processes_share_every_batch():
+    settings = TrainSettings(batch_size=4, views_per_sample=2)
+    whole = ViewBatches(10, settings, seed=3)
+    halves = [ViewBatches(10, settings, seed=3, rank=rank, world_size=2) for rank in (0, 1)]
+    whole.epoch = halves[0].epoch = halves[1].epoch = 7
+    for batch, first, second in zip(whole, *halves, strict=True):
+        assert sorted(batch) == sorted(first + second) and len(first) == len(second)
+    assert all(key.epoch == 7 for batch in whole for key in batch)
+    with pytest.raises(InputError, match="shared evenly"):
+        ViewBatches(10, TrainSettings(batch_size=3), seed=0, world_size=2)
+
+
+def test_non_finite_loss_is_named():
+    with pytest.raises(NonFiniteLossError, match="geo.*epoch 2.*cffa_1_A"):
+        raise_if_not_finite({"det": torch.tensor(1.0), "geo": torch.tensor(float("nan"))}, "epoch 2, step 5", ["cffa_1_A"])
+
+
+# --- a model that really learnt --------------------------------------------------------------------------------------
+
+LEARNER = {"model": {"widths": [16, 32, 48, 64], "descriptor_dim": 32},
+           "view": {"img_size": 128, "long_side": 256, "rotation_deg": 40, "scale": [0.85, 1.18], "translation": 0.1},
+           "match": {"long_side": 256, "nms_radius_px": 3, "field_margin_px": 3},
+           "data": {"photometric": False},
+           "train": {"batch_size": 6, "views_per_sample": 20, "workers": 2, "lr": 0.002},
+           "validation": {"views": 12, "pictures": 1}}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A small network trained by the script itself on synthesised eyes; returns (run folder, data folder)."""
+    folder = tmp_path_factory.mktemp("learnt")
+    write_generated_set(folder / "generated", eyes=40, size=256, processes=2, progress=False)
+    (folder / "learner.yaml").write_text(yaml.safe_dump(LEARNER))
+    command = [sys.executable, "train_multimodal_e2e.py", "--config", folder / "learner.yaml", "--data",
+               folder / "generated", "--save", folder / "save", "--epoch", "3", "--device", "cpu", "--name", "learnt"]
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "save" / "cffa" / "learnt", folder / "generated"
+
+
+def test_losses_and_validation_mse_fall(learnt):
+    history = read_checkpoint(learnt[0] / "latest.pth")["history"]
+    for term in ("total", "det", "des"):
+        assert history[-1][term] < history[1][term], term
+    assert history[-1]["val_mse"] < history[0]["val_mse"]
+    assert history[-1]["map_places"] > 0
+
+
+def test_pair_turned_by_30_degrees_is_recovered(learnt):
+    run, data = learnt
+    test_eyes = yaml.safe_load((run / "split.yaml").read_text())["test"]
+    registrar = Registrar(run / "best.pth", device="cpu")
+    errors = []
+    for eye in test_eyes:
+        fixed, moving = (read_gray(data / f"{eye}_A" / f"{eye}_A_{name}.png") for name in ("cf", "fa_gen"))
+        H_true = affine_about(30.0, 1.0, 0.0, image_centre(fixed.shape), image_centre(fixed.shape) + [8, -6])
+        turned = register_onto_fixed(moving, np.linalg.inv(H_true), moving.shape)
+        errors.append(corner_error(registrar.register(fixed, turned).H_fix_to_mov, H_true, fixed.shape, turned.shape))
+    assert np.mean(np.array(errors) < 8.0) >= 0.6, errors
+
+
+def test_same_image_twice_gives_the_identity(learnt):
+    run, data = learnt
+    image = read_gray(data / "1_A" / "1_A_cf.png")
+    result = Registrar(run / "best.pth", device="cpu").register(image, image)
+    assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 0.05
+
+
+def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):
+    """Register files of other sizes than the working size through the script."""
+    run, data = learnt
+    fixed = read_gray(data / "2_A" / "2_A_cf.png")
+    H_turn, canvas = turn_about_centre(fixed.shape, 12.0, 1.7)
+    moving = register_onto_fixed(fixed, np.linalg.inv(H_turn), canvas)
+    write_image(tmp_path / "fixed.png", fixed)
+    write_image(tmp_path / "moving.tif", moving)
+    command = [sys.executable, "register.py", tmp_path / "fixed.png", tmp_path / "moving.tif", "--out", tmp_path / "out",
+               "--weights", run / "best.pth", "--device", "cpu"]
+    subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
+    found = json.loads((tmp_path / "out" / "fixed_moving" / "transform.json").read_text())
+    assert found["status"] == "ok", found
+    points = np.array([[60.0, 80.0], [200.0, 70.0], [128.0, 200.0]])
+    assert np.abs(warp_points(points, np.array(found["H_fix_to_mov"])) - warp_points(points, H_turn)).max() < 3.0
+    for name in ("registered.png", "checkerboard.png", "matches.png"):
+        assert (tmp_path / "out" / "fixed_moving" / name).is_file()
+
+
+def test_generated_views_do_not_depend_on_workers(tiny_data):
+    samples, _ = discover_samples(tiny_data, ["cffa"])
+    views = GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96))
+    keys = [[ViewKey(2, 0), ViewKey(2, 1)], [ViewKey(2, 2), ViewKey(2, 3)]]
+    alone, in_workers = (list(torch.utils.data.DataLoader(views, batch_sampler=keys, num_workers=n)) for n in (0, 2))
+    for a, b in zip(alone, in_workers, strict=True):
+        assert torch.equal(a["moving_image"], b["moving_image"]) and torch.equal(a["H_fix_to_mov"], b["H_fix_to_mov"])
