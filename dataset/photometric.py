@@ -16,6 +16,7 @@ class PhotometricRanges:
     """How far the look may change; probabilities are in [0, 1], everything else in units of a [0, 1] image or pixels.
 
     Attributes:
+        p_apply: share of the images whose look is changed at all; the two images of a pair are drawn independently.
         min_contrast: contrast of the faintest image relative to the original.
         max_gamma: gamma is drawn from [1 / max_gamma, max_gamma].
         max_noise: standard deviation of additive noise.
@@ -28,6 +29,7 @@ class PhotometricRanges:
         p_new_field: share that gets a smaller field of view, round or rectangular.
     """
 
+    p_apply: float = 0.5
     min_contrast: float = 0.4
     max_gamma: float = 2.0
     max_noise: float = 0.03
@@ -104,6 +106,8 @@ def randomise(image: np.ndarray, field_of_view: np.ndarray, ranges: PhotometricR
     Returns:
         The new image, float32 in [0, 1], and its field of view, which may have become smaller.
     """
+    if rng.random() >= ranges.p_apply:
+        return image, field_of_view
     surround = 0.0 if rng.random() < 0.8 else rng.uniform(0.0, 0.8)
     if rng.random() < ranges.p_new_field:
         field_of_view = field_of_view & random_field(image.shape, rng)

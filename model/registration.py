@@ -1,11 +1,12 @@
 """From two images to a matrix: the pipeline behind register.py, evaluate.py and the validation of a training run.
 
-    image -> working size -> features -> matches -> robust transform -> H_fix_to_mov in original pixels
+    image -> working frame -> features -> matches -> robust transform -> H_fix_to_mov in original pixels
 
 A *matcher* is anything with ``match(fixed, moving) -> PairMatches``; :class:`SuperRetinaMatcher` is ours.
 """
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,12 +22,15 @@ from utils.geometry import (
     Plausibility,
     Size,
     TransformEstimate,
+    compose,
     estimate_transform,
     fit_within,
     resize_matrix,
-    resize_transform,
+    translation_matrix,
     warp_points,
 )
+
+MIN_WORKING_SIDE_PX = 32
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class MatchSettings:
     """How images are matched.
 
     Attributes:
-        long_side: working size: both images are brought to this long side, pixels.
+        long_side: working size: the field of view of either image is brought to this size, pixels.
         min_probability: weakest detection that counts as a keypoint.
         nms_radius_px: least distance of keypoints, working pixels.
         max_keypoints: at most so many per image.
@@ -53,23 +57,36 @@ class MatchSettings:
 
 
 @dataclass(frozen=True)
+class WorkingFrame:
+    """The frame in which an image is matched: its field of view, cut out and brought to the working size.
+
+    Attributes:
+        H_image_to_working: (3, 3), original pixels to working pixels.
+        size: (height, width) of the working image.
+    """
+
+    H_image_to_working: np.ndarray
+    size: Size
+
+
+@dataclass(frozen=True)
 class ImageFeatures:
-    """Keypoints (N, 2) in *working* pixels, unit descriptors (N, D) torch, detector map (H, W) and the working size."""
+    """Keypoints (N, 2) in *working* pixels, unit descriptors (N, D) torch, detector map (H, W), and the working frame."""
 
     keypoints: np.ndarray
     descriptors: torch.Tensor
     heatmap: np.ndarray
-    working_size: Size
+    frame: WorkingFrame
 
 
 @dataclass(frozen=True)
 class PairMatches:
-    """Matches of a pair; all points are pixels of the *working* images, whose sizes are given.
+    """Matches of a pair; all points are pixels of the *working* images, whose frames are given.
 
     Attributes:
         fixed_points, moving_points: (K, 2), row i corresponds.
         similarity: (K,) cosine similarity of the descriptors.
-        fixed_size, moving_size: (height, width) of the working images.
+        fixed_frame, moving_frame: how the working images lie in the original ones.
         fixed_keypoints, moving_keypoints: (N, 2), (M, 2), all keypoints, for pictures.
         fixed_heatmap, moving_heatmap: detector maps, for pictures; None where a matcher has none.
     """
@@ -77,8 +94,8 @@ class PairMatches:
     fixed_points: np.ndarray
     moving_points: np.ndarray
     similarity: np.ndarray
-    fixed_size: Size
-    moving_size: Size
+    fixed_frame: WorkingFrame
+    moving_frame: WorkingFrame
     fixed_keypoints: np.ndarray
     moving_keypoints: np.ndarray
     fixed_heatmap: np.ndarray | None = None
@@ -124,9 +141,44 @@ class Registration:
         return int(self.inliers.sum())
 
 
-def to_working_size(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Bring an image (H, W) to the working size, without aliasing."""
-    size = fit_within(image.shape, long_side)
+def field_diameter(field_of_view: np.ndarray) -> float:
+    """Size of a field of view (H, W) bool in pixels: the diameter of the circle of the same area."""
+    return 2.0 * math.sqrt(field_of_view.sum() / math.pi)
+
+
+def to_working_frame(image: np.ndarray, working_px: int) -> tuple[np.ndarray, np.ndarray, WorkingFrame]:
+    """Cut the field of view out of an image and bring it to the working size.
+
+    By what the image shows and not by its frame: a retina turned on a larger canvas, or surrounded by more black, must
+    come out at the same size, or every rotation would be a change of scale too.
+
+    Args:
+        image: (H, W) float in [0, 1].
+        working_px: the field's diameter in the working image (see :func:`field_diameter`).
+
+    Returns:
+        The working image (h, w) float32, its field of view (h, w) bool, and the frame.
+    """
+    seen = estimate_field_of_view(to_long_side(image, working_px))
+    H_image_to_small = resize_matrix(image.shape, seen.shape)
+    factor = working_px / field_diameter(seen) * H_image_to_small[0, 0]
+    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+    corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 0.5, rows[-1] + 0.5]])
+    (left, top), (right, bottom) = warp_points(corners, np.linalg.inv(H_image_to_small)) + 0.5
+    left, top = max(int(left), 0), max(int(top), 0)
+    cut = image[top:math.ceil(bottom), left:math.ceil(right)]
+    size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in cut.shape)
+    working = _resize(cut, size)
+    H_image_to_working = compose(translation_matrix((-left, -top)), resize_matrix(cut.shape, size))
+    return working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size)
+
+
+def to_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Resize an image (H, W) so that its long side has ``long_side`` pixels, without aliasing."""
+    return _resize(image, fit_within(image.shape, long_side))
+
+
+def _resize(image: np.ndarray, size: Size) -> np.ndarray:
     if size == image.shape:
         return image.astype(np.float32)
     shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
@@ -153,12 +205,12 @@ class SuperRetinaMatcher:
     def features(self, image: np.ndarray, role: str) -> ImageFeatures:
         """Keypoints and descriptors of one image (H, W) float in [0, 1] in its role, "fixed" or "moving"."""
         settings = self.settings
-        working = to_working_size(image, settings.long_side)
+        working, seen, frame = to_working_frame(image, settings.long_side)
         height, width = working.shape
         multiple = self.model.size_multiple
         padded = np.pad(working, ((0, -height % multiple), (0, -width % multiple)))
         allowed = np.zeros(padded.shape, dtype=np.float32)
-        allowed[:height, :width] = erode_field(estimate_field_of_view(working), settings.field_margin_px)
+        allowed[:height, :width] = erode_field(seen, settings.field_margin_px)
         was_training = self.model.training
         self.model.eval()
         tensor = torch.from_numpy(padded)[None, None].to(self.device, memory_format=torch.channels_last)
@@ -169,7 +221,7 @@ class SuperRetinaMatcher:
                                          torch.from_numpy(allowed)[None, None].to(self.device))[0]
         descriptors = sample_descriptors(maps.descriptors, keypoints[None], self.model.descriptor_stride)[0]
         return ImageFeatures(keypoints.cpu().numpy().astype(np.float64), descriptors,
-                             maps.detector[0, 0, :height, :width].cpu().numpy(), (height, width))
+                             maps.detector[0, 0, :height, :width].cpu().numpy(), frame)
 
     def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
         """Match two grey images (H, W) float in [0, 1] of any sizes."""
@@ -180,7 +232,7 @@ class SuperRetinaMatcher:
         pairs, similarity = match_descriptors(fixed.descriptors, moving.descriptors, self.settings.max_distance_ratio)
         rows, columns = pairs.cpu().numpy().T
         return PairMatches(fixed.keypoints[rows], moving.keypoints[columns], similarity.cpu().numpy(),
-                           fixed.working_size, moving.working_size, fixed.keypoints, moving.keypoints,
+                           fixed.frame, moving.frame, fixed.keypoints, moving.keypoints,
                            fixed.heatmap, moving.heatmap)
 
 
@@ -198,16 +250,16 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     """
     start = time.perf_counter()
     matches = matcher.match(fixed, moving)
-    estimate: TransformEstimate = estimate_transform(matches.fixed_points, matches.moving_points, matches.fixed_size,
+    fixed_frame, moving_frame = matches.fixed_frame, matches.moving_frame
+    estimate: TransformEstimate = estimate_transform(matches.fixed_points, matches.moving_points, fixed_frame.size,
                                                      transform, inlier_threshold_px, plausibility)
+    H_working_to_moving = np.linalg.inv(moving_frame.H_image_to_working)
     H_fix_to_mov = None
     if estimate.H_fix_to_mov is not None:
-        H_fix_to_mov = resize_transform(estimate.H_fix_to_mov, matches.fixed_size, fixed.shape,
-                                        matches.moving_size, moving.shape)
+        H_fix_to_mov = compose(fixed_frame.H_image_to_working, estimate.H_fix_to_mov, H_working_to_moving)
         H_fix_to_mov = H_fix_to_mov / H_fix_to_mov[2, 2]
     seconds = time.perf_counter() - start
     return Registration(
         estimate.status, estimate.reason, H_fix_to_mov,
-        warp_points(matches.fixed_points, resize_matrix(matches.fixed_size, fixed.shape)),
-        warp_points(matches.moving_points, resize_matrix(matches.moving_size, moving.shape)),
-        estimate.inliers, matches, seconds)
+        warp_points(matches.fixed_points, np.linalg.inv(fixed_frame.H_image_to_working)),
+        warp_points(matches.moving_points, H_working_to_moving), estimate.inliers, matches, seconds)

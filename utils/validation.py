@@ -56,21 +56,20 @@ class PairScore:
                 f"{result.status}{reason}")
 
 
-def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration,
-                        working: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration) -> None:
     """Write ``<name>_matches.png``, ``_keypoints.png`` and, unless failed, ``_registered.png`` and
     ``_fix_registered_checkerboard.png``. A failed pair gets the unregistered moving image, marked by its matches.
 
     Args:
         fixed, moving: (H, W) or (H, W, 3) float in [0, 1] at original size.
-        working: the images at working size, for the keypoints; the originals when None.
     """
     write_image(folder / f"{name}_matches.png",
                 draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
     matches = result.matches
-    small_fixed, small_moving = working or (fixed, moving)
+    working = [register_onto_fixed(image, np.linalg.inv(frame.H_image_to_working), frame.size)
+               for image, frame in ((fixed, matches.fixed_frame), (moving, matches.moving_frame))]
     write_image(folder / f"{name}_keypoints.png",
-                draw_keypoints(small_fixed, small_moving, matches.fixed_keypoints, matches.moving_keypoints,
+                draw_keypoints(*working, matches.fixed_keypoints, matches.moving_keypoints,
                                matches.fixed_heatmap, matches.moving_heatmap))
     H = np.eye(3) if result.H_fix_to_mov is None else result.H_fix_to_mov
     registered = register_onto_fixed(moving, H, fixed.shape[:2])
