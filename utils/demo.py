@@ -10,6 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+from dataset.generated_pairs import read_manifest
+from utils.geometry import affine_about, image_centre
+from utils.image_io import read_gray, write_image
+from utils.pictures import register_onto_fixed
+
 EYES = 120
 
 
@@ -26,6 +31,25 @@ def run(*command: object) -> float:
     if code:
         sys.exit(code)
     return time.perf_counter() - start
+
+
+def real_example(folders: list[Path]) -> tuple[Path, Path] | None:
+    """Images of the first real pair, where there is one."""
+    for folder in folders:
+        for fixed in sorted(folder.glob("*/*_01.png")):
+            return fixed, fixed.with_name(fixed.name.replace("_01", "_02"))
+    return None
+
+
+def turned_example(data: Path, manifest: Path, out: Path) -> tuple[Path, Path]:
+    """A generated pair of an unseen eye, its angiogram turned by 20 degrees and shifted."""
+    eye = read_manifest(manifest)["test"][0]
+    folder = data / f"{eye}_A"
+    fixed, moving = folder / f"{folder.name}_cf_512.png", read_gray(folder / f"{folder.name}_fa_gen.png")
+    centre = image_centre(moving.shape)
+    H_turned_to_moving = affine_about(-20.0, 1.0, 0.0, centre, centre + [30.0, -20.0])
+    write_image(out / "moving.png", register_onto_fixed(moving, H_turned_to_moving, moving.shape))
+    return fixed, out / "moving.png"
 
 
 def main() -> None:
@@ -49,12 +73,11 @@ def main() -> None:
                       "--data", args.data, *resume)
         (args.run / "finished").touch()
 
-    example = next(iter(sorted(args.data.glob("*_A"))))
-    run("register.py", example / f"{example.name}_cf_512.png", example / f"{example.name}_fa_gen.png",
-        "--weights", weights, "--out", results / "registered")
+    real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
+    fixed, moving = real_example(real) or turned_example(args.data, args.run / "split.yaml", results / "example")
+    run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
     run("evaluate.py", "--layout", "generated", "--data", args.data, "--mode", mode, "--split", args.run / "split.yaml",
         "--weights", weights, "--rotations", 0, "--out", results / "generated_test")
-    real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
     for folder in real:
         run("evaluate.py", "--data", folder, "--mode", folder.name, "--weights", weights, "--out", results / folder.name)
     if not real:

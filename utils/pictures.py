@@ -4,6 +4,7 @@ Images come as (H, W) or (H, W, 3) float in [0, 1]; points as (N, 2) pixels (x, 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.geometry import Size, fit_within, warp_image
+from utils.geometry import NOTICEABLE_SHRINK, Size, fit_within, mean_shrink, warp_image
 from utils.image_io import write_image
 
 INLIER_COLOUR, OUTLIER_COLOUR, POINT_COLOUR = (60, 220, 90), (235, 70, 60), (255, 210, 40)
@@ -25,10 +26,13 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
 
 def register_onto_fixed(moving: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: Size) -> np.ndarray:
     """The moving image resampled into the fixed frame, black outside: (*fixed_size[, 3]) float32."""
+    H = torch.from_numpy(np.asarray(H_fix_to_mov, dtype=np.float32))[None]
+    shrink = mean_shrink(H)
+    if shrink > NOTICEABLE_SHRINK:
+        moving = cv2.GaussianBlur(moving, (0, 0), 0.5 * math.sqrt(shrink**2 - 1.0))
     channels = moving[..., None] if moving.ndim == 2 else moving
     source = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32)).permute(2, 0, 1)[None]
-    warped = warp_image(source, torch.from_numpy(np.asarray(H_fix_to_mov, dtype=np.float32))[None], fixed_size,
-                        antialias=True)[0].permute(1, 2, 0).numpy()
+    warped = warp_image(source, H, fixed_size)[0].permute(1, 2, 0).numpy()
     return warped[..., 0] if moving.ndim == 2 else warped
 
 
