@@ -30,9 +30,10 @@ from dataset.generated_pairs import (
     discover_samples,
     read_manifest,
 )
-from dataset.real_pairs import LAYOUTS, RealPair, load_real_pairs
+from dataset.real_pairs import LAYOUTS, RealPair, describe_pairs, load_real_pairs
 from model.registration import Registration
 from register import DEFAULT_WEIGHTS, Registrar
+from utils.device import DEVICES
 from utils.errors import InputError, run_script
 from utils.geometry import (
     TRANSFORM_MODELS,
@@ -205,7 +206,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of the numbered layout")
     parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
     parser.add_argument("--img_size", type=int, help="working size, long side in pixels")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--no_pictures", action="store_true")
     generated = parser.add_argument_group("generated pairs (--layout generated)")
     generated.add_argument("--split", metavar="YAML", help="split.yaml of a run")
@@ -227,7 +228,9 @@ def main() -> None:
     if args.layout == "generated":
         pairs = load_generated(args)
     else:
-        pairs = [from_real(pair) for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role)]
+        real = load_real_pairs(args.data, args.mode, args.layout, args.fixed_role)
+        print(describe_pairs(args.data, real))
+        pairs = [from_real(pair) for pair in real]
     out = Path(args.out)
     records = evaluate_pairs(pairs, make_methods(registrar), args.rotations, args.scales,
                              None if args.no_pictures else out / "pictures")

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from model.factory import load_matcher
 from model.registration import Registration, register_pair
+from utils.device import DEVICES, pick_device
 from utils.errors import InputError, run_script
 from utils.geometry import TRANSFORM_MODELS, Plausibility
 from utils.image_io import read_color, read_gray, write_image, write_text_atomically
@@ -38,19 +38,6 @@ RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PICTURES = ("registered.png", "checkerboard.png", "matches.png")
 PLAIN_NAME = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,150}")
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        InputError: CUDA wanted and not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
-    return torch.device(name)
 
 
 class Registrar:
@@ -212,7 +199,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
     parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
     parser.add_argument("--img_size", type=int, metavar="N", help="working size, long side in pixels")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--device", default="auto", choices=DEVICES)
     return parser
 
 

@@ -25,7 +25,7 @@ from dataset.generated_pairs import (
     write_manifest,
 )
 from dataset.photometric import PhotometricRanges
-from dataset.real_pairs import load_real_pairs
+from dataset.real_pairs import describe_pairs, load_real_pairs
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
 from model.factory import ModelSettings, build_model, describe_model, load_pretrained
@@ -33,8 +33,8 @@ from model.keypoints import extract_keypoints, sample_descriptors
 from model.registration import MatchSettings, SuperRetinaMatcher
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from utils.config import build, read_yaml, to_plain
+from utils.device import DEVICES
 from utils.engine import (
-    DEVICES,
     PRECISIONS,
     Engine,
     StepOutput,
@@ -165,8 +165,11 @@ def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultim
               val: GeneratedPairs, device: torch.device) -> TrainingTask:
     """Compose model, data and objective into what the engine trains."""
     objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
-    real = [pair for folder in args.val_data
-            for pair in load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)]
+    real = []
+    for folder in args.val_data:
+        pairs = load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)
+        print(describe_pairs(folder, pairs))
+        real += pairs
 
     def step(network: torch.nn.Module, batch: dict) -> StepOutput:
         fixed, moving = network(batch["fixed_image"], batch["moving_image"])

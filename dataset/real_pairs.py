@@ -174,6 +174,13 @@ def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
     return pairs
 
 
+def describe_pairs(root: str | Path, pairs: list[RealPair]) -> str:
+    """A line for the log: number of pairs and eyes, and what the affine through their landmarks leaves."""
+    residuals = [pair.median_residual for pair in pairs]
+    return (f"{root}: {len(pairs)} real pairs of {len({pair.eye for pair in pairs})} eyes; the affine through a pair's "
+            f"landmarks leaves {min(residuals):.1f} to {max(residuals):.1f} px (median, at 512)")
+
+
 def main() -> None:
     """Report the landmark residuals of a folder of real pairs, and write a contact sheet."""
     from utils.pictures import checkerboard, contact_sheet, register_onto_fixed

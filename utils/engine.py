@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from dataset.generated_pairs import ViewKey
 from utils.checkpoint import load_strictly, read_checkpoint, save_checkpoint
+from utils.device import pick_device
 from utils.errors import InputError, NonFiniteLossError
 from utils.image_io import write_text_atomically
 from utils.run_report import EpochLog, draw_curves
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 class StepOutput(NamedTuple):
@@ -142,19 +142,17 @@ def make_fabric(device: str = "auto", precision: str = "32") -> Fabric:
     """Fabric for one process, or for the processes that ``torchrun`` started.
 
     Args:
-        device: "auto", "cpu", "cuda" or "mps". precision: "32", "bf16" or "fp16".
+        device: "auto" (CUDA where there is one, else the CPU), "cpu" or "cuda". precision: "32", "bf16" or "fp16".
 
     Raises:
         InputError: a device that this machine lacks, or fp16 on a CPU.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    if precision == "fp16" and on_cpu:
+    accelerator = pick_device(device).type
+    if precision == "fp16" and accelerator == "cpu":
         raise InputError("--precision fp16 needs a GPU; use bf16 or 32 on a CPU.")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(accelerator=device, devices=local, num_nodes=max(1, world // local),
+    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=max(1, world // local),
                     strategy="ddp" if world > 1 else "auto", precision=PRECISIONS[precision])
     fabric.launch()
     return fabric
@@ -256,7 +254,7 @@ class Engine:
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.max_gradient_norm,
                                           error_if_nonfinite=False)
         # Under fp16 an overflowing gradient is ordinary: the scaler skips that step by itself.
-        if self.fabric._precision.precision != "16-mixed":
+        if getattr(self.fabric.strategy.precision, "scaler", None) is None:
             raise_if_not_finite({"gradient norm": norm}, where, batch["key"])
         self.optimizer.step()
         self.scheduler.step()
