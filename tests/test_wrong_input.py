@@ -1,0 +1,331 @@
+"""What users get wrong: one message that names the file and the remedy, exit code 2, and no traceback."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from helpers import make_pair, run_main, save_untrained, write_numbered_pair, write_points
+
+import evaluate
+import register
+import train_multimodal_e2e
+from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
+from dataset.real_pairs import load_real_pairs
+from model.factory import ModelSettings
+from utils.config import read_yaml
+from utils.errors import InputError
+from utils.image_io import read_color, read_gray, read_mask, write_image
+
+PROJECT = Path(__file__).resolve().parents[1]
+LITE = PROJECT / "configs" / "superretina_lite.yaml"
+
+
+@pytest.fixture
+def eye(generated_root, tmp_path) -> Path:
+    """A writable data set of three eyes; returns the folder of the first."""
+    for name in ("1_A", "2_A", "3_A"):
+        shutil.copytree(generated_root / name, tmp_path / "set" / name)
+    return tmp_path / "set" / "1_A"
+
+
+@pytest.fixture
+def real_eye(generated_root, tmp_path) -> Path:
+    """A writable real pair 001; returns its folder."""
+    return write_numbered_pair(tmp_path / "real", "1_1", "001", make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9))
+
+
+def load_first(folder: Path, mode: str = "cffa") -> dict:
+    samples, _ = discover_samples(folder.parent, [mode])
+    return GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=192))[ViewKey(0, 0)]
+
+
+def train(monkeypatch, *arguments: object) -> int:
+    given = () if "--config" in arguments else ("--config", LITE)
+    return run_main(train_multimodal_e2e, monkeypatch, *given, "--device", "cpu", "--workers", 0, *arguments)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+def cut_off(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_truncated_images(tmp_path, suffix, share):
+    path = tmp_path / f"photo{suffix}"
+    write_image(path, np.random.default_rng(0).random((120, 160, 3)).astype(np.float32))
+    assert read_gray(path).shape == (120, 160)
+    cut_off(path, share)
+    for read in (read_gray, read_color, read_mask):
+        with pytest.raises(InputError, match=f"photo{suffix}.*again"):
+            read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 not really", b"<html></html>" * 30])
+def test_files_that_are_no_images(tmp_path, content):
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="photo.png.*again"):
+        read_gray(path)
+
+
+def test_missing_folder_in_place_of_an_image_and_tiny_images(tmp_path):
+    with pytest.raises(InputError, match="nowhere.png.*path"):
+        read_gray(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=tmp_path.name):
+        read_gray(tmp_path)
+    write_image(tmp_path / "tiny.png", np.eye(8, dtype=np.float32))
+    with pytest.raises(InputError, match="tiny.png.*8 x 8"):
+        read_gray(tmp_path / "tiny.png")
+
+
+@pytest.mark.parametrize("level", [0, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_blank_images(tmp_path, level, dtype):
+    path = tmp_path / "blank.png"
+    assert cv2.imwrite(str(path), np.full((64, 64), level, dtype))
+    for read in (read_gray, read_color):
+        with pytest.raises(InputError, match="blank.png.*black or blank"):
+            read(path)
+
+
+def test_images_whose_pixels_are_not_numbers(tmp_path):
+    values = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    values[3, 4] = np.nan
+    assert cv2.imwrite(str(tmp_path / "nan.tif"), values)
+    with pytest.raises(InputError, match="nan.tif.*NaN"):
+        read_gray(tmp_path / "nan.tif")
+
+
+# --- generated data ---------------------------------------------------------------------------------------------------
+
+def test_missing_and_empty_data_folders(tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    for name, remedy in (("nowhere", "dataset.synthesize"), ("empty", "1_A")):
+        assert train(monkeypatch, "--data", tmp_path / name, "--save", tmp_path / "save") == 2
+        message = capsys.readouterr().err
+        assert str(tmp_path / name) in message and remedy in message
+    (tmp_path / "a_file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="a_file"):
+        discover_samples(tmp_path / "a_file", ["cffa"])
+
+
+def test_no_moving_image_for_a_mode(eye):
+    for folder in eye.parent.iterdir():
+        (folder / f"{folder.name}_fa_gen.png").unlink()
+    with pytest.raises(InputError, match=r"_fa_gen.png or .*_fa.png for mode cffa.*--mode"):
+        discover_samples(eye.parent, ["cffa"])
+    samples, lacking = discover_samples(eye.parent, ["cfoct"])
+    assert len(samples) == 3 and lacking == []
+
+
+def test_mask_of_another_size(eye):
+    write_image(eye / "1_A_seg.png", read_mask(eye / "1_A_seg.png")[:-10])
+    with pytest.raises(InputError, match="1_A_seg.png: 192 x 182 px.*192 x 192.*resize"):
+        load_first(eye)
+
+
+def test_moving_image_of_another_size(eye):
+    write_image(eye / "1_A_fa_gen.png", read_gray(eye / "1_A_fa_gen.png")[:, 5:])
+    with pytest.raises(InputError, match="1_A_fa_gen.png: 187 x 192 px.*resize"):
+        load_first(eye)
+
+
+def test_inverted_mask(eye):
+    write_image(eye / "1_A_seg.png", ~read_mask(eye / "1_A_seg.png"))
+    with pytest.raises(InputError, match="1_A_seg.png.*invert the mask"):
+        load_first(eye)
+
+
+@pytest.mark.parametrize("file", ["1_A_cf.png", "1_A_fa_gen.png", "1_A_seg.png"])
+def test_truncated_generated_files(eye, file):
+    cut_off(eye / file, 0.6)
+    with pytest.raises(InputError, match=f"{file}.*truncated"):
+        load_first(eye)
+
+
+def test_black_generated_image(eye):
+    write_image(eye / "1_A_fa_gen.png", np.zeros((192, 192), np.uint8))
+    with pytest.raises(InputError, match="1_A_fa_gen.png.*black"):
+        load_first(eye)
+
+
+def test_too_few_eyes_to_split(eye, tmp_path, monkeypatch, capsys):
+    shutil.rmtree(tmp_path / "set" / "3_A")
+    assert train(monkeypatch, "--data", eye.parent, "--save", tmp_path / "save") == 2
+    assert "only 2 eyes" in capsys.readouterr().err
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+def test_missing_and_empty_folders_of_real_pairs(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="nowhere.*--data"):
+        load_real_pairs(tmp_path / "nowhere")
+    for layout, expected in (("numbered", "NNN_01.png"), ("cfocta", "Ground_Truth")):
+        with pytest.raises(InputError, match=f"empty.*{expected}"):
+            load_real_pairs(tmp_path / "empty", layout=layout)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_landmarks(real_eye, count):
+    points = np.array([[20.0, 30.0], [90.0, 40.0]])[:count]
+    for role in ("01", "02"):
+        write_points(real_eye / f"001_{role}.txt", points)
+    with pytest.raises(InputError, match=f"001_01.txt.*only {count} landmarks.*at least 3"):
+        load_real_pairs(real_eye.parent)
+
+
+def test_unequal_numbers_of_landmarks(real_eye):
+    lines = (real_eye / "001_02.txt").read_text(encoding="utf-8").splitlines()
+    (real_eye / "001_02.txt").write_text("\n".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(InputError, match="001_01.txt.*8 fixed and 7 moving.*equal"):
+        load_real_pairs(real_eye.parent)
+
+
+@pytest.mark.parametrize("points", [[[20, 30], [40, 50], [60, 70], [80, 90]], [[50, 50]] * 4])
+def test_collinear_landmarks(real_eye, points):
+    for role in ("01", "02"):
+        write_points(real_eye / f"001_{role}.txt", np.array(points, float))
+    with pytest.raises(InputError, match="001_01.txt.*one line.*beside it"):
+        load_real_pairs(real_eye.parent)
+
+
+@pytest.mark.parametrize("line", ["12 abc", "12", "1 2 3", "nan 4", "inf 4", "x y"])
+def test_landmarks_that_are_not_numbers(real_eye, line):
+    path = real_eye / "001_02.txt"
+    path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="001_02.txt: line 9"):
+        load_real_pairs(real_eye.parent)
+
+
+def test_missing_landmark_file_and_bad_image(real_eye):
+    (real_eye / "001_02.txt").rename(real_eye / "kept.txt")
+    with pytest.raises(InputError, match="001_02.txt.*needs one"):
+        load_real_pairs(real_eye.parent)
+    (real_eye / "kept.txt").rename(real_eye / "001_02.txt")
+    cut_off(real_eye / "001_02.png", 0.5)
+    with pytest.raises(InputError, match="001_02.png.*truncated"):
+        load_real_pairs(real_eye.parent)
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("change, words", [
+    ({"modle": {}}, ["unknown key modle", "known are", "model"]),
+    ({"loss": {"wieghts": {}}}, ["loss", "unknown key wieghts", "weights"]),
+    ({"loss": {"pke": {"rate": 0.1, "boost": 2}}}, ["loss: pke", "unknown keys boost, rate", "learning_rate"]),
+    ({"train": {"lr": "fast"}}, ["train: lr", "float", "'fast'"]),
+    ({"train": {"batch_size": 2.5}}, ["train: batch_size", "int"]),
+    ({"train": {"workers": True}}, ["train: workers", "int"]),
+    ({"data": {"photometric": "yes please"}}, ["data: photometric", "bool"]),
+    ({"view": {"scale": [0.7]}}, ["view: scale", "2 values"]),
+    ({"view": 3}, ["view", "mapping"]),
+    ({"loss": {"weights": {"det": 1.0}}}, ["weights", "des", "pke"]),
+    ({"loss": {"descriptor": "hinge"}}, ["hinge", "infonce"]),
+    ({"model": {"architecture": "resnet"}}, ["resnet", "lite"]),
+])
+def test_unusable_configs(tmp_path, monkeypatch, capsys, change, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(change), encoding="utf-8")
+    assert train(monkeypatch, "--config", path, "--save", tmp_path / "save") == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+    assert "mine.yaml" in message, message
+    assert not (tmp_path / "save").exists()
+
+
+@pytest.mark.parametrize("text", ["model: [", "- 1\n- 2\n", "\tmodel: 1", ""])
+def test_configs_that_are_no_mapping(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="mine.yaml"):
+        read_yaml(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match="nowhere.yaml.*configs"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--precision", "fp16"), ["fp16", "bf16"]),
+    (("--img_size", "250"), ["--img_size 250", "multiple of 32"]),
+    (("--img_size", "0"), ["--img_size 0"]),
+    (("--epoch", "0"), ["--epoch"]),
+    (("--batch_size", "0"), ["--batch_size"]),
+    (("--lr", "-1"), ["--lr"]),
+    (("--rotation", "-20"), ["--rotation"]),
+    (("--workers", "-1"), ["--workers"]),
+    (("--mode", "cfxyz"), ["--mode", "cffa"]),
+    (("--config", "nowhere.yaml"), ["nowhere.yaml", "configs"]),
+    (("--resume", "nowhere.pth"), ["nowhere.pth", "--resume"]),
+    (("--resume",), ["latest.pth", "--name"]),
+    (("--pretrained", "nowhere.pth"), ["nowhere.pth", "check the path"]),
+    (("--val_data", "nowhere"), ["nowhere", "--val_data"]),
+])
+def test_unusable_training_arguments(generated_root, tmp_path, monkeypatch, capsys, arguments, words):
+    # Nothing may get as far as training: were one of these accepted, the run would end here.
+    monkeypatch.setattr(train_multimodal_e2e.Engine, "fit", lambda self: None)
+    assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+
+
+def test_weights_of_another_architecture(generated_root, tmp_path, monkeypatch, capsys):
+    other = save_untrained(tmp_path / "other.pth", ModelSettings(widths=(8, 8, 8), descriptor_dim=8))
+    for option in ("--resume", "--pretrained"):
+        assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", option, other) == 2
+        message = capsys.readouterr().err
+        assert "other.pth" in message and "do not fit this architecture" in message and "config" in message
+
+
+def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch, capsys):
+    kept = save_untrained(tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes()
+    assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", "--name", "mine") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes() == kept
+
+
+# --- the other scripts ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--weights", "nowhere.pth"), ["nowhere.pth", "train first"]),
+    (("--img_size", "3"), ["--img_size 3", "64"]),
+    (("--data", "nowhere"), ["nowhere", "--data"]),
+    (("--scales", "0"), ["--scales"]),
+    (("--layout", "generated", "--mode", "cffa+cfxyz"), ["cfxyz", "cfocta"]),
+    (("--layout", "generated", "--split", "nowhere.yaml"), ["nowhere.yaml", "split.yaml"]),
+])
+def test_unusable_evaluation_arguments(untrained_weights, generated_root, tmp_path, monkeypatch, capsys, arguments, words):
+    given = ("--data", generated_root, "--weights", untrained_weights, "--device", "cpu", "--out", tmp_path / "out")
+    assert run_main(evaluate, monkeypatch, *given, *arguments) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "out").exists()
+
+
+def test_foreign_weights_are_refused_by_register(tmp_path, monkeypatch, capsys):
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04 not really")
+    arguments = ("a.png", "b.png", "--out", tmp_path / "out", "--weights", tmp_path / "weights.pth")
+    assert run_main(register, monkeypatch, *arguments) == 2
+    assert "weights.pth" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script, arguments", [
+    ("train_multimodal_e2e.py", ("--data", "nowhere", "--device", "cpu")),
+    ("register.py", ("--pairs", "nowhere.csv", "--out", "out")),
+    ("evaluate.py", ("--data", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
+])
+def test_the_shell_sees_one_line_and_exit_code_2(tmp_path, script, arguments):
+    if script.startswith("train"):
+        arguments = ("--config", str(LITE), "--save", str(tmp_path / "save"), *arguments)
+    done = subprocess.run([sys.executable, str(PROJECT / script), *arguments], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr and "nowhere" in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
