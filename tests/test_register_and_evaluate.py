@@ -114,6 +114,18 @@ def test_arrays_are_as_good_as_paths(untrained_weights, cf):
             registrar.register(np.zeros(shape, np.float32), cf)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_blank_arrays_are_never_registered(untrained_weights, level):
+    """As files they are refused; as arrays they must not come back with a matrix either."""
+    blank = np.full((160, 192), level, np.float32)
+    try:
+        result = Registrar(untrained_weights, device="cpu").register(blank, blank)
+    except InputError as error:
+        assert "blank" in str(error)
+    else:
+        assert result.status == "failed" and result.reason
+
+
 def test_a_featureless_pair_fails_with_a_reason(run_register, tmp_path, cf):
     ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32), (80, 1))
     write_image(tmp_path / "ramp.png", ramp)
@@ -173,12 +185,31 @@ def test_bad_rows_are_failed_rows_and_the_others_go_on(run_register, cf, tmp_pat
     assert not (tmp_path / "x").exists() and (tmp_path / "out" / "last" / "registered.png").is_file()
 
 
-@pytest.mark.parametrize("name", ["results.csv", "name with blanks", "眼底_1", "x" * 150])
+@pytest.mark.parametrize("name", ["results.csv", "name with blanks", "眼底_1", "x" * 150, "眼" * 140])
 def test_unusual_ids_do_not_stop_the_batch(run_register, cf, tmp_path, name):
     table = write_table(tmp_path / "pairs.csv", [{"id": name, "fixed": cf, "moving": cf}, {"id": "b", "fixed": cf, "moving": cf}])
     code, rows = run_register("--pairs", table)
     assert code == 0 and [row["id"] for row in rows] == [name, "b"] and rows[1]["status"] == "ok"
     assert rows[0]["status"] == "ok" or rows[0]["reason"]
+
+
+def test_files_in_the_way_and_impossible_paths_do_not_stop_the_batch(run_register, cf, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "taken").write_text("a file where the folder should be", encoding="utf-8")
+    table = write_table(tmp_path / "pairs.csv", [{"id": "taken", "fixed": cf, "moving": cf},
+                                                 {"id": "long", "fixed": "x" * 5000, "moving": cf},
+                                                 {"id": "good", "fixed": cf, "moving": cf}])
+    code, rows = run_register("--pairs", table)
+    assert code == 0 and [row["status"] for row in rows] == ["failed", "failed", "ok"]
+    assert "taken" in rows[0]["reason"] and rows[1]["reason"] and all(rows[0][name] == "" for name in MATRIX)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(cf, untrained_weights, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    arguments = ("--out", tmp_path / "out", "--weights", untrained_weights, "--device", "cpu")
+    assert run_main(register, monkeypatch, cf, cf, *arguments) == 2
+    assert str(tmp_path / "out") in capsys.readouterr().err
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
 def test_further_columns_are_kept_and_paths_may_lie_beside_the_table(run_register, generated_root, tmp_path):
