@@ -177,13 +177,15 @@ def test_places_at_the_border_of_a_view_are_not_counted_as_missed(side):
 
 def test_admitted_places_are_taught_in_both_images():
     """The expanded label asks for the place in the fixed and in the moving image, and L_det no longer forbids it."""
-    world, place = World(), (64.0, 50.0)
-    H = G.affine_about(20, 0.95, 0, G.image_centre(SIZE), G.image_centre(SIZE))
+    world, place = World(), (52.0, 60.0)
+    centre = G.image_centre(SIZE)
+    to_own = G.affine_about(0, 1 / 1.1, 0, centre, centre + [3.0, -2.0], mirror=True)
+    H = G.affine_about(20, 0.95, 0, centre, centre)
     for _ in range(3):
-        world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), H)
-    shown = world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), H).losses
-    no_moving = world.view(SEEDS | {"good": place}, dict(SEEDS), np.eye(3), H).losses
-    nowhere = world.view(dict(SEEDS), dict(SEEDS), np.eye(3), H).losses
+        world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, to_own, H)
+    shown = world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, to_own, H).losses
+    no_moving = world.view(SEEDS | {"good": place}, dict(SEEDS), to_own, H).losses
+    nowhere = world.view(dict(SEEDS), dict(SEEDS), to_own, H).losses
     assert shown["pke"] < no_moving["pke"] < nowhere["pke"]
     assert shown["det"].item() == pytest.approx(nowhere["det"].item(), abs=0.02)
 
