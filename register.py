@@ -79,8 +79,7 @@ class Registrar:
         Raises:
             InputError: an image that cannot be used.
         """
-        return register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform,
-                             self.matcher.settings.inlier_threshold_px, self.plausibility)
+        return register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility)
 
 
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:

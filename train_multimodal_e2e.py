@@ -177,7 +177,7 @@ def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultim
         return StepOutput(result.losses, result.counts, result.observations)
 
     validator = Validator(SuperRetinaMatcher(model, config.match, device), val, real, config.validation,
-                          config.plausibility, config.match.inlier_threshold_px)
+                          config.plausibility)
     return TrainingTask(model, train, step, value_map.apply, validator, describe_model(config.model, config.match),
                         to_plain(config), {"value_map": value_map}, value_map.statistics)
 

@@ -88,14 +88,15 @@ def sample_descriptors(descriptor_map: torch.Tensor, keypoints: torch.Tensor, st
     return F.normalize(sample_map(descriptor_map, keypoints, stride), dim=-1)
 
 
-def match_descriptors(fixed: torch.Tensor, moving: torch.Tensor,
-                      max_distance_ratio: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def match_descriptors(fixed: torch.Tensor, moving: torch.Tensor, max_distance_ratio: float = 1.0,
+                      allowed: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Mutual nearest neighbours.
 
     Args:
         fixed: (N, D), moving: (M, D), unit length.
         max_distance_ratio: Lowe's test: distance to the nearest over distance to the second nearest must be below
             this; 1 switches it off.
+        allowed: (N, M) bool, which pairs may match at all; every one when None.
 
     Returns:
         Index pairs (K, 2) long (row of ``fixed``, row of ``moving``), and their cosine similarity (K,).
@@ -103,9 +104,12 @@ def match_descriptors(fixed: torch.Tensor, moving: torch.Tensor,
     if len(fixed) == 0 or len(moving) == 0:
         return torch.zeros(0, 2, dtype=torch.long, device=fixed.device), fixed.new_zeros(0)
     similarity = fixed @ moving.T
+    if allowed is not None:
+        # Below any cosine, and finite: distances are computed from it.
+        similarity = similarity.masked_fill(~allowed, -2.0)
     best, nearest = similarity.max(dim=1)
     rows = torch.arange(len(fixed), device=fixed.device)
-    keep = similarity.argmax(dim=0)[nearest] == rows
+    keep = (similarity.argmax(dim=0)[nearest] == rows) & (best > -2.0)
     if max_distance_ratio < 1.0 and len(moving) > 1:
         second = similarity.topk(2, dim=1).values[:, 1]
         distance, second_distance = ((2.0 - 2.0 * s).clamp_min(0.0).sqrt() for s in (best, second))

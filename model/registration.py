@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import cv2
@@ -31,6 +31,7 @@ from utils.geometry import (
 )
 
 MIN_WORKING_SIDE_PX = 32
+MIN_PROPOSAL_INLIERS = 6
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class MatchSettings:
         max_distance_ratio: Lowe's test on the nearest descriptors; 1 = off.
         field_margin_px: no keypoint nearer to the edge of the field of view, working pixels.
         inlier_threshold_px: residual below which a match agrees with a transform, working pixels.
+        guided_radius_px: once a transform is found, keypoints are matched again among those this near to where it maps
+            them; 0 leaves that out.
+        min_guided_share: share of those matches that must agree with the final transform. Under a wrong transform they
+            lie anywhere within the radius, and only (threshold / radius)**2 = 9 % agree by accident.
     """
 
     long_side: int = 512
@@ -54,6 +59,8 @@ class MatchSettings:
     max_distance_ratio: float = 1.0
     field_margin_px: int = 6
     inlier_threshold_px: float = 3.0
+    guided_radius_px: float = 10.0
+    min_guided_share: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class PairMatches:
         fixed_frame, moving_frame: how the working images lie in the original ones.
         fixed_keypoints, moving_keypoints: (N, 2), (M, 2), all keypoints, for pictures.
         fixed_heatmap, moving_heatmap: detector maps, for pictures; None where a matcher has none.
+        fixed_descriptors, moving_descriptors: (N, D), (M, D), for guided matching; None where a matcher has none.
     """
 
     fixed_points: np.ndarray
@@ -100,10 +108,14 @@ class PairMatches:
     moving_keypoints: np.ndarray
     fixed_heatmap: np.ndarray | None = None
     moving_heatmap: np.ndarray | None = None
+    fixed_descriptors: torch.Tensor | None = None
+    moving_descriptors: torch.Tensor | None = None
 
 
 class Matcher(Protocol):
     """Two grey images (H, W) float in [0, 1] of any sizes in, matches out."""
+
+    settings: MatchSettings
 
     def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
         """Match a pair; the sizes may differ."""
@@ -233,11 +245,50 @@ class SuperRetinaMatcher:
         rows, columns = pairs.cpu().numpy().T
         return PairMatches(fixed.keypoints[rows], moving.keypoints[columns], similarity.cpu().numpy(),
                            fixed.frame, moving.frame, fixed.keypoints, moving.keypoints,
-                           fixed.heatmap, moving.heatmap)
+                           fixed.heatmap, moving.heatmap, fixed.descriptors, moving.descriptors)
+
+
+def match_under(matches: PairMatches, H_fix_to_mov: np.ndarray, radius_px: float) -> PairMatches:
+    """Match all keypoints again, each only among those near to where a transform maps it.
+
+    Convention: ``H_fix_to_mov`` and ``radius_px`` are in working pixels.
+    """
+    mapped = torch.from_numpy(warp_points(matches.fixed_keypoints, H_fix_to_mov))
+    near = torch.cdist(mapped, torch.from_numpy(matches.moving_keypoints)) <= radius_px
+    pairs, similarity = match_descriptors(matches.fixed_descriptors, matches.moving_descriptors,
+                                          allowed=near.to(matches.fixed_descriptors.device))
+    rows, columns = pairs.cpu().numpy().T
+    return replace(matches, fixed_points=matches.fixed_keypoints[rows], moving_points=matches.moving_keypoints[columns],
+                   similarity=similarity.cpu().numpy())
+
+
+def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
+                          plausibility: Plausibility) -> tuple[TransformEstimate, PairMatches]:
+    """Fit a transform, match again under it, and fit once more.
+
+    The first fit only proposes: a handful of agreeing matches is enough. The second decides: guided matching finds
+    many more under a right proposal and hardly any under a wrong one.
+
+    Returns:
+        The estimate in working pixels, and the matches that it was made from.
+    """
+    def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
+        return estimate_transform(current.fixed_points, current.moving_points, current.fixed_frame.size, transform,
+                                  settings.inlier_threshold_px, limits)
+    if matches.fixed_descriptors is None or settings.guided_radius_px <= 0:
+        return fit(matches, plausibility), matches
+    lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
+                      min_spread=0.5 * plausibility.min_spread)
+    proposal = fit(matches, lenient)
+    if proposal.H_fix_to_mov is None:
+        return proposal, matches
+    guided = match_under(matches, proposal.H_fix_to_mov, settings.guided_radius_px)
+    strict = replace(plausibility, min_inlier_share=settings.min_guided_share)
+    return fit(guided, strict), guided
 
 
 def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, transform: str = "affine",
-                  inlier_threshold_px: float = 3.0, plausibility: Plausibility | None = None) -> Registration:
+                  plausibility: Plausibility | None = None) -> Registration:
     """Register a moving image onto a fixed one.
 
     Convention: the matrix is ``H_fix_to_mov`` in original pixels of both images.
@@ -246,13 +297,12 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         matcher: finds the matches.
         fixed, moving: (H, W) float in [0, 1]; the sizes may differ.
         transform: "affine", "similarity" or "homography".
-        inlier_threshold_px: in working pixels. plausibility: limits on the result.
+        plausibility: limits on the result; the defaults when None.
     """
     start = time.perf_counter()
-    matches = matcher.match(fixed, moving)
+    estimate, matches = estimate_from_matches(matcher.match(fixed, moving), matcher.settings, transform,
+                                              plausibility or Plausibility())
     fixed_frame, moving_frame = matches.fixed_frame, matches.moving_frame
-    estimate: TransformEstimate = estimate_transform(matches.fixed_points, matches.moving_points, fixed_frame.size,
-                                                     transform, inlier_threshold_px, plausibility)
     H_working_to_moving = np.linalg.inv(moving_frame.H_image_to_working)
     H_fix_to_mov = None
     if estimate.H_fix_to_mov is not None:

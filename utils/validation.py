@@ -98,13 +98,13 @@ class Validator:
         generated: whole-image views with known truth.
         n_views: how many of them.
         real: landmark pairs, possibly none.
-        settings, plausibility, inlier_threshold_px: how pairs are drawn and fitted.
+        settings, plausibility: how pairs are drawn and fitted.
     """
 
     def __init__(self, matcher: Matcher, generated: GeneratedPairs, real: list[RealPair],
-                 settings: ValidationSettings, plausibility: Plausibility, inlier_threshold_px: float) -> None:
+                 settings: ValidationSettings, plausibility: Plausibility) -> None:
         self.matcher, self.generated, self.real, self.settings = matcher, generated, real, settings
-        self.plausibility, self.inlier_threshold_px = plausibility, inlier_threshold_px
+        self.plausibility = plausibility
 
     def __call__(self, epoch: int, folder: Path) -> ValidationReport:
         """Register all validation pairs, write pictures, and sum up."""
@@ -128,7 +128,7 @@ class Validator:
         return ValidationReport(summary["AUC@10"], summary, "\n".join(lines))
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
-        return register_pair(self.matcher, fixed, moving, "affine", self.inlier_threshold_px, self.plausibility)
+        return register_pair(self.matcher, fixed, moving, "affine", self.plausibility)
 
     def _generated(self, index: int, folder: Path) -> PairScore:
         view = self.generated[ViewKey(0, index)]
