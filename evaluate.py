@@ -155,7 +155,7 @@ def evaluate_pairs(pairs: list[EvaluationPair], methods: dict[str, Method], rota
                                 "median": error.median, "max": error.max, "n_matches": estimate.n_matches,
                                 "n_inliers": estimate.n_inliers, "seconds": estimate.seconds, "error": error})
                 if picture_folder is not None and estimate.registration is not None:
-                    write_pair_pictures(picture_folder / pair.key, f"rot{rotation:03.0f}_scale{scale:g}", pair.fixed,
+                    write_pair_pictures(picture_folder / pair.key, f"rot{rotation:g}_scale{scale:g}", pair.fixed,
                                         pair.moving, estimate.registration)
     return records
 

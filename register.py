@@ -18,6 +18,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +31,14 @@ from model.registration import Registration, register_pair
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError, run_script
 from utils.geometry import TRANSFORM_MODELS, Plausibility
-from utils.image_io import read_color, read_gray, write_image, write_text_atomically
+from utils.image_io import MIN_SIDE_PX, check_content, read_color, read_gray, write_image, write_text_atomically
 from utils.pictures import checkerboard, draw_matches, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
 RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
-PICTURES = ("registered.png", "checkerboard.png", "matches.png")
+PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
+RESULTS_NAME = "results.csv"
 PLAIN_NAME = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,150}")
 
 
@@ -85,10 +87,15 @@ class Registrar:
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         return read_gray(image)
-    if image.ndim not in (2, 3) or min(image.shape[:2]) < 16:
-        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least 16 px a side needed.")
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)) or min(image.shape[:2]) < MIN_SIDE_PX:
+        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
+                         "side needed.")
     gray = image[..., 1] if image.ndim == 3 else image
-    return gray.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
+    gray = gray.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
+    if not np.isfinite(gray).all():
+        raise InputError("the given image holds NaN or infinite pixels.")
+    check_content(gray, "the given image")
+    return gray
 
 
 class PairRow(NamedTuple):
@@ -123,16 +130,15 @@ def read_pairs(path: str | Path) -> list[PairRow]:
     def locate(value: str | None) -> str:
         value = (value or "").strip()
         beside = path.parent / value
-        return str(beside) if value and not Path(value).exists() and beside.exists() else value
+        # os.path and not pathlib: an impossible name is simply not there, and becomes that row's reason later.
+        return str(beside) if value and not os.path.exists(value) and os.path.exists(beside) else value
     return [PairRow((row["id"] or "").strip(), locate(row["fixed"]), locate(row["moving"]),
                     {name: row[name] or "" for name in extra}) for row in rows]
 
 
 def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Registrar) -> None:
-    """Write a pair's pictures and ``transform.json``; pictures of an earlier attempt are removed."""
+    """Write a pair's pictures and ``transform.json``."""
     fixed, moving = read_color(row.fixed), read_color(row.moving)
-    for name in PICTURES:
-        (folder / name).unlink(missing_ok=True)
     write_image(folder / "matches.png",
                 draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
     if result.H_fix_to_mov is not None:
@@ -160,22 +166,25 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
     Returns:
         The row of ``results.csv``.
     """
-    record: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
+    failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
         "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
     try:
-        if not PLAIN_NAME.fullmatch(row.id):
+        if not PLAIN_NAME.fullmatch(row.id) or row.id == RESULTS_NAME:
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
         if row.id in seen:
             raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
         seen.add(row.id)
+        for name in PAIR_FILES:
+            # What an earlier attempt left must not stand beside a failure.
+            (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
-        record |= {"status": result.status, "reason": result.reason, "n_matches": result.n_matches,
+        record = failed | {"status": result.status, "reason": result.reason, "n_matches": result.n_matches,
                    "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
         if result.H_fix_to_mov is not None:
             record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}
         write_pair(out / row.id, row, result, registrar)
-    except InputError as error:
-        record["reason"] = str(error)
+    except (InputError, OSError) as error:
+        return failed | {"reason": str(error)}
     return record
 
 
@@ -214,13 +223,15 @@ def main() -> None:
         rows = [PairRow(f"{Path(args.fixed).stem}_{Path(args.moving).stem}", args.fixed, args.moving, {})]
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
     out, records, seen = Path(args.out), [], set()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; give a folder.")
     extra = list(rows[0].extra) if rows else []
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
         records.append(process_row(row, registrar, out, seen))
-        write_results(out / "results.csv", records, extra)
+        write_results(out / RESULTS_NAME, records, extra)
         tqdm.write(f"{row.id}: {records[-1]['status']}" + (f" ({records[-1]['reason']})" if records[-1]["reason"] else ""))
     if not rows:
-        write_results(out / "results.csv", [], [])
+        write_results(out / RESULTS_NAME, [], [])
     n_ok = sum(record["status"] == "ok" for record in records)
     print(f"{n_ok} of {len(records)} pairs registered; see {out / 'results.csv'}")
 

@@ -120,11 +120,16 @@ def resolve_config(args: argparse.Namespace) -> Config:
         train=replace(config.train, **given(epochs=args.epoch, batch_size=args.batch_size, lr=args.lr,
                                             workers=args.workers)),
         view=replace(config.view, **given(img_size=args.img_size, rotation_deg=args.rotation)), **given(seed=args.seed))
-    multiple = build_model(config.model).size_multiple
-    if config.view.img_size is None or config.view.img_size % multiple:
+    try:
+        multiple = build_model(config.model).size_multiple
+    except InputError as error:
+        raise InputError(f"{args.config}: {error}") from error
+    if not config.view.img_size or config.view.img_size < 0 or config.view.img_size % multiple:
         raise InputError(f"--img_size {config.view.img_size}: must be a multiple of {multiple} for this network.")
-    if min(config.train.epochs, config.train.batch_size) < 1 or config.train.lr <= 0:
-        raise InputError("--epoch and --batch_size must be at least 1, --lr above 0.")
+    if min(config.train.epochs, config.train.batch_size) < 1 or config.train.lr <= 0 or config.train.workers < 0:
+        raise InputError("--epoch and --batch_size must be at least 1, --lr above 0, --workers at least 0.")
+    if not 0 <= config.view.rotation_deg <= 180:
+        raise InputError(f"--rotation {config.view.rotation_deg:g}: must lie between 0 and 180 degrees.")
     return config
 
 
@@ -158,7 +163,7 @@ def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjecti
         config.loss,
         sample_descriptors=lambda maps, points: sample_descriptors(maps, points, model.descriptor_stride),
         extract_keypoints=lambda maps, allowed: extract_keypoints(maps, pke.min_probability, pke.nms_radius_px,
-                                                                  pke.max_candidates, allowed))
+                                                                  pke.max_candidates, allowed, pke.border_px))
 
 
 def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultimodal, train: GeneratedPairs,
@@ -169,6 +174,8 @@ def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultim
     for folder in args.val_data:
         pairs = load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)
         print(describe_pairs(folder, pairs))
+        if {pair.key for pair in pairs} & {pair.key for pair in real}:
+            raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")
         real += pairs
 
     def step(network: torch.nn.Module, batch: dict) -> StepOutput:

@@ -319,7 +319,7 @@ class GeneratedPairs(Dataset):
         return self._cache[sample.key]
 
     def __getitem__(self, key: ViewKey | int) -> dict:
-        key = ViewKey(0, key) if isinstance(key, int) else key
+        key = key if isinstance(key, ViewKey) else ViewKey(0, int(key))
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         stack = self._own_rasters(sample)

@@ -13,6 +13,7 @@ Two layouts:
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def read_points(path: Path, columns: int) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"{path}: no such landmark file; every image of a pair needs one.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         words = line.replace(",", " ").split()
         if not words:
             continue
@@ -109,8 +110,8 @@ def _numbered_pairs(root: Path, mode: str, fixed_role: str) -> list[RealPair]:
         for fixed_path in sorted(p for p in folder.iterdir() if p.stem.endswith(f"_{fixed_role}")
                                  and p.suffix.lower() in IMAGE_SUFFIXES):
             number = fixed_path.stem.removesuffix(f"_{fixed_role}")
-            moving_path = next((folder / f"{number}_{moving_role}{s}" for s in IMAGE_SUFFIXES
-                                if (folder / f"{number}_{moving_role}{s}").is_file()), None)
+            moving_path = next((path for path in sorted(folder.iterdir()) if path.stem == f"{number}_{moving_role}"
+                                and path.suffix.lower() in IMAGE_SUFFIXES), None)
             if moving_path is None:
                 raise InputError(f"{folder}: {fixed_path.name} has no partner {number}_{moving_role}.png.")
             texts = [folder / f"{number}_{role}.txt" for role in (fixed_role, moving_role)]
@@ -167,6 +168,9 @@ def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
     if layout == "auto":
         layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
     pairs = _cfocta_pairs(root, mode) if layout == "cfocta" else _numbered_pairs(root, mode, fixed_role)
+    repeated = [key for key, count in Counter(pair.key for pair in pairs).items() if count > 1]
+    if repeated:
+        raise InputError(f"{root}: {repeated[0]} occurs twice (two images of one number); remove one.")
     if not pairs:
         expected = ("<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each" if layout == "numbered"
                     else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt")

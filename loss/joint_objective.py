@@ -161,17 +161,22 @@ class JointObjective:
             passed = points[geometric & content]
             n_candidates, n_geometric = n_candidates + len(points), n_geometric + int(geometric.sum())
             n_passed += len(passed)
-            observations.append(self._observation(key, passed, batch["H_fix_to_own"][index], value_map, overlap[index]))
+            observations.append(self._observation(key, passed, batch["H_fix_to_own"][index],
+                                                  batch["H_fix_to_mov"][index], value_map, overlap[index]))
         return observations, {"pke_candidates": float(n_candidates), "pke_geometric": float(n_geometric),
                               "pke_passed": float(n_passed)}
 
-    def _observation(self, key: str, passed: torch.Tensor, H_fix_to_own: torch.Tensor, value_map: ValueMap,
-                     overlap: torch.Tensor) -> Observation:
+    def _observation(self, key: str, passed: torch.Tensor, H_fix_to_own: torch.Tensor, H_fix_to_mov: torch.Tensor,
+                     value_map: ValueMap, overlap: torch.Tensor) -> Observation:
         """Passed candidates and missed memories of one view, in the sample's own frame."""
         passed_own = warp_points(passed, H_fix_to_own).cpu()
         remembered = value_map.remembered(key)
-        in_view = _in_mask(_own_to_fixed(remembered, H_fix_to_own), overlap).cpu()
-        missed = remembered[in_view]
+        in_fixed = _own_to_fixed(remembered, H_fix_to_own)
+        # Near a border nothing is looked for, so nothing can be missed there.
+        margin, size = self.settings.pke.border_px + self.settings.pke.merge_px, tuple(overlap.shape[-2:])
+        could_be_found = (_in_mask(in_fixed, overlap) & inside(in_fixed, size, margin)
+                          & inside(warp_points(in_fixed, H_fix_to_mov), size, margin))
+        missed = remembered[could_be_found.cpu()]
         if len(missed) and len(passed_own):
             missed = missed[torch.cdist(missed, passed_own).amin(1) > self.settings.pke.merge_px]
         return Observation(key, passed_own, missed)

@@ -37,6 +37,7 @@ class PKESettings:
         seed_heat: a candidate where the seed heatmap exceeds this belongs to the seed.
         learning_rate: step of a place's value towards 1 (passed) or 0 (did not).
         admit_value: value from which a place is a label; with a rate of 0.3, two passes in a row reach it.
+        border_px: no detection is looked for nearer to the border of a view.
         merge_px: places nearer than this are one, pixels of the own frame.
         max_places: most places remembered per sample; the least valuable go first.
     """
@@ -49,6 +50,7 @@ class PKESettings:
     seed_heat: float = 0.05
     learning_rate: float = 0.3
     admit_value: float = 0.5
+    border_px: int = 4
     merge_px: float = 4.0
     max_places: int = 256
 

@@ -55,7 +55,7 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
     Raises:
         InputError: unreadable checkpoint, another kind of model, unmatched keys.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "model"))
     if content.get("kind") != KIND:
         raise InputError(f"{path}: holds a model of kind '{content.get('kind')}', not '{KIND}'.")
     model = build_model(build(ModelSettings, content["model_settings"], f"{path}: model_settings"))
@@ -78,7 +78,7 @@ def load_pretrained(model: SuperRetinaMultimodal, path: str | Path) -> str:
     """
     content = read_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return load_strictly(model, content["model"], path)
+        return load_strictly(model, read_checkpoint(path, ["model"])["model"], path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: neither a checkpoint of this project nor SuperRetina weights.")
     state = content.get("net", content)

@@ -70,9 +70,16 @@ def extract_keypoints(heatmap: torch.Tensor, min_probability: float, nms_radius_
         scores = image_map[rows, columns]
         # A stable order: equal scores must not be shuffled between runs.
         order = torch.argsort(scores, descending=True, stable=True)[:max_keypoints]
-        peaks = torch.stack([columns, rows], dim=1)[order]
-        found.append((refine_peaks(image_map, peaks), scores[order]))
+        peaks, scores = torch.stack([columns, rows], dim=1)[order], scores[order]
+        single = ~_repeats_earlier(peaks, nms_radius_px)
+        found.append((refine_peaks(image_map, peaks[single]), scores[single]))
     return found
+
+
+def _repeats_earlier(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
+    """Which peaks (N, 2) lie within the radius of an earlier one: bool (N,). Only pixels of equal height can."""
+    gap = (peaks[:, None] - peaks[None]).abs().amax(-1)
+    return (gap <= radius_px).tril(diagonal=-1).any(1)
 
 
 def sample_descriptors(descriptor_map: torch.Tensor, keypoints: torch.Tensor, stride: float) -> torch.Tensor:

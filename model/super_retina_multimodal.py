@@ -161,7 +161,7 @@ class SuperRetinaMultimodal(nn.Module):
             descriptors live in one space).
         stem: "ridge" or "raw" (lite only; the published network sees raw intensity).
         ridge_sigmas: scales of the ridge stem, pixels.
-        widths: channels at 1/2, 1/4, ... (lite only; at least two).
+        widths: channels at 1/2, 1/4, ... (lite only; at least three, multiples of 8).
         descriptor_dim: length of a descriptor (lite only; the published network has 256).
 
     Attributes:
@@ -176,6 +176,10 @@ class SuperRetinaMultimodal(nn.Module):
         if encoders not in ("shared", "dual"):
             raise InputError(f"model.encoders: '{encoders}' is unknown; choose 'shared' or 'dual'.")
         if architecture == "lite":
+            if len(widths) < 3 or any(width < 1 or width % max(1, width // 8) for width in (*widths, descriptor_dim)):
+                raise InputError(f"model.widths {list(widths)}, model.descriptor_dim {descriptor_dim}: at least three widths "
+                                 "are needed, and multiples of 8.")
+
             def make_encoder() -> nn.Module:
                 return LiteEncoder(stem, ridge_sigmas, widths)
             self.decoder: nn.Module = LiteDecoder(widths, descriptor_dim)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,22 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     write_bytes_atomically(path, buffer.getvalue())
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, required: Sequence[str] = ()) -> dict[str, Any]:
     """Read one of our checkpoints onto the CPU; no pickled code is executed.
 
+    Args:
+        required: parts that the caller needs.
+
     Raises:
-        InputError: missing, damaged or foreign file.
+        InputError: missing, damaged or foreign file, or a required part is missing.
     """
     content = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of this project; train_multimodal_e2e.py writes latest.pth and "
                          "best.pth. For the official SuperRetina weights use --pretrained with configs/superretina.yaml.")
+    missing = [name for name in required if name not in content]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; the file is incomplete, so train or copy it again.")
     return content
 
 
@@ -51,7 +58,7 @@ def read_torch_file(path: str | Path) -> Any:
         raise InputError(f"{path}: no such checkpoint file; train first or check the path.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: damaged, or holds more than tensors and plain values ({first_line[:160]}); "
                          "copy or train it again.") from error

@@ -51,7 +51,11 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     if unknown:
         raise InputError(f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown))}; "
                          f"known are {', '.join(sorted(known))}.")
-    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    converted = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    try:
+        return cls(**converted)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -324,7 +324,8 @@ class Engine:
         Raises:
             InputError: unreadable file, other architecture, other number of steps, or a run that is already complete.
         """
-        content = read_checkpoint(path)
+        content = read_checkpoint(path, ("model", "optimizer", "scheduler", "epoch", "history", "best_score", "extra",
+                                         "random_state"))
         load_strictly(self.task.model, content["model"], path)
         if content["scheduler"]["total_steps"] != self.scheduler.total_steps:
             raise InputError(f"{path}: was written by a run of {content['scheduler']['total_steps']} steps, this one has "

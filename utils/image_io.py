@@ -65,7 +65,12 @@ def _to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
     return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
-def _check_content(image: np.ndarray, path: str | Path) -> None:
+def check_content(image: np.ndarray, path: str | Path) -> None:
+    """Refuse an image in which all pixels are alike; ``path`` names it in the error.
+
+    Raises:
+        InputError
+    """
     if float(image.max()) - float(image.min()) < 2.0 / 255.0:
         raise InputError(f"{path}: all pixels are alike (black or blank image); nothing can be registered in it.")
 
@@ -83,7 +88,7 @@ def read_gray(path: str | Path) -> np.ndarray:
     if image.ndim == 3:
         image = image[..., 1] if image.shape[2] >= 3 else image[..., 0]
     gray = _to_unit_range(image, path)
-    _check_content(gray, path)
+    check_content(gray, path)
     return np.ascontiguousarray(gray)
 
 
@@ -99,7 +104,7 @@ def read_color(path: str | Path) -> np.ndarray:
     elif image.shape[2] == 2:
         image = np.repeat(image[..., :1], 3, axis=2)
     color = _to_unit_range(image[..., :3], path)
-    _check_content(color, path)
+    check_content(color, path)
     return np.ascontiguousarray(color[..., ::-1])
 
 
