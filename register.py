@@ -20,6 +20,7 @@ import io
 import json
 import os
 import re
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,16 @@ from model.factory import load_matcher
 from model.registration import Registration, register_pair
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError, run_script
-from utils.geometry import TRANSFORM_MODELS, Plausibility
-from utils.image_io import MIN_SIDE_PX, check_content, read_color, read_gray, write_image, write_text_atomically
+from utils.geometry import TRANSFORM_MODELS
+from utils.image_io import (
+    MIN_SIDE_PX,
+    check_content,
+    read_color,
+    read_gray,
+    to_unit_range,
+    write_image,
+    write_text_atomically,
+)
 from utils.pictures import checkerboard, draw_matches, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
@@ -39,7 +48,8 @@ RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
 RESULTS_NAME = "results.csv"
-PLAIN_NAME = re.compile(r"(?!\.)[^/\\:\x00-\x1f]{1,150}")
+FORBIDDEN_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]')
+RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)), "results.csv"}
 
 
 class Registrar:
@@ -66,14 +76,13 @@ class Registrar:
                              "`make demo`) and give --weights save/<mode>/<name>/best.pth.")
         self.weights = Path(weights or DEFAULT_WEIGHTS)
         self.transform = transform
-        self.matcher, self.report = load_matcher(self.weights, pick_device(device), img_size)
-        self.plausibility = Plausibility()
+        self.matcher, self.plausibility = load_matcher(self.weights, pick_device(device), img_size)
 
     def register(self, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> Registration:
         """Register one pair.
 
         Args:
-            fixed, moving: paths, or arrays (H, W) or (H, W, 3) RGB, uint8 or float in [0, 1]; sizes may differ.
+            fixed, moving: paths, or arrays (H, W) or (H, W, 3) RGB, uint8, uint16 or float; sizes may differ.
 
         Returns:
             The result in original pixels of both images. A pair that cannot be registered has status "failed" and a reason.
@@ -90,10 +99,7 @@ def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)) or min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
                          "side needed.")
-    gray = image[..., 1] if image.ndim == 3 else image
-    gray = gray.astype(np.float32) / (255.0 if image.dtype == np.uint8 else 1.0)
-    if not np.isfinite(gray).all():
-        raise InputError("the given image holds NaN or infinite pixels.")
+    gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, "the given image")
     check_content(gray, "the given image")
     return gray
 
@@ -157,6 +163,18 @@ def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Regi
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a name can be a folder on any system and cannot leave its parent."""
+    return (0 < len(name.encode("utf-8", "replace")) <= 200 and not FORBIDDEN_IN_NAMES.search(name)
+            and not name.startswith(".") and name == name.strip(" .") and name.lower() not in RESERVED_NAMES)
+
+
+def pair_name(fixed: str, moving: str) -> str:
+    """Id of a pair given without one: both file names, without what no folder may be called."""
+    stems = [re.sub(r"[^\w-]+", "_", Path(path).stem)[:48] for path in (fixed, moving)]
+    return "_".join(stems).strip("_") or "pair"
+
+
 def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -> dict[str, object]:
     """Register one row and write its files. Whatever is wrong with the row becomes its ``reason``.
 
@@ -169,11 +187,11 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
     failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
         "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
     try:
-        if not PLAIN_NAME.fullmatch(row.id) or row.id == RESULTS_NAME:
+        if not is_plain_name(row.id):
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
-        if row.id in seen:
+        if row.id.casefold() in seen:
             raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
-        seen.add(row.id)
+        seen.add(row.id.casefold())
         for name in PAIR_FILES:
             # What an earlier attempt left must not stand beside a failure.
             (out / row.id / name).unlink(missing_ok=True)
@@ -185,6 +203,10 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
         write_pair(out / row.id, row, result, registrar)
     except (InputError, OSError) as error:
         return failed | {"reason": str(error)}
+    except Exception as error:
+        # A batch of a night must not end with one pair; the fault is ours, so it is shown in full.
+        traceback.print_exc()
+        return failed | {"reason": f"internal error, please report it: {type(error).__name__}: {error}"}
     return record
 
 
@@ -220,18 +242,18 @@ def main() -> None:
     if args.pairs:
         rows = read_pairs(args.pairs)
     else:
-        rows = [PairRow(f"{Path(args.fixed).stem}_{Path(args.moving).stem}", args.fixed, args.moving, {})]
+        rows = [PairRow(pair_name(args.fixed, args.moving), args.fixed, args.moving, {})]
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
     out, records, seen = Path(args.out), [], set()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file; give a folder.")
     extra = list(rows[0].extra) if rows else []
+    try:
+        write_results(out / RESULTS_NAME, [], extra)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to ({error}); give another folder.") from error
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
         records.append(process_row(row, registrar, out, seen))
         write_results(out / RESULTS_NAME, records, extra)
         tqdm.write(f"{row.id}: {records[-1]['status']}" + (f" ({records[-1]['reason']})" if records[-1]["reason"] else ""))
-    if not rows:
-        write_results(out / RESULTS_NAME, [], [])
     n_ok = sum(record["status"] == "ok" for record in records)
     print(f"{n_ok} of {len(records)} pairs registered; see {out / 'results.csv'}")
 

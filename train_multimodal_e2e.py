@@ -32,6 +32,7 @@ from model.factory import ModelSettings, build_model, describe_model, load_pretr
 from model.keypoints import extract_keypoints, sample_descriptors
 from model.registration import MatchSettings, SuperRetinaMatcher
 from model.super_retina_multimodal import SuperRetinaMultimodal
+from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml, to_plain
 from utils.device import DEVICES
 from utils.engine import (
@@ -46,6 +47,9 @@ from utils.engine import (
 from utils.errors import InputError, run_script
 from utils.geometry import Plausibility
 from utils.validation import ValidationSettings, Validator
+
+DEFAULT_CONFIG = "configs/superretina_lite.yaml"
+DEFAULT_DATA = "data/generated"
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES), help="kinds of pairs")
     parser.add_argument("--name", default="e2e", help="name of the run")
-    parser.add_argument("--config", default="configs/superretina_lite.yaml")
-    parser.add_argument("--data", default="data/generated", help="generated data (README, section 'Your own data')")
+    parser.add_argument("--config", help=f"settings (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--data", help=f"generated data, see README, 'Your own data' (default: {DEFAULT_DATA})")
     parser.add_argument("--val_data", nargs="+", default=[], help="folders of real landmark pairs, validated every epoch")
     parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of --val_data")
     parser.add_argument("--save", default="save", help="folder of all runs")
@@ -94,6 +98,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--img_size", type=int, help="side of the square training views, pixels")
     parser.add_argument("--lr", type=float, help="largest learning rate")
     parser.add_argument("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
+    parser.add_argument("--views_per_sample", type=int, help="views of each sample per epoch")
     parser.add_argument("--workers", type=int, help="data loading processes")
     parser.add_argument("--seed", type=int, help="of weights, split and views")
     parser.add_argument("--device", default="auto", choices=DEVICES)
@@ -105,46 +110,87 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def resolve_config(args: argparse.Namespace) -> Config:
-    """The config file with the arguments on top of it.
+def resolve_config(args: argparse.Namespace, saved: dict | None = None) -> Config:
+    """The config file with the arguments on top of it; of a resumed run, the checkpoint's config.
+
+    Args:
+        saved: ``config`` of the checkpoint that is resumed.
 
     Raises:
-        InputError: unknown keys, or impossible values.
+        InputError: unknown keys, impossible values, or arguments that differ from the run that is resumed.
     """
-    config = build(Config, read_yaml(args.config), args.config)
+    source = args.config or DEFAULT_CONFIG
+    if saved is not None and not args.config:
+        config = build(Config, saved["settings"], str(args.resume))
+    else:
+        config = build(Config, read_yaml(source), source)
 
     def given(**values: object) -> dict:
         return {name: value for name, value in values.items() if value is not None}
     config = replace(
         config,
         train=replace(config.train, **given(epochs=args.epoch, batch_size=args.batch_size, lr=args.lr,
-                                            workers=args.workers)),
+                                            workers=args.workers, views_per_sample=args.views_per_sample)),
         view=replace(config.view, **given(img_size=args.img_size, rotation_deg=args.rotation)), **given(seed=args.seed))
-    try:
-        multiple = build_model(config.model).size_multiple
-    except InputError as error:
-        raise InputError(f"{args.config}: {error}") from error
-    if not config.view.img_size or config.view.img_size < 0 or config.view.img_size % multiple:
-        raise InputError(f"--img_size {config.view.img_size}: must be a multiple of {multiple} for this network.")
-    if min(config.train.epochs, config.train.batch_size) < 1 or config.train.lr <= 0 or config.train.workers < 0:
-        raise InputError("--epoch and --batch_size must be at least 1, --lr above 0, --workers at least 0.")
-    if not 0 <= config.view.rotation_deg <= 180:
-        raise InputError(f"--rotation {config.view.rotation_deg:g}: must lie between 0 and 180 degrees.")
+    if saved is not None:
+        # The number of workers changes nothing but the speed.
+        as_saved = replace(config, train=replace(config.train, workers=saved["settings"]["train"]["workers"]))
+        changed = differences(saved["settings"], to_plain(as_saved))
+        if changed:
+            raise InputError(f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments out, or start "
+                             "a new run from its weights with --pretrained.")
+    check_config(config, source)
     return config
 
 
-def make_data(args: argparse.Namespace, config: Config,
-              run_dir: Path | None) -> tuple[GeneratedPairs, GeneratedPairs]:
-    """Training and validation views; ``run_dir`` receives the split manifest (None on all processes but the first)."""
-    samples, lacking = discover_samples(args.data, args.mode)
+def differences(old: dict, new: dict, where: str = "") -> list[str]:
+    """What differs between two nested settings, one line each."""
+    lines = []
+    for name in new:
+        if isinstance(new[name], dict):
+            lines += differences(old.get(name, {}), new[name], f"{where}{name}.")
+        elif old.get(name) != new[name]:
+            lines.append(f"{where}{name} was {old.get(name)} and is now {new[name]}")
+    return lines
+
+
+def check_config(config: Config, source: str) -> None:
+    """Refuse impossible values.
+
+    Raises:
+        InputError
+    """
+    try:
+        multiple = build_model(config.model).size_multiple
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    if not config.view.img_size or config.view.img_size < 0 or config.view.img_size % multiple:
+        raise InputError(f"--img_size {config.view.img_size}: must be a multiple of {multiple} for this network.")
+    train = config.train
+    if min(train.epochs, train.batch_size, train.views_per_sample, config.validation.views) < 1 or train.workers < 0:
+        raise InputError("--epoch, --batch_size, --views_per_sample and validation.views must be at least 1, --workers at "
+                         "least 0.")
+    if not (0 < train.lr < float("inf")) or config.seed < 0:
+        raise InputError("--lr must be a number above 0, --seed at least 0.")
+    if min(*config.view.scale, *config.view.zoom, *config.validation.scale) <= 0 or config.view.long_side < 32:
+        raise InputError(f"{source}: scales and zooms must be above 0, view.long_side at least 32.")
+    if not 0 <= config.view.rotation_deg <= 180:
+        raise InputError(f"--rotation {config.view.rotation_deg:g}: must lie between 0 and 180 degrees.")
+
+
+def find_data(root: str, modes: list[str], config: Config) -> tuple[list[Sample], dict[str, list[str]]]:
+    """All samples, and which eyes train, validate and test."""
+    samples, lacking = discover_samples(root, modes)
     for line in lacking[:5]:
         print(f"left out: {line}")
     if len(lacking) > 5:
         print(f"left out: {len(lacking) - 5} more samples that lack a file")
-    split = split_by_eye([sample.eye for sample in samples], config.data.val_test_share, config.seed)
-    if run_dir is not None:
-        write_manifest(run_dir / "split.yaml", args.data, config.seed, split)
+    return samples, split_by_eye([sample.eye for sample in samples], config.data.val_test_share, config.seed)
 
+
+def make_data(samples: list[Sample], split: dict[str, list[str]],
+              config: Config) -> tuple[GeneratedPairs, GeneratedPairs]:
+    """Training and validation views."""
     def part(name: str) -> list[Sample]:
         return [sample for sample in samples if sample.eye in set(split[name])]
     sigma = config.loss.junction_sigma_px
@@ -153,7 +199,9 @@ def make_data(args: argparse.Namespace, config: Config,
     checks = config.validation
     whole = ViewGeometry(img_size=None, long_side=config.match.long_side, rotation_deg=checks.rotation_deg,
                          scale=checks.scale, translation=checks.translation, shear=0.0, mirror=False)
-    return train, GeneratedPairs(part("val"), whole, None, checks.seed, sigma, config.data.cache_mb)
+    # Eye by eye, all modes of each: the first views that a validation takes are of every mode.
+    val = sorted(part("val"), key=lambda sample: split["val"].index(sample.eye))
+    return train, GeneratedPairs(val, whole, None, checks.seed, sigma, config.data.cache_mb)
 
 
 def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjective:
@@ -166,9 +214,9 @@ def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjecti
                                                                   pke.max_candidates, allowed, pke.border_px))
 
 
-def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultimodal, train: GeneratedPairs,
-              val: GeneratedPairs, device: torch.device) -> TrainingTask:
-    """Compose model, data and objective into what the engine trains."""
+def make_task(args: argparse.Namespace, config: Config, record: dict, model: SuperRetinaMultimodal,
+              train: GeneratedPairs, val: GeneratedPairs, device: torch.device) -> TrainingTask:
+    """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
     objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
     real = []
     for folder in args.val_data:
@@ -181,39 +229,60 @@ def make_task(args: argparse.Namespace, config: Config, model: SuperRetinaMultim
     def step(network: torch.nn.Module, batch: dict) -> StepOutput:
         fixed, moving = network(batch["fixed_image"], batch["moving_image"])
         result = objective(fixed, moving, batch, value_map)
-        return StepOutput(result.losses, result.counts, result.observations)
+        return StepOutput(result.losses, result.n_valid, result.counts, result.observations)
 
     validator = Validator(SuperRetinaMatcher(model, config.match, device), val, real, config.validation,
                           config.plausibility)
-    return TrainingTask(model, train, step, value_map.apply, validator, describe_model(config.model, config.match),
-                        to_plain(config), {"value_map": value_map}, value_map.statistics)
+    return TrainingTask(model, train, step, value_map.apply, validator,
+                        describe_model(config.model, config.match, config.plausibility), record,
+                        {"value_map": value_map}, value_map.statistics)
+
+
+def find_checkpoint(args: argparse.Namespace, run_dir: Path) -> Path | None:
+    """The checkpoint to resume, or None for a new run.
+
+    Raises:
+        InputError: nothing to resume, or a new run where there is one already.
+    """
+    latest = run_dir / "latest.pth"
+    path = latest if args.resume == "latest" else args.resume and Path(args.resume)
+    if path and not path.is_file():
+        raise InputError(f"{path}: nothing to resume; check --mode, --name and --save, or leave --resume out.")
+    if latest.exists() and (not path or path.resolve().parent != run_dir.resolve()):
+        raise InputError(f"{run_dir}: already holds a run; continue it with --resume, or choose another --name.")
+    return path or None
 
 
 def main() -> None:
     """Arguments, data, model, objective, engine."""
     args = get_args_parser().parse_args()
-    config = resolve_config(args)
-    fabric = make_fabric(args.device, args.precision)
     run_dir = Path(args.save) / "_".join(args.mode) / args.name
-    resume_from = run_dir / "latest.pth" if args.resume == "latest" else args.resume and Path(args.resume)
-    if resume_from and not resume_from.is_file():
-        raise InputError(f"{resume_from}: nothing to resume; check --mode, --name and --save, or leave --resume out.")
-    if not resume_from and (run_dir / "latest.pth").exists():
-        raise InputError(f"{run_dir}: already holds a run; continue it with --resume, or choose another --name.")
+    checkpoint = find_checkpoint(args, run_dir)
+    saved = read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None
+    config = resolve_config(args, saved)
+    root = args.data or (saved["data"] if saved else DEFAULT_DATA)
+    fabric = make_fabric(args.device, args.precision)
 
-    train, val = make_data(args, config, run_dir if fabric.is_global_zero else None)
+    samples, split = find_data(root, args.mode, config)
+    if saved and (saved["split"] != split or saved["mode"] != args.mode):
+        raise InputError(f"{root}: eyes or --mode are not those of the run in {checkpoint}; resume with the same data, or "
+                         "start a new run from its weights with --pretrained.")
+    train, val = make_data(samples, split, config)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if args.pretrained:
         print(load_pretrained(model, args.pretrained))
-    task = make_task(args, config, model, train, val, fabric.device)
+    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split}
+    task = make_task(args, config, record, model, train, val, fabric.device)
     engine = Engine(fabric, task, config.train, run_dir, config.seed, args.overfit)
-    if resume_from:
-        engine.resume(resume_from)
+    if checkpoint:
+        engine.resume(checkpoint)
     if fabric.is_global_zero:
-        write_run_config(run_dir, {"arguments": vars(args), "config": to_plain(config)})
-        print(f"{len(train)} training samples, {sum(p.numel() for p in model.parameters()):,} parameters, "
-              f"device {fabric.device}, run folder {run_dir}")
+        write_manifest(run_dir / "split.yaml", root, config.seed, split)
+        write_run_config(run_dir, {"arguments": vars(args), "settings": to_plain(config)})
+        print(f"{len(train)} training samples, {config.train.views_per_sample} views of each per epoch = "
+              f"{len(engine.batches)} steps; {sum(p.numel() for p in model.parameters()):,} parameters; device "
+              f"{fabric.device}; run folder {run_dir}")
     engine.fit()
 
 

@@ -172,6 +172,8 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
             raise InputError(f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
                              f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
                              "or regenerate it.")
+    if not mask.any():
+        raise InputError(f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder.")
     if mask.mean() > MAX_VESSEL_SHARE:
         raise InputError(f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
                          "so invert the mask.")

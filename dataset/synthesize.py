@@ -1,6 +1,6 @@
 """Write a *generated* data set: perfectly aligned CF, FA, OCT and OCTA pictures with vessel masks, from nothing.
 
-    python -m dataset.synthesize --out data/generated --eyes 60
+    python -m dataset.synthesize --out data/generated --eyes 120
     python -m dataset.synthesize --out data/generated_real_cf --from_cf data/cf_vessel --eyes 70
 
 The second form starts from real colour photographs with vessel masks and renders only the other modalities.
@@ -496,7 +496,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line entry. Returns the exit code: 0, or 2 for a user's fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/generated"), help="folder of the set")
-    parser.add_argument("--eyes", type=int, help="eyes to write (default 60; with --from_cf all photographs)")
+    parser.add_argument("--eyes", type=int, help="eyes to write (default 120; with --from_cf all photographs)")
     parser.add_argument("--visits", type=int, default=1, help="renderings of each eye (letters A, B, ...)")
     parser.add_argument("--size", type=int, default=512, help="side of all pictures in pixels")
     parser.add_argument("--seed", type=int, default=0)
@@ -505,7 +505,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a different synthesised set")
     parser.add_argument("--show", type=Path, metavar="SHEET.png", help="also write a contact sheet of the first 12")
     given = parser.parse_args(arguments)
-    eyes = given.eyes if given.eyes is not None else (60 if given.from_cf is None else 10**6)
+    eyes = given.eyes if given.eyes is not None else (120 if given.from_cf is None else 10**6)
     try:
         ids = write_generated_set(given.out, eyes, given.seed, given.size, given.visits, given.processes, given.from_cf,
                                   given.overwrite)

@@ -32,14 +32,16 @@ class Term(NamedTuple):
         return int((~self.valid).sum())
 
 
-def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> Term:
+def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor,
+              smoothing: float = DICE_SMOOTHING) -> Term:
     """Soft Dice loss inside a valid region, as in SuperRetina (ECCV 2022, the detector's classification loss).
 
-    ``1 - (2 sum(p t) + s) / (sum(p p) + sum(t t) + s)``, sums over valid pixels, s = 1 against empty targets.
+    ``1 - (2 sum(p t) + s) / (sum(p p) + sum(t t) + s)``, sums over valid pixels.
 
     Args:
         prediction, target: (B, 1, H, W) in [0, 1]. Gradients flow into both.
         valid: (B, 1, H, W), 0 or 1.
+        smoothing: s, in pixels; keeps an empty target from asking for exactly nothing.
 
     Returns:
         Per-sample values in [0, 1]; a sample without a valid pixel is empty.
@@ -48,7 +50,7 @@ def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tenso
     overlap = (prediction * target * valid).sum(dims)
     size = ((prediction**2 + target**2) * valid).sum(dims)
     has_pixels = valid.sum(dims) > 0
-    loss = 1.0 - (2.0 * overlap + DICE_SMOOTHING) / (size + DICE_SMOOTHING)
+    loss = 1.0 - (2.0 * overlap + smoothing) / (size + smoothing)
     return Term(loss * has_pixels, has_pixels)
 
 

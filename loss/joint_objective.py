@@ -58,10 +58,20 @@ class ObjectiveSettings:
                              f"{', '.join(DESCRIPTOR_OBJECTIVES)}.")
 
 
+class AdmittedPlaces(NamedTuple):
+    """Admitted places of a batch: per sample (N, 2), in fixed, in moving and (those that both show) in fixed pixels."""
+
+    in_fixed: list[torch.Tensor]
+    in_moving: list[torch.Tensor]
+    in_both: list[torch.Tensor]
+
+
 class ObjectiveResult(NamedTuple):
-    """Loss terms with ``total`` (scalars with graph), counts for the log, and what the value map should learn."""
+    """Loss terms with ``total`` (scalars with graph), how many samples had something to say to each term, counts for the
+    log, and what the value map should learn."""
 
     losses: dict[str, torch.Tensor]
+    n_valid: dict[str, int]
     counts: dict[str, float]
     observations: list[Observation]
 
@@ -91,45 +101,49 @@ class JointObjective:
         """
         H_fix_to_mov = batch["H_fix_to_mov"]
         overlap = valid_overlap(H_fix_to_mov, batch["fixed_fov"], batch["moving_fov"])
-        admitted = self._places_in_view(batch, value_map, overlap)
-        admitted_moving = [warp_points(points, H) for points, H in zip(admitted, H_fix_to_mov, strict=True)]
+        places = self._admitted_places(batch, value_map, overlap)
         terms = {
-            "det": self._detector_term(fixed_features, moving_features, batch, admitted, admitted_moving),
-            "des": self._descriptor_term(fixed_features, moving_features, batch, admitted),
+            "det": self._detector_term(fixed_features, moving_features, batch, places),
+            "des": self._descriptor_term(fixed_features, moving_features, batch, places),
             "geo": geometric_loss(fixed_features.detector, moving_features.detector, H_fix_to_mov, overlap),
-            "pke": self._pke_term(fixed_features, moving_features, batch, admitted, admitted_moving),
+            "pke": self._pke_term(fixed_features, moving_features, batch, places),
         }
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = sum(self.settings.weights[name] * losses[name] for name in terms)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
-        counts["pke_labels"] = float(sum(len(points) for points in admitted))
+        counts["pke_labels"] = float(sum(len(points) for points in places.in_both))
         with torch.no_grad():
             observations, pke_counts = self._observe(fixed_features, moving_features, batch, value_map, overlap)
-        return ObjectiveResult(losses, counts | pke_counts, observations)
+        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
+        return ObjectiveResult(losses, n_valid, counts | pke_counts, observations)
 
-    def _places_in_view(self, batch: dict, value_map: ValueMap, overlap: torch.Tensor) -> list[torch.Tensor]:
-        """Admitted places of each sample that this view shows, in fixed pixels."""
-        found = []
+    def _admitted_places(self, batch: dict, value_map: ValueMap, overlap: torch.Tensor) -> AdmittedPlaces:
+        """Admitted places that each view shows. One that only one of the images shows is a keypoint of that one."""
+        places = AdmittedPlaces([], [], [])
         for index, key in enumerate(batch["key"]):
-            points = _own_to_fixed(value_map.admitted(key), batch["H_fix_to_own"][index])
-            found.append(points[_in_mask(points, overlap[index])])
-        return found
+            in_fixed = _own_to_fixed(value_map.admitted(key), batch["H_fix_to_own"][index])
+            in_moving = warp_points(in_fixed, batch["H_fix_to_mov"][index])
+            places.in_both.append(in_fixed[_in_mask(in_fixed, overlap[index])])
+            places.in_fixed.append(in_fixed[_in_mask(in_fixed, batch["fixed_fov"][index])])
+            places.in_moving.append(in_moving[_in_mask(in_moving, batch["moving_fov"][index])])
+        return places
 
-    def _detector_term(self, fixed, moving, batch, admitted, admitted_moving) -> Term:
+    def _detector_term(self, fixed, moving, batch: dict, places: AdmittedPlaces) -> Term:
         # Admitted places are keypoints by L_pke; the seed labels, which lack them, must not call them background.
-        fixed_known = draw_places(torch.zeros_like(batch["fixed_heatmap"]), admitted, 1.5 * self._sigma)
-        moving_known = draw_places(torch.zeros_like(batch["moving_heatmap"]), admitted_moving, 1.5 * self._sigma)
-        fixed_valid = batch["fixed_fov"] * ((fixed_known < 0.1) | (batch["fixed_heatmap"] > 0.05))
-        moving_valid = batch["moving_fov"] * ((moving_known < 0.1) | (batch["moving_heatmap"] > 0.05))
-        return detector_loss(fixed.detector, batch["fixed_heatmap"], fixed_valid,
-                             moving.detector, batch["moving_heatmap"], moving_valid)
+        valid = {}
+        for role, points in (("fixed", places.in_fixed), ("moving", places.in_moving)):
+            near_place = draw_places(torch.zeros_like(batch[f"{role}_heatmap"]), points, 1.5 * self._sigma) >= 0.1
+            is_seed = batch[f"{role}_heatmap"] > self.settings.pke.seed_heat
+            valid[role] = batch[f"{role}_fov"] * (~near_place | is_seed)
+        return detector_loss(fixed.detector, batch["fixed_heatmap"], valid["fixed"],
+                             moving.detector, batch["moving_heatmap"], valid["moving"])
 
     @property
     def _sigma(self) -> float:
         return self.settings.junction_sigma_px
 
-    def _descriptor_term(self, fixed, moving, batch, admitted) -> Term:
-        points, valid = _append_points(batch["anchors"], batch["anchor_valid"], admitted)
+    def _descriptor_term(self, fixed, moving, batch: dict, places: AdmittedPlaces) -> Term:
+        points, valid = _append_points(batch["anchors"], batch["anchor_valid"], places.in_both)
         fixed_descriptors = self.sample_descriptors(fixed.descriptors, points)
         moving_descriptors = self.sample_descriptors(moving.descriptors, warp_points(points, batch["H_fix_to_mov"]))
         own = ({"temperature": self.settings.temperature} if self.settings.descriptor == "infonce"
@@ -137,11 +151,12 @@ class JointObjective:
         return DESCRIPTOR_OBJECTIVES[self.settings.descriptor](
             fixed_descriptors, moving_descriptors, points, valid, ignore_px=self.settings.ignore_px, **own)
 
-    def _pke_term(self, fixed, moving, batch, admitted, admitted_moving) -> Term:
-        n_admitted = torch.tensor([len(points) for points in admitted], device=fixed.detector.device)
-        return pke_loss(fixed.detector, draw_places(batch["fixed_heatmap"], admitted, self._sigma), batch["fixed_fov"],
-                        moving.detector, draw_places(batch["moving_heatmap"], admitted_moving, self._sigma),
-                        batch["moving_fov"], n_admitted)
+    def _pke_term(self, fixed, moving, batch: dict, places: AdmittedPlaces) -> Term:
+        n_admitted = torch.tensor([len(a) + len(b) for a, b in zip(places.in_fixed, places.in_moving, strict=True)],
+                                  device=fixed.detector.device)
+        return pke_loss(fixed.detector, draw_places(batch["fixed_heatmap"], places.in_fixed, self._sigma),
+                        batch["fixed_fov"], moving.detector,
+                        draw_places(batch["moving_heatmap"], places.in_moving, self._sigma), batch["moving_fov"], n_admitted)
 
     def _observe(self, fixed, moving, batch, value_map, overlap) -> tuple[list[Observation], dict[str, float]]:
         """Test this batch's candidates; nothing is learnt here."""

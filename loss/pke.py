@@ -90,8 +90,8 @@ def passes_content_test(descriptors: torch.Tensor, mapped: torch.Tensor, moving_
     is_here = torch.cdist(mapped, moving_keypoints) <= max_reprojection_px
     here = distance.masked_fill(~is_here, float("inf")).amin(1)
     elsewhere = distance.masked_fill(is_here, float("inf")).amin(1)
-    # inf < inf is false: a candidate with no detection at its place fails.
-    return here < max_distance_ratio * elsewhere
+    # inf < inf is false: a candidate with no detection at its place fails; so does one with nothing to be compared with.
+    return (here < max_distance_ratio * elsewhere) & torch.isfinite(elsewhere)
 
 
 def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: float) -> torch.Tensor:

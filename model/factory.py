@@ -12,6 +12,7 @@ from model.super_retina_multimodal import SuperRetinaMultimodal
 from utils.checkpoint import FORMAT, load_strictly, read_checkpoint, read_torch_file
 from utils.config import build, to_plain
 from utils.errors import InputError
+from utils.geometry import Plausibility
 
 KIND = "superretina_multimodal"
 # The official checkpoint is flat; these layers belong to our decoder, all others to the encoder.
@@ -35,13 +36,15 @@ def build_model(settings: ModelSettings) -> SuperRetinaMultimodal:
     return SuperRetinaMultimodal(**to_plain(settings))
 
 
-def describe_model(settings: ModelSettings, match_settings: MatchSettings) -> dict[str, Any]:
-    """The part of a checkpoint from which the model rebuilds itself."""
-    return {"kind": KIND, "model_settings": to_plain(settings), "match_settings": to_plain(match_settings)}
+def describe_model(settings: ModelSettings, match_settings: MatchSettings,
+                   plausibility: Plausibility | None = None) -> dict[str, Any]:
+    """The part of a checkpoint from which the model rebuilds itself, and registers as it was validated."""
+    return {"kind": KIND, "model_settings": to_plain(settings), "match_settings": to_plain(match_settings),
+            "plausibility": to_plain(plausibility or Plausibility())}
 
 
 def load_matcher(path: str | Path, device: torch.device | str = "cpu",
-                 long_side: int | None = None) -> tuple[SuperRetinaMatcher, str]:
+                 long_side: int | None = None) -> tuple[SuperRetinaMatcher, Plausibility]:
     """A ready matcher from a checkpoint alone.
 
     Args:
@@ -50,21 +53,22 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
         long_side: working size in place of the checkpoint's.
 
     Returns:
-        The matcher, and a line for the log.
+        The matcher, and the limits on its transforms.
 
     Raises:
         InputError: unreadable checkpoint, another kind of model, unmatched keys.
     """
-    content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "model"))
+    content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "plausibility", "model"))
     if content.get("kind") != KIND:
         raise InputError(f"{path}: holds a model of kind '{content.get('kind')}', not '{KIND}'.")
     model = build_model(build(ModelSettings, content["model_settings"], f"{path}: model_settings"))
-    report = load_strictly(model, content["model"], path)
+    load_strictly(model, content["model"], path)
     match_settings = dict(content["match_settings"])
     if long_side is not None:
         match_settings["long_side"] = long_side
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return SuperRetinaMatcher(model, build(MatchSettings, match_settings, f"{path}: match_settings"), device), report
+    matcher = SuperRetinaMatcher(model, build(MatchSettings, match_settings, f"{path}: match_settings"), device)
+    return matcher, build(Plausibility, content["plausibility"], f"{path}: plausibility")
 
 
 def load_pretrained(model: SuperRetinaMultimodal, path: str | Path) -> str:
@@ -78,7 +82,11 @@ def load_pretrained(model: SuperRetinaMultimodal, path: str | Path) -> str:
     """
     content = read_torch_file(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        return load_strictly(model, read_checkpoint(path, ["model"])["model"], path)
+        ours = read_checkpoint(path, ["model", "model_settings"])
+        if ours["model_settings"] != model.arguments:
+            raise InputError(f"{path}: its weights do not fit this architecture: it was trained with {ours['model_settings']}, "
+                             f"not {model.arguments}. Use the config it was trained with.")
+        return load_strictly(model, ours["model"], path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: neither a checkpoint of this project nor SuperRetina weights.")
     state = content.get("net", content)

@@ -165,6 +165,7 @@ class SuperRetinaMultimodal(nn.Module):
         descriptor_dim: length of a descriptor (lite only; the published network has 256).
 
     Attributes:
+        arguments: what the network was built from.
         descriptor_stride: image pixels per cell of the descriptor map.
         size_multiple: height and width of the images must be multiples of this.
     """
@@ -173,6 +174,8 @@ class SuperRetinaMultimodal(nn.Module):
                  ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6), widths: Sequence[int] = (16, 32, 64, 96, 96),
                  descriptor_dim: int = 64) -> None:
         super().__init__()
+        self.arguments = {"architecture": architecture, "encoders": encoders, "stem": stem,
+                          "ridge_sigmas": list(ridge_sigmas), "widths": list(widths), "descriptor_dim": descriptor_dim}
         if encoders not in ("shared", "dual"):
             raise InputError(f"model.encoders: '{encoders}' is unknown; choose 'shared' or 'dual'.")
         if architecture == "lite":

@@ -76,6 +76,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{where}: must be a mapping, not {value!r}.")
         return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is float and isinstance(value, str):
+        # YAML takes 1e-3 (without a point) for text.
+        try:
+            return float(value)
+        except ValueError:
+            raise InputError(f"{where}: must be float, not {value!r}.") from None
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

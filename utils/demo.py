@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 from dataset.generated_pairs import read_manifest
+from utils.checkpoint import read_checkpoint
 from utils.geometry import affine_about, image_centre
 from utils.image_io import read_gray, write_image
 from utils.pictures import register_onto_fixed
 
-EYES = 120
+EYES, EPOCHS = 120, 5
 
 
 def run(*command: object) -> float:
@@ -65,13 +66,12 @@ def main() -> None:
 
     run("-m", "dataset.synthesize", "--out", args.data, "--eyes", EYES, "--processes", 2)
     seconds = 0.0
-    resume = ["--resume"] if (args.run / "latest.pth").exists() else []
-    if resume and (args.run / "finished").exists():
+    latest = args.run / "latest.pth"
+    if latest.exists() and read_checkpoint(latest, ["epoch"])["epoch"] >= EPOCHS:
         print(f"\n{args.run} is trained already; delete it to train again.")
     else:
-        seconds = run("train_multimodal_e2e.py", "--epoch", 5, "--mode", mode, "--name", name, "--save", save,
-                      "--data", args.data, *resume)
-        (args.run / "finished").touch()
+        seconds = run("train_multimodal_e2e.py", "--epoch", EPOCHS, "--mode", mode, "--name", name, "--save", save,
+                      "--data", args.data, *(["--resume"] if latest.exists() else []))
 
     real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
     fixed, moving = real_example(real) or turned_example(args.data, args.run / "split.yaml", results / "example")
@@ -84,7 +84,7 @@ def main() -> None:
         print(f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data').")
 
     print(f"\nDone{f'; the training took {seconds / 60:.1f} minutes' if seconds else ''}. Look at:")
-    for path, what in ((args.run / "curves.png", "training curves"), (args.run / "epoch5", "pictures after epoch 5"),
+    for path, what in ((args.run / "curves.png", "training curves"), (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
                        (args.run / "validation_log.txt", "every validation pair"),
                        (results / "registered", "a registered pair, with transform.json"),
                        (results, "figures: */metrics.json, */pairs.csv; pictures: */pictures")):

@@ -34,10 +34,12 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 class StepOutput(NamedTuple):
-    """One training step: named loss terms with ``total`` (scalars with graph), counts for the log, and anything that
-    the task wants back once the step is done on all processes."""
+    """One training step: named loss terms with ``total`` (means over the batch, with graph), how many samples of the batch
+    had something to say to each term, counts for the log, and anything that the task wants back once the step is done
+    on all processes."""
 
     losses: dict[str, torch.Tensor]
+    n_valid: dict[str, int]
     counts: dict[str, float]
     observations: list[Any]
 
@@ -216,10 +218,12 @@ class Engine:
             self._writer.close()
 
     def _train_one_epoch(self, epoch: int) -> tuple[dict[str, float], str]:
-        """All steps of an epoch. Returns the mean of every term and count, and the line for the log."""
+        """All steps of an epoch. Returns the mean of every term over the samples that had something to say to it, the
+        mean of every count over the steps, and both as a line for the log."""
         self.model.train()
         self.batches.epoch = 1 if self.overfit else epoch
         sums: dict[str, float] = {}
+        shares: dict[str, float] = {}
         waited, start = 0.0, time.perf_counter()
         progress = tqdm(self._batches_of_epoch(), total=len(self.batches), desc=f"epoch {epoch}", unit="step",
                         disable=not self.fabric.is_global_zero, dynamic_ncols=True, mininterval=1.0)
@@ -229,10 +233,14 @@ class Engine:
             output = self._train_one_step(batch, f"epoch {epoch}, step {progress.n + 1}")
             for name, value in {**output.losses, **output.counts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
+                share = output.n_valid.get(name, len(batch["key"])) / len(batch["key"])
+                shares[name] = shares.get(name, 0.0) + share
             progress.set_postfix(loss=f"{float(output.losses['total']):.3f}", refresh=False)
             asked = time.perf_counter()
         seconds = time.perf_counter() - start
-        terms = {name: value / len(self.batches) for name, value in self._mean_over_processes(sums).items()}
+        sums, shares = self._mean_over_processes(sums), self._mean_over_processes(shares)
+        # A term that no sample contributed to is zero.
+        terms = {name: value / max(shares[name], 1e-9) for name, value in sums.items()}
         terms |= {f"map_{name}": float(value) for name, value in self.task.statistics().items()}
         terms |= {"lr": self.scheduler.get_last_lr()[0], "waiting_share": waited / seconds,
                   "pairs_per_second": len(self.batches) * self.settings.batch_size / seconds}
@@ -260,7 +268,7 @@ class Engine:
         self.scheduler.step()
         self.task.learn(self._observations_of_all(output.observations))
         detached = {name: value.detach() for name, value in output.losses.items()}
-        return StepOutput(detached, output.counts | {"gradient_norm": float(norm)}, [])
+        return StepOutput(detached, output.n_valid, output.counts | {"gradient_norm": float(norm)}, [])
 
     # --- several processes -------------------------------------------------------------------------------------------
 
@@ -337,7 +345,9 @@ class Engine:
             part.load_state_dict(content["extra"][name])
         torch.set_rng_state(content["random_state"])
         self.finished_epochs, self.history = int(content["epoch"]), list(content["history"])
-        self.best_score = float(content["best_score"])
+        # best.pth of another folder stays there: here the next epoch is the best so far.
+        same_folder = path.resolve().parent == self.run_dir.resolve()
+        self.best_score = float(content["best_score"]) if same_folder else -float("inf")
         if self.finished_epochs >= self.settings.epochs:
             raise InputError(f"{path}: the run is complete ({self.finished_epochs} epochs); raise --epoch only in a new run "
                              "(--pretrained), or evaluate it.")

@@ -51,18 +51,26 @@ def _is_truncated(path: Path, data: np.ndarray) -> bool:
     return False
 
 
-def _to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
+def to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
     """Scale to float32 [0, 1]: by the type's maximum for 8 bit, by the image's own range for deeper data.
 
-    Twelve-bit cameras store their range in 16-bit files, so dividing by 65535 would leave those images almost black.
+    Twelve-bit cameras store their range in 16-bit files, so dividing by 65535 would leave those images almost black;
+    a single hot pixel must not darken the rest either, so the range is that of all but a thousandth at each end.
+
+    Raises:
+        InputError: NaN or infinite pixels.
     """
     if image.dtype == np.uint8:
         return image.astype(np.float32) / 255.0
     values = image.astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds NaN or infinite pixels; export the image again.")
-    low, high = float(values.min()), float(values.max())
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    if np.issubdtype(image.dtype, np.floating) and values.min() >= 0.0 and values.max() <= 1.0:
+        return values
+    low, high = (float(value) for value in np.percentile(values, [0.1, 99.9]))
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    return np.clip((values - low) / (high - low), 0.0, 1.0) if high > low else np.zeros_like(values)
 
 
 def check_content(image: np.ndarray, path: str | Path) -> None:
@@ -87,7 +95,7 @@ def read_gray(path: str | Path) -> np.ndarray:
     image = _decode(path)
     if image.ndim == 3:
         image = image[..., 1] if image.shape[2] >= 3 else image[..., 0]
-    gray = _to_unit_range(image, path)
+    gray = to_unit_range(image, path)
     check_content(gray, path)
     return np.ascontiguousarray(gray)
 
@@ -103,13 +111,14 @@ def read_color(path: str | Path) -> np.ndarray:
         image = np.repeat(image[..., None], 3, axis=2)
     elif image.shape[2] == 2:
         image = np.repeat(image[..., :1], 3, axis=2)
-    color = _to_unit_range(image[..., :3], path)
+    color = to_unit_range(image[..., :3], path)
     check_content(color, path)
     return np.ascontiguousarray(color[..., ::-1])
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a binary mask. Returns (H, W) bool, True where the stored value exceeds half of its range.
+    """Read a binary mask. Returns (H, W) bool, True where the stored value exceeds half of the largest one: files hold
+    0 and 255, or 0 and 1, or 0 and 65535.
 
     Raises:
         InputError: unreadable or truncated file. A blank mask is allowed: whether that is sensible is the caller's.
@@ -117,7 +126,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     image = _decode(path)
     if image.ndim == 3:
         image = image[..., :3].max(axis=2)
-    return _to_unit_range(image, path) > 0.5
+    return image > 0.5 * float(image.max())
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Validation of a matcher during training: on generated pairs with exact truth, and on real landmark pairs."""
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import RealPair
 from model.registration import Matcher, Registration, register_pair
 from utils.engine import ValidationReport
-from utils.geometry import Plausibility
+from utils.geometry import Plausibility, valid_overlap
 from utils.image_io import write_image
 from utils.metrics import area_under_curve, corner_error, median_with_failures, pair_error
 from utils.pictures import checkerboard, draw_keypoints, draw_matches, register_onto_fixed
@@ -43,17 +43,20 @@ class PairScore:
     """One validated pair: its log line and its figures; ``mse`` is NaN for real pairs, which have no aligned image."""
 
     key: str
+    mode: str
     error: float
     mse: float
-    registration: Registration = field(repr=False)
+    n_matches: int
+    n_inliers: int
+    status: str
+    reason: str
 
     def line(self) -> str:
         """The pair's line in ``validation_log.txt``."""
-        result = self.registration
         mse = "" if np.isnan(self.mse) else f"  mse {self.mse:.5f}"
-        reason = f" ({result.reason})" if result.reason else ""
-        return (f"{self.key}: error {self.error:.2f}{mse}  matches {result.n_matches}  inliers {result.n_inliers}  "
-                f"{result.status}{reason}")
+        reason = f" ({self.reason})" if self.reason else ""
+        return (f"{self.key}: error {self.error:.2f}{mse}  matches {self.n_matches}  inliers {self.n_inliers}  "
+                f"{self.status}{reason}")
 
 
 def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration) -> None:
@@ -83,7 +86,8 @@ def registration_mse(H_fix_to_mov: np.ndarray | None, moving: np.ndarray, aligne
 
     Args:
         H_fix_to_mov: estimate; a failed pair is scored as if nothing had been done (identity).
-        moving: (H, W); aligned: (H, W) in the fixed frame; valid: (H, W), where the truth is known.
+        moving: (H, W); aligned: (H, W) in the fixed frame; valid: (H, W), where both images show retina: what the moving
+            image does not show, no registration can bring back.
     """
     H = np.eye(3) if H_fix_to_mov is None else H_fix_to_mov
     difference = (register_onto_fixed(moving, H, aligned.shape) - aligned)[valid > 0.5]
@@ -110,13 +114,18 @@ class Validator:
         """Register all validation pairs, write pictures, and sum up."""
         generated = [self._generated(index, folder)
                      for index in tqdm(range(self.settings.views), desc=f"validate {epoch}", unit="pair", leave=False)]
-        real = [self._real(index, pair, folder) for index, pair in enumerate(self.real)]
+        real = [self._real(index, pair, folder)
+                for index, pair in enumerate(tqdm(self.real, desc=f"validate {epoch}, real", unit="pair", leave=False))]
         errors = np.array([score.error for score in generated])
         summary = {"mse": float(np.mean([score.mse for score in generated])),
                    "corner_error": median_with_failures(errors), "AUC@10": area_under_curve(errors, 10.0),
                    "rate_generated": float((errors < SUCCESS_PX).mean()),
-                   "matches": float(np.mean([score.registration.n_matches for score in generated])),
-                   "inliers": float(np.mean([score.registration.n_inliers for score in generated]))}
+                   "matches": float(np.mean([score.n_matches for score in generated])),
+                   "inliers": float(np.mean([score.n_inliers for score in generated]))}
+        modes = sorted({score.mode for score in generated})
+        if len(modes) > 1:
+            summary |= {f"rate_{mode}": float(np.mean([score.error < SUCCESS_PX for score in generated if score.mode == mode]))
+                        for mode in modes}
         if real:
             landmark_errors = np.array([score.error for score in real])
             summary |= {"landmark_error": median_with_failures(landmark_errors),
@@ -135,12 +144,12 @@ class Validator:
         fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
         result = self._register(fixed, moving)
         error = corner_error(result.H_fix_to_mov, view["H_fix_to_mov"].double().numpy(), fixed.shape, moving.shape)
-        mse = registration_mse(result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(),
-                               view["fixed_fov"][0].numpy())
+        overlap = valid_overlap(view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None])
+        mse = registration_mse(result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(), overlap[0, 0].numpy())
         key = f"{view['key']}_{index:03d}"
         if index < self.settings.pictures:
             write_pair_pictures(folder, key, fixed, moving, result)
-        return PairScore(key, error, mse, result)
+        return _score(key, view["mode"], error, mse, result)
 
     def _real(self, index: int, pair: RealPair, folder: Path) -> PairScore:
         fixed, moving = pair.images()
@@ -148,4 +157,8 @@ class Validator:
         error = pair_error(result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, moving.shape).median
         if index < self.settings.pictures:
             write_pair_pictures(folder, f"real_{pair.key}", *pair.color_images(), result)
-        return PairScore(f"real_{pair.key}", error, float("nan"), result)
+        return _score(f"real_{pair.key}", "real", error, float("nan"), result)
+
+
+def _score(key: str, mode: str, error: float, mse: float, result: Registration) -> PairScore:
+    return PairScore(key, mode, error, mse, result.n_matches, result.n_inliers, result.status, result.reason)
