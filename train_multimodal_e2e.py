@@ -10,13 +10,16 @@ The run is left in save/<mode>/<name>/: logs, curves, TensorBoard events, checkp
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from dataset.generated_pairs import (
     MODE_FILES,
+    DataSettings,
     GeneratedPairs,
     Sample,
     ViewGeometry,
@@ -24,7 +27,6 @@ from dataset.generated_pairs import (
     split_by_eye,
     write_manifest,
 )
-from dataset.photometric import PhotometricRanges
 from dataset.real_pairs import describe_pairs, load_real_pairs
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
@@ -50,22 +52,6 @@ from utils.validation import ValidationSettings, Validator
 
 DEFAULT_CONFIG = "configs/superretina_lite.yaml"
 DEFAULT_DATA = "data/generated"
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Split and look of the generated data.
-
-    Attributes:
-        val_test_share: shares of the eyes for validation and test.
-        photometric: switch of the domain randomisation; ranges: its ranges.
-        cache_mb: decoded samples kept in memory, per process.
-    """
-
-    val_test_share: tuple[float, float] = (0.12, 0.12)
-    photometric: bool = True
-    ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
-    cache_mb: int = 512
 
 
 @dataclass(frozen=True)
@@ -178,13 +164,14 @@ def check_config(config: Config, source: str) -> None:
         raise InputError(f"--rotation {config.view.rotation_deg:g}: must lie between 0 and 180 degrees.")
 
 
-def find_data(root: str, modes: list[str], config: Config) -> tuple[list[Sample], dict[str, list[str]]]:
+def find_data(root: str, modes: list[str], config: Config,
+              log: Callable[[str], None]) -> tuple[list[Sample], dict[str, list[str]]]:
     """All samples, and which eyes train, validate and test."""
     samples, lacking = discover_samples(root, modes)
     for line in lacking[:5]:
-        print(f"left out: {line}")
+        log(f"left out: {line}")
     if len(lacking) > 5:
-        print(f"left out: {len(lacking) - 5} more samples that lack a file")
+        log(f"left out: {len(lacking) - 5} more samples that lack a file")
     return samples, split_by_eye([sample.eye for sample in samples], config.data.val_test_share, config.seed)
 
 
@@ -194,8 +181,7 @@ def make_data(samples: list[Sample], split: dict[str, list[str]],
     def part(name: str) -> list[Sample]:
         return [sample for sample in samples if sample.eye in set(split[name])]
     sigma = config.loss.junction_sigma_px
-    train = GeneratedPairs(part("train"), config.view, config.data.ranges if config.data.photometric else None,
-                           config.seed, sigma, config.data.cache_mb)
+    train = GeneratedPairs(part("train"), config.view, config.data.used_ranges(), config.seed, sigma, config.data.cache_mb)
     checks = config.validation
     whole = ViewGeometry(img_size=None, long_side=config.match.long_side, rotation_deg=checks.rotation_deg,
                          scale=checks.scale, translation=checks.translation, shear=0.0, mirror=False)
@@ -215,13 +201,13 @@ def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjecti
 
 
 def make_task(args: argparse.Namespace, config: Config, record: dict, model: SuperRetinaMultimodal,
-              train: GeneratedPairs, val: GeneratedPairs, device: torch.device) -> TrainingTask:
+              train: GeneratedPairs, val: GeneratedPairs, fabric: Fabric) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
     objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
     real = []
     for folder in args.val_data:
         pairs = load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)
-        print(describe_pairs(folder, pairs))
+        fabric.print(describe_pairs(folder, pairs))
         if {pair.key for pair in pairs} & {pair.key for pair in real}:
             raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")
         real += pairs
@@ -231,7 +217,7 @@ def make_task(args: argparse.Namespace, config: Config, record: dict, model: Sup
         result = objective(fixed, moving, batch, value_map)
         return StepOutput(result.losses, result.n_valid, result.counts, result.observations)
 
-    validator = Validator(SuperRetinaMatcher(model, config.match, device), val, real, config.validation,
+    validator = Validator(SuperRetinaMatcher(model, config.match, fabric.device), val, real, config.validation,
                           config.plausibility)
     return TrainingTask(model, train, step, value_map.apply, validator,
                         describe_model(config.model, config.match, config.plausibility), record,
@@ -263,7 +249,7 @@ def main() -> None:
     root = args.data or (saved["data"] if saved else DEFAULT_DATA)
     fabric = make_fabric(args.device, args.precision)
 
-    samples, split = find_data(root, args.mode, config)
+    samples, split = find_data(root, args.mode, config, fabric.print)
     if saved and (saved["split"] != split or saved["mode"] != args.mode):
         raise InputError(f"{root}: eyes or --mode are not those of the run in {checkpoint}; resume with the same data, or "
                          "start a new run from its weights with --pretrained.")
@@ -271,16 +257,16 @@ def main() -> None:
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if args.pretrained:
-        print(load_pretrained(model, args.pretrained))
+        fabric.print(load_pretrained(model, args.pretrained))
     record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split}
-    task = make_task(args, config, record, model, train, val, fabric.device)
+    task = make_task(args, config, record, model, train, val, fabric)
     engine = Engine(fabric, task, config.train, run_dir, config.seed, args.overfit)
     if checkpoint:
         engine.resume(checkpoint)
     if fabric.is_global_zero:
         write_manifest(run_dir / "split.yaml", root, config.seed, split)
         write_run_config(run_dir, {"arguments": vars(args), "settings": to_plain(config)})
-        print(f"{len(train)} training samples, {config.train.views_per_sample} views of each per epoch = "
+        fabric.print(f"{len(train)} training samples, {config.train.views_per_sample} views of each per epoch = "
               f"{len(engine.batches)} steps; {sum(p.numel() for p in model.parameters()):,} parameters; device "
               f"{fabric.device}; run folder {run_dir}")
     engine.fit()

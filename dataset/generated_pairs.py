@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +84,26 @@ class ViewGeometry:
     zoom: tuple[float, float] = (0.8, 1.25)
     min_overlap: float = 0.4
     mirror: bool = True
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Split and look of the generated data.
+
+    Attributes:
+        val_test_share: shares of the eyes for validation and test.
+        photometric: switch of the domain randomisation; ranges: its ranges.
+        cache_mb: decoded samples kept in memory, per process.
+    """
+
+    val_test_share: tuple[float, float] = (0.12, 0.12)
+    photometric: bool = True
+    ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
+    cache_mb: int = 512
+
+    def used_ranges(self) -> PhotometricRanges | None:
+        """The ranges, or None when the randomisation is off."""
+        return self.ranges if self.photometric else None
 
 
 def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], list[str]]:
@@ -373,24 +393,25 @@ def read_manifest(path: str | Path) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Write a contact sheet of what the model will see."""
+    """Write a contact sheet of what the model will see, by the settings of a training config."""
+    from utils.config import build, read_yaml
     from utils.pictures import contact_sheet
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", default="data/generated")
-    parser.add_argument("--mode", nargs="+", default=["cffa"])
+    parser.add_argument("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES))
+    parser.add_argument("--config", default="configs/superretina_lite.yaml")
     parser.add_argument("--show", required=True, metavar="PNG")
-    parser.add_argument("--rows", type=int, default=6)
-    parser.add_argument("--whole", action="store_true", help="whole images instead of training crops")
-    parser.add_argument("--no_photometric", action="store_true")
+    parser.add_argument("--rows", type=int, default=8)
     args = parser.parse_args()
+    content = read_yaml(args.config)
+    settings = build(DataSettings, content.get("data", {}), f"{args.config}: data")
     samples, _ = discover_samples(args.data, args.mode)
-    geometry = ViewGeometry(img_size=None if args.whole else 256)
-    pairs = GeneratedPairs(samples, geometry, None if args.no_photometric else PhotometricRanges())
+    pairs = GeneratedPairs(samples, build(ViewGeometry, content.get("view", {}), f"{args.config}: view"),
+                           settings.used_ranges())
     names = ("fixed_image", "fixed_heatmap", "moving_image", "moving_heatmap", "moving_mask", "moving_fov",
              "aligned_moving")
-    step = max(1, len(samples) // args.rows)
-    rows = [[pairs[ViewKey(0, index * step)][name][0].numpy() for name in names] for index in range(args.rows)]
-    contact_sheet(args.show, rows, names)
+    chosen = np.linspace(0, len(samples) - 1, max(1, args.rows)).round().astype(int)
+    contact_sheet(args.show, [[pairs[ViewKey(1, int(i))][name][0].numpy() for name in names] for i in chosen], names)
 
 
 if __name__ == "__main__":

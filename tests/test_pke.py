@@ -288,3 +288,23 @@ def test_value_map_survives_a_checkpoint_and_goes_on_alike(tmp_path):
     for key in ("key0", "key1"):
         assert torch.equal(memory.places[key], restored.places[key]) and torch.equal(memory.values[key], restored.values[key])
     assert memory.statistics() == restored.statistics()
+
+
+def test_a_single_detection_proves_nothing():
+    """With nothing elsewhere to be nearer to, even a random descriptor would be the nearest one."""
+    here = torch.tensor([[10.0, 10.0]])
+    assert not bool(passes_content_test(torch.tensor([[1.0, 0.0]]), here, here, torch.tensor([[0.0, 1.0]]), 3.0, 0.9)[0])
+
+
+def test_a_place_outside_of_the_overlap_is_still_taught_where_it_is_seen():
+    """A keypoint of the fixed image stays one when the moving image happens to be cut off there."""
+    world, place = World(), (52.0, 60.0)
+    for _ in range(3):
+        world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), np.eye(3))
+    away = G.translation_matrix((-90.0, 0.0))
+    assert not G.inside(G.warp_points(np.array([place]), away), SIZE).any()
+    detected = world.view(SEEDS | {"good": place}, {}, np.eye(3), away)
+    silent = world.view(dict(SEEDS), {}, np.eye(3), away)
+    assert detected.counts["pke_labels"] == 0, "not a place that both images show"
+    assert detected.losses["pke"] < silent.losses["pke"]
+    assert detected.losses["det"].item() == pytest.approx(silent.losses["det"].item(), abs=0.02)

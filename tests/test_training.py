@@ -80,7 +80,13 @@ def test_resumed_run_equals_uninterrupted_run(monkeypatch, tmp_path, tiny_data, 
             run_main(patch, *common, "--name", "stopped")
     with pytest.raises(InputError, match="already holds a run"):
         run_main(monkeypatch, *common, "--name", "stopped")
-    run_main(monkeypatch, *common, "--name", "stopped", "--resume")
+    which = ["--save", tmp_path, "--mode", "cffa", "cfocta", "--name", "stopped", "--resume"]
+    for other, named in ((["--seed", 9], "seed was 0 and is now 9"), (["--lr", 0.1], "train.lr"), (["--epoch", 9], "epochs")):
+        with pytest.raises(InputError, match=named):
+            run_main(monkeypatch, *which, *other)
+    split = (tmp_path / "cffa_cfocta" / "stopped" / "split.yaml").read_text()
+    run_main(monkeypatch, *which)
+    assert (tmp_path / "cffa_cfocta" / "stopped" / "split.yaml").read_text() == split
 
     whole, resumed = (read_checkpoint(tmp_path / "cffa_cfocta" / name / "latest.pth") for name in ("whole", "stopped"))
     for content in (whole, resumed):
@@ -91,7 +97,14 @@ def test_resumed_run_equals_uninterrupted_run(monkeypatch, tmp_path, tiny_data, 
     logs = [(tmp_path / "cffa_cfocta" / name / "validation_log.txt").read_text() for name in ("whole", "stopped")]
     assert logs[0] == logs[1]
     with pytest.raises(InputError, match="complete"):
-        run_main(monkeypatch, *common, "--name", "stopped", "--resume")
+        run_main(monkeypatch, *which)
+
+
+def test_validation_takes_every_mode(monkeypatch, tmp_path, tiny_data, tiny_config):
+    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 1, "--name", "modes",
+             "--mode", "cffa", "cfoct")
+    log = (tmp_path / "cffa_cfoct" / "modes" / "validation_log.txt").read_text()
+    assert "rate_cffa" in log and "rate_cfoct" in log
 
 
 def test_run_leaves_what_it_promises(monkeypatch, tmp_path, tiny_data, tiny_config):
@@ -187,6 +200,14 @@ def test_same_image_twice_gives_the_identity(learnt):
     image = read_gray(data / "1_A" / "1_A_cf.png")
     result = Registrar(run / "best.pth", device="cpu").register(image, image)
     assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 0.05
+
+
+def test_images_of_different_eyes_fail(learnt):
+    run, data = learnt
+    registrar = Registrar(run / "best.pth", device="cpu")
+    pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10)]
+    results = [registrar.register(data / f"{a}_A" / f"{a}_A_cf.png", data / f"{b}_A" / f"{b}_A_fa_gen.png") for a, b in pairs]
+    assert all(result.status == "failed" and result.reason and result.H_fix_to_mov is None for result in results)
 
 
 def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):

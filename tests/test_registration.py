@@ -1,0 +1,91 @@
+"""The pipeline between matches and matrix: working frames, guided matching, and the decision to fail."""
+import numpy as np
+import pytest
+import torch
+
+from model.registration import (
+    MatchSettings,
+    PairMatches,
+    WorkingFrame,
+    estimate_from_matches,
+    field_diameter,
+    match_under,
+    to_working_frame,
+)
+from utils import geometry as G
+
+SIZE = (300, 400)
+FRAME = WorkingFrame(np.eye(3), SIZE)
+
+
+def disc_image(size, centre, radius):
+    """A round field of view with texture on black."""
+    grid = G.pixel_grid(size).numpy().reshape(*size, 2)
+    inside = np.linalg.norm(grid - centre, axis=2) <= radius
+    return (inside * (0.5 + 0.2 * np.sin(grid[..., 0] / 9.0))).astype(np.float32)
+
+
+@pytest.mark.parametrize("size, centre, radius", [((400, 500), (240, 190), 150), ((900, 700), (350, 400), 300)])
+def test_working_frame_follows_the_field_and_not_the_canvas(size, centre, radius):
+    working, seen, frame = to_working_frame(disc_image(size, centre, radius), 256)
+    assert working.shape == seen.shape == frame.size
+    assert field_diameter(seen) == pytest.approx(256, rel=0.02)
+    mapped = G.warp_points(np.array([centre], float), frame.H_image_to_working)[0]
+    assert np.abs(mapped - G.image_centre(frame.size)).max() < 2.5
+    assert frame.H_image_to_working[0, 0] == pytest.approx(128 / radius, rel=0.02)
+
+
+def planted(n_points=150, n_described=60, seed=0, mirrored=False):
+    """Keypoints of two images under a known matrix; only some have telling descriptors."""
+    rng = np.random.default_rng(seed)
+    H = G.affine_about(40, 1.1, 0.02, G.image_centre(SIZE), [220, 140], mirror=mirrored)
+    fixed = rng.uniform([20, 20], [380, 280], (n_points, 2))
+    moving = G.warp_points(fixed, H) + rng.normal(0, 0.4, fixed.shape)
+    descriptors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, n_points, 32))), dim=-1)
+    # A telling descriptor is alike in both images, the others only faintly so.
+    share = torch.where(torch.arange(n_points) < n_described, 0.05, 0.75)[:, None]
+    theirs = torch.nn.functional.normalize((1 - share) * descriptors[0] + share * descriptors[1], dim=-1)
+    pairs = rng.permutation(n_points)[:40]
+    wrong = rng.permutation(pairs)
+    matched = np.where(np.arange(40) < 20, pairs, wrong)
+    return PairMatches(fixed[pairs], moving[matched], np.ones(40), FRAME, FRAME, fixed, moving,
+                       fixed_descriptors=descriptors[0], moving_descriptors=theirs), H
+
+
+def test_guided_matching_finds_more_and_only_nearby():
+    matches, H = planted()
+    guided = match_under(matches, H, 10.0)
+    gap = np.linalg.norm(G.warp_points(guided.fixed_points, H) - guided.moving_points, axis=1)
+    assert len(guided.fixed_points) > 100 > len(matches.fixed_points) and gap.max() <= 10.0
+    assert len(match_under(matches, G.translation_matrix((5000, 0)), 10.0).fixed_points) == 0
+
+
+def test_estimate_recovers_the_matrix_from_few_matches():
+    matches, H = planted()
+    estimate, used = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
+    assert estimate.status == "ok" and estimate.n_inliers > 100 and len(used.fixed_points) == len(estimate.inliers)
+    assert np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
+
+
+def test_unrelated_keypoints_fail_with_a_reason():
+    failures = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        matches, _ = planted(seed=seed)
+        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), FRAME, FRAME,
+                                matches.fixed_keypoints, rng.uniform([0, 0], [400, 300], (150, 2)),
+                                fixed_descriptors=matches.fixed_descriptors,
+                                moving_descriptors=matches.moving_descriptors.flip(0))
+        estimate, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
+        failures += estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
+    assert failures == 10
+
+
+def test_mirrored_images_are_refused():
+    matches, _ = planted(mirrored=True)
+    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), FRAME, FRAME,
+                        matches.fixed_keypoints, matches.moving_keypoints, fixed_descriptors=matches.fixed_descriptors,
+                        moving_descriptors=matches.moving_descriptors)
+    estimate, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
+    assert estimate.status == "failed" and "mirror" in estimate.reason
