@@ -117,8 +117,10 @@ def draw_keypoints(fixed: np.ndarray, moving: np.ndarray, fixed_points: np.ndarr
 
 
 def _caption(canvas: np.ndarray, text: str) -> None:
-    for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(canvas, text, (8, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width, cv2.LINE_AA)
+    # On a bar and not outlined: OpenCV 5 spaces letters by their thickness, so two strokes of one text do not coincide.
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    canvas[4:height + 16, 4:width + 14] = 20
+    cv2.putText(canvas, text, (9, height + 9), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def contact_sheet(path: str | Path, rows: Sequence[Sequence[np.ndarray]], names: Sequence[str],
