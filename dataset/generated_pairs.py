@@ -336,7 +336,7 @@ class GeneratedPairs(Dataset):
         else:
             stack = load_sample(sample, self.geometry.long_side, self.junction_sigma_px)
             self._cache[sample.key] = stack
-            while len(self._cache) > 1 and len(self._cache) * stack.nbytes > self.cache_bytes:
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes:
                 self._cache.popitem(last=False)
         return self._cache[sample.key]
 
