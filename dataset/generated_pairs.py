@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import yaml
@@ -23,10 +22,11 @@ from torch.utils.data import Dataset
 
 from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.photometric import PhotometricRanges, randomise
+from utils.config import build, read_yaml
 from utils.errors import InputError, run_script
 from utils.field_of_view import estimate_field_of_view
 from utils.geometry import affine_about, fit_within, image_centre, inside, warp_image, warp_points
-from utils.image_io import read_gray, read_mask, write_text_atomically
+from utils.image_io import read_gray, read_mask, resize_image, write_text_atomically
 
 # Per mode: suffixes of the fixed image, the moving image and the vessel mask; the first that exists counts.
 MODE_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -199,20 +199,12 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
                          "so invert the mask.")
     size = fit_within(fixed.shape, long_side)
     fields = [estimate_field_of_view(image) for image in (fixed, moving)]
-    rasters = [_resize(raster, size) for raster in (fixed, moving, mask, *fields)]
+    rasters = [resize_image(raster, size) for raster in (fixed, moving, mask, *fields)]
     # A thin vessel covers a pixel in part after shrinking: a third is enough to keep it.
     rasters[2:] = [rasters[2] > 0.33, rasters[3] > 0.5, rasters[4] > 0.5]
     heatmap = gaussian_heatmap(find_junctions(rasters[2]), size, junction_sigma_px)
     stack = np.stack([*rasters[:3], heatmap, *rasters[3:]]).astype(np.float32)
     return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
-
-
-def _resize(raster: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    raster = raster.astype(np.float32)
-    if raster.shape == size:
-        return raster
-    shrinking = size[0] < raster.shape[0]
-    return cv2.resize(raster, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 def _share_seen(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: tuple[int, int],
@@ -386,15 +378,14 @@ def read_manifest(path: str | Path) -> dict[str, list[str]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such split manifest; a training run writes split.yaml into its folder.")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not {"train", "val", "test"} <= set(content):
+    content = read_yaml(path)
+    if not {"train", "val", "test"} <= set(content):
         raise InputError(f"{path}: not a split manifest (train, val and test expected).")
     return {part: [str(eye) for eye in content[part]] for part in ("train", "val", "test")}
 
 
 def main() -> None:
     """Write a contact sheet of what the model will see, by the settings of a training config."""
-    from utils.config import build, read_yaml
     from utils.pictures import contact_sheet
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", default="data/generated")

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 
@@ -29,6 +28,7 @@ from utils.geometry import (
     translation_matrix,
     warp_points,
 )
+from utils.image_io import resize_image
 
 MIN_WORKING_SIDE_PX = 32
 MIN_PROPOSAL_INLIERS = 6
@@ -175,7 +175,7 @@ def to_working_frame(image: np.ndarray, working_px: int) -> tuple[np.ndarray, np
     Returns:
         The working image (h, w) float32, its field of view (h, w) bool, and the frame.
     """
-    seen = estimate_field_of_view(to_long_side(image, working_px))
+    seen = estimate_field_of_view(resize_image(image, fit_within(image.shape, working_px)))
     H_image_to_small = resize_matrix(image.shape, seen.shape)
     factor = working_px / field_diameter(seen) * H_image_to_small[0, 0]
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
@@ -184,22 +184,9 @@ def to_working_frame(image: np.ndarray, working_px: int) -> tuple[np.ndarray, np
     left, top = max(int(left), 0), max(int(top), 0)
     cut = image[top:math.ceil(bottom), left:math.ceil(right)]
     size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in cut.shape)
-    working = _resize(cut, size)
+    working = resize_image(cut, size)
     H_image_to_working = compose(translation_matrix((-left, -top)), resize_matrix(cut.shape, size))
     return working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size)
-
-
-def to_long_side(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Resize an image (H, W) so that its long side has ``long_side`` pixels, without aliasing."""
-    return _resize(image, fit_within(image.shape, long_side))
-
-
-def _resize(image: np.ndarray, size: Size) -> np.ndarray:
-    if size == image.shape:
-        return image.astype(np.float32)
-    shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(image.astype(np.float32), size[::-1],
-                      interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
 
 
 class SuperRetinaMatcher:

@@ -15,7 +15,7 @@ from helpers import make_pair, run_main, save_untrained, write_numbered_pair, wr
 import evaluate
 import register
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
+from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples, read_manifest
 from dataset.real_pairs import load_real_pairs
 from model.factory import ModelSettings
 from utils.config import read_yaml
@@ -330,3 +330,10 @@ def test_the_shell_sees_one_line_and_exit_code_2(tmp_path, script, arguments):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "nowhere" in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+
+
+def test_a_broken_split_manifest_is_named(tmp_path):
+    broken = tmp_path / "split.yaml"
+    broken.write_text("train: [1, 2\nval: {")
+    with pytest.raises(InputError, match="split.yaml.*YAML"):
+        read_manifest(broken)

@@ -210,16 +210,15 @@ class Engine:
     def fit(self) -> None:
         """Validate the untrained network, then train and validate until the last epoch."""
         if self.finished_epochs == 0 and not self.history:
-            self._finish_epoch(0, {}, "")
+            self._finish_epoch(0, {})
         for epoch in range(self.finished_epochs + 1, self.settings.epochs + 1):
-            terms, text = self._train_one_epoch(epoch)
-            self._finish_epoch(epoch, terms, text)
+            self._finish_epoch(epoch, self._train_one_epoch(epoch))
         if self._writer is not None:
             self._writer.close()
 
-    def _train_one_epoch(self, epoch: int) -> tuple[dict[str, float], str]:
+    def _train_one_epoch(self, epoch: int) -> dict[str, float]:
         """All steps of an epoch. Returns the mean of every term over the samples that had something to say to it, the
-        mean of every count over the steps, and both as a line for the log."""
+        mean of every count over the steps."""
         self.model.train()
         self.batches.epoch = 1 if self.overfit else epoch
         sums: dict[str, float] = {}
@@ -242,9 +241,8 @@ class Engine:
         # A term that no sample contributed to is zero.
         terms = {name: value / max(shares[name], 1e-9) for name, value in sums.items()}
         terms |= {f"map_{name}": float(value) for name, value in self.task.statistics().items()}
-        terms |= {"lr": self.scheduler.get_last_lr()[0], "waiting_share": waited / seconds,
-                  "pairs_per_second": len(self.batches) * self.settings.batch_size / seconds}
-        return terms, "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
+        return terms | {"lr": self.scheduler.get_last_lr()[0], "waiting_share": waited / seconds,
+                        "pairs_per_second": len(self.batches) * self.settings.batch_size / seconds}
 
     def _batches_of_epoch(self) -> Iterator[dict]:
         if not self.overfit:
@@ -288,15 +286,16 @@ class Engine:
 
     # --- what a run leaves -------------------------------------------------------------------------------------------
 
-    def _finish_epoch(self, epoch: int, terms: dict[str, float], text: str) -> None:
+    def _finish_epoch(self, epoch: int, terms: dict[str, float]) -> None:
         """Validate, log and save, on the first process; the others wait."""
         self.finished_epochs = epoch
         if self.fabric.is_global_zero:
             report = self.task.validate(epoch, self.run_dir / f"epoch{epoch}")
             self.history.append({"epoch": float(epoch)} | terms | {f"val_{k}": v for k, v in report.summary.items()})
             EpochLog(self.run_dir / "validation_log.txt").write(epoch, report.text)
-            if text:
-                EpochLog(self.run_dir / "train_log.txt").write(epoch, text)
+            if terms:
+                line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
+                EpochLog(self.run_dir / "train_log.txt").write(epoch, line)
             self._write_events(epoch, self.history[-1])
             draw_curves(self.run_dir / "curves.png", self.history)
             is_best = report.score > self.best_score

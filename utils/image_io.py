@@ -129,6 +129,15 @@ def read_mask(path: str | Path) -> np.ndarray:
     return image > 0.5 * float(image.max())
 
 
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W) to ``size`` = (height, width) without aliasing, float32; see ``utils.geometry.resize_matrix``."""
+    image = image.astype(np.float32)
+    if image.shape == size:
+        return image
+    shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+
+
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W) or (H, W, 3) RGB, float in [0, 1] or uint8 or bool, as an 8-bit file, atomically.
 
