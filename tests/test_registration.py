@@ -6,16 +6,14 @@ import torch
 from model.registration import (
     MatchSettings,
     PairMatches,
-    WorkingFrame,
     estimate_from_matches,
-    field_diameter,
     match_under,
-    to_working_frame,
 )
+from model.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
 from utils import geometry as G
 
 SIZE = (300, 400)
-FRAME = WorkingFrame(np.eye(3), SIZE)
+WHOLE = WorkingImage(np.zeros(SIZE, np.float32), np.ones(SIZE, bool), WorkingFrame(np.eye(3), SIZE))
 
 
 def disc_image(size, centre, radius):
@@ -48,7 +46,7 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     pairs = rng.permutation(n_points)[:40]
     wrong = rng.permutation(pairs)
     matched = np.where(np.arange(40) < 20, pairs, wrong)
-    return PairMatches(fixed[pairs], moving[matched], np.ones(40), FRAME, FRAME, fixed, moving,
+    return PairMatches(fixed[pairs], moving[matched], np.ones(40), WHOLE, WHOLE, fixed, moving,
                        fixed_descriptors=descriptors[0], moving_descriptors=theirs), H
 
 
@@ -62,7 +60,7 @@ def test_guided_matching_finds_more_and_only_nearby():
 
 def test_estimate_recovers_the_matrix_from_few_matches():
     matches, H = planted()
-    estimate, used = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
     points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
     assert estimate.status == "ok" and estimate.n_inliers > 100 and len(used.fixed_points) == len(estimate.inliers)
     assert np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
@@ -73,19 +71,19 @@ def test_unrelated_keypoints_fail_with_a_reason():
     for seed in range(10):
         rng = np.random.default_rng(seed)
         matches, _ = planted(seed=seed)
-        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), FRAME, FRAME,
+        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), WHOLE, WHOLE,
                                 matches.fixed_keypoints, rng.uniform([0, 0], [400, 300], (150, 2)),
                                 fixed_descriptors=matches.fixed_descriptors,
                                 moving_descriptors=matches.moving_descriptors.flip(0))
-        estimate, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
+        estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
         failures += estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
     assert failures == 10
 
 
 def test_mirrored_images_are_refused():
     matches, _ = planted(mirrored=True)
-    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), FRAME, FRAME,
+    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), WHOLE, WHOLE,
                         matches.fixed_keypoints, matches.moving_keypoints, fixed_descriptors=matches.fixed_descriptors,
                         moving_descriptors=matches.moving_descriptors)
-    estimate, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
+    estimate, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
     assert estimate.status == "failed" and "mirror" in estimate.reason
