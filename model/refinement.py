@@ -108,7 +108,7 @@ def ridge_agreement(fixed: np.ndarray, registered: np.ndarray, overlap: np.ndarr
     reach = SEARCH_PX // 2
     inner = tuple(slice(reach, -reach) for _ in range(2))
     mask = (half[2][inner] > 0.99).astype(np.float32)
-    if mask.size == 0 or mask.sum() < (2 * SEARCH_PX) ** 2:
+    if mask.size == 0 or mask.sum() < SEARCH_PX**2:
         return 0.0
     surface = cv2.matchTemplate(half[0], half[1][inner], cv2.TM_CCOEFF_NORMED, mask=mask)
     y, x = np.ogrid[-reach:reach + 1, -reach:reach + 1]

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from model.registration import (
+    Matcher,
     MatchSettings,
     PairMatches,
     estimate_from_matches,
     match_under,
+    register_pair,
 )
 from model.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
 from utils import geometry as G
@@ -87,3 +89,56 @@ def test_mirrored_images_are_refused():
                         moving_descriptors=matches.moving_descriptors)
     estimate, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
     assert estimate.status == "failed" and "mirror" in estimate.reason
+
+
+class PlantedMatcher(Matcher):
+    """Sees keypoints only in the copy of the moving image that is turned (and mirrored) the way it was told."""
+
+    def __init__(self, seen_after_turns: int, mirrored: bool = False, **settings) -> None:
+        self.settings = MatchSettings(long_side=256, **settings)
+        self.seen_after_turns, self.mirrored = seen_after_turns, mirrored
+        self.asked, self.described_fixed = [], 0
+
+    def describe(self, working, role):
+        self.described_fixed += role == "fixed"
+        return working
+
+    def match_described(self, fixed, moving):
+        linear = moving.frame.H_image_to_working[:2, :2]
+        turns = round(np.degrees(np.arctan2(linear[0, 1], linear[1, 1])) / 90) % 4
+        self.asked.append(turns)
+        good = turns == self.seen_after_turns and (np.linalg.det(linear) < 0) == self.mirrored
+        rng = np.random.default_rng(0)
+        points = rng.uniform([30, 30], [200, 200], (120, 2))
+        descriptors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(120, 32))), dim=-1)
+        H_seen = np.array([[-1.0, 0, IMAGE.shape[1] - 1], [0, 1, 0], [0, 0, 1]]) if self.mirrored else np.eye(3)
+        theirs = G.warp_points(points, G.compose(np.linalg.inv(fixed.frame.H_image_to_working), H_seen,
+                                                 moving.frame.H_image_to_working))
+        if not good:
+            theirs = rng.uniform([30, 30], [200, 200], (120, 2))
+        return PairMatches(points, theirs, np.ones(120), fixed, moving, points, theirs, fixed_descriptors=descriptors,
+                           moving_descriptors=descriptors)
+
+
+IMAGE = disc_image((300, 340), (170, 150), 130)
+
+
+@pytest.mark.parametrize("turns, asked", [(0, [0]), (1, [0, 1]), (3, [0, 1, 3]), (2, [0, 1, 3, 2])])
+def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
+    matcher = PlantedMatcher(turns, refine=False)
+    result = register_pair(matcher, IMAGE, IMAGE)
+    assert result.status == "ok" and matcher.asked == asked and matcher.described_fixed == 1
+    assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, "the turn is in the frame, not in the result"
+    assert result.significance > 9 and 0 < result.confidence <= 1
+
+
+def test_without_turned_copies_a_turned_image_fails():
+    matcher = PlantedMatcher(2, try_turns=False)
+    result = register_pair(matcher, IMAGE, IMAGE)
+    assert result.status == "failed" and set(matcher.asked) == {0} and result.confidence == 0.0
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+def test_a_mirrored_image_is_named_and_not_registered(turns):
+    result = register_pair(PlantedMatcher(turns, mirrored=True), IMAGE, IMAGE)
+    assert result.status == "failed" and result.H_fix_to_mov is None and "mirrored" in result.reason
