@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,9 +49,10 @@ class MatchSettings:
             the radius, so (threshold / radius)**2 = 4 % do; about twice that once the transform is fitted to them.
         min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them. On pairs
             of different eyes 3.4 was the most seen (295 pairs, demo model), on right pairs 18 is usual.
-        try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees, until one is
-            significant beyond doubt.
-        undoubted_significance: no further copy is tried once one reaches this.
+        try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees.
+        smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
+            size: the fields of an OCT and a photograph, both at 512 px, differ in scale by 1.6 and more. 1 = off.
+        undoubted_significance: no further copy is tried once one is this significant.
         refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.refinement`).
     """
 
@@ -65,6 +67,7 @@ class MatchSettings:
     accident_rate: float = 0.08
     min_significance: float = 4.0
     try_turns: bool = True
+    smaller_copy: float = 0.6
     undoubted_significance: float = 9.0
     refine: bool = True
 
@@ -127,13 +130,17 @@ class Matcher(ABC):
         return next(self.candidates(*(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))))
 
     def candidates(self, fixed: WorkingImage, moving: WorkingImage) -> Iterator[PairMatches]:
-        """Matches with the moving image as it is, then with its turned copies; each is computed when it is asked for.
+        """Matches of the images as they are, then of turned and smaller copies; each is computed when it is asked for.
 
-        The fixed image is described once. The frames of the copies hold their turn, so all candidates mean the same images.
+        The fixed image is described once at each size. The frames of the copies hold turn and size, so the candidates all
+        mean the same two images.
         """
-        described = self.describe(fixed, "fixed")
-        for quarter_turns in (0, 1, 3, 2) if self.settings.try_turns else (0,):
-            yield self.match_described(described, self.describe(moving.turned(quarter_turns), "moving"))
+        share = self.settings.smaller_copy
+        for fixed_share, moving_shares in ((1.0, (1.0, share)), (share, (1.0,))) if share < 1.0 else ((1.0, (1.0,)),):
+            described = self.describe(fixed.resized(fixed_share), "fixed")
+            for moving_share, quarter_turns in product(moving_shares, (0, 1, 3, 2) if self.settings.try_turns else (0,)):
+                copy = moving.resized(moving_share).turned(quarter_turns)
+                yield self.match_described(described, self.describe(copy, "moving"))
 
 
 @dataclass(frozen=True)
@@ -335,25 +342,24 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         if flipped.estimate.H_fix_to_mov is not None:
             best = best._replace(estimate=replace(best.estimate, reason="the moving image is mirrored: flip it and try again"))
         return _registration(best, None, 0.0, start)
-    H, matches = best.estimate.H_fix_to_mov, best.matches
-    ridges = RidgePair(matches.fixed, matches.moving)
+    H_fix_to_mov = compose(best.matches.fixed.frame.H_image_to_working, best.estimate.H_fix_to_mov,
+                           np.linalg.inv(best.matches.moving.frame.H_image_to_working))
+    # On the images at their full working size, whatever copies were matched.
+    H_to_working = [image.frame.H_image_to_working for image in working]
+    H = compose(np.linalg.inv(H_to_working[0]), H_fix_to_mov, H_to_working[1])
+    ridges = RidgePair(*working)
     if settings.refine:
         H = ridges.refine(H, transform)
-    return _registration(best, H, ridges.agreement(H), start)
+        H_fix_to_mov = compose(H_to_working[0], H, np.linalg.inv(H_to_working[1]))
+    return _registration(best, H_fix_to_mov / H_fix_to_mov[2, 2], ridges.agreement(H), start)
 
 
-def _registration(best: Candidate, H_working: np.ndarray | None, agreement: float, start: float) -> Registration:
-    """Bring a result from working pixels to original pixels."""
+def _registration(best: Candidate, H_fix_to_mov: np.ndarray | None, agreement: float, start: float) -> Registration:
+    """The result, with the matches in original pixels."""
     estimate, matches, decided = best
-    H_fixed_to_working = matches.fixed.frame.H_image_to_working
-    H_working_to_moving = np.linalg.inv(matches.moving.frame.H_image_to_working)
-    H_fix_to_mov = None
-    if H_working is not None:
-        H_fix_to_mov = compose(H_fixed_to_working, H_working, H_working_to_moving)
-        H_fix_to_mov = H_fix_to_mov / H_fix_to_mov[2, 2]
     return Registration(
         estimate.status, estimate.reason, H_fix_to_mov,
-        warp_points(matches.fixed_points, np.linalg.inv(H_fixed_to_working)),
-        warp_points(matches.moving_points, H_working_to_moving), estimate.inliers, matches,
+        warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
+        warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
         time.perf_counter() - start, decided, agreement,
         confidence_of(decided, agreement) if H_fix_to_mov is not None else 0.0)

@@ -125,7 +125,7 @@ IMAGE = disc_image((300, 340), (170, 150), 130)
 
 @pytest.mark.parametrize("turns, asked", [(0, [0]), (1, [0, 1]), (3, [0, 1, 3]), (2, [0, 1, 3, 2])])
 def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
-    matcher = PlantedMatcher(turns, refine=False)
+    matcher = PlantedMatcher(turns, refine=False, smaller_copy=1.0)
     result = register_pair(matcher, IMAGE, IMAGE)
     assert result.status == "ok" and matcher.asked == asked and matcher.described_fixed == 1
     assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, "the turn is in the frame, not in the result"
