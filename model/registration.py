@@ -26,7 +26,7 @@ from utils.field_of_view import erode_field
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
 
 # Of the logistic model of the confidence.
-CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -6.0, 0.6, 0.4
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.5, 0.6, 0.6
 MIN_PROPOSAL_INLIERS = 6
 
 
@@ -41,14 +41,15 @@ class MatchSettings:
         max_keypoints: at most so many per image.
         max_distance_ratio: Lowe's test on the nearest descriptors; 1 = off.
         field_margin_px: no keypoint nearer to the edge of the field of view, working pixels.
-        inlier_threshold_px: residual below which a match agrees with a transform, working pixels.
+        proposal_threshold_px: residual below which a match agrees with the first proposal, a similarity, working pixels.
+        inlier_threshold_px: residual below which a match agrees with the transform itself, working pixels.
         guided_radii_px: once a transform is found, keypoints are matched again among those this near to where it maps
             them, working pixels; one round for each radius, none for an empty list. The first, wide round decides, the
             others refine.
         accident_rate: share of the matches of the wide round that agree with a wrong transform. They lie anywhere within
             the radius, so (threshold / radius)**2 = 4 % do; about twice that once the transform is fitted to them.
-        min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them. On pairs
-            of different eyes 3.4 was the most seen (295 pairs, demo model), on right pairs 18 is usual.
+        min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them.
+        min_confidence: least :func:`confidence_of` of a result that counts as found.
         try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees.
         smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
             size: the fields of an OCT and a photograph, both at 512 px, differ in scale by 1.6 and more. 1 = off.
@@ -62,10 +63,12 @@ class MatchSettings:
     max_keypoints: int = 1024
     max_distance_ratio: float = 1.0
     field_margin_px: int = 6
+    proposal_threshold_px: float = 5.0
     inlier_threshold_px: float = 3.0
     guided_radii_px: tuple[float, ...] = (15.0, 6.0)
     accident_rate: float = 0.08
-    min_significance: float = 4.0
+    min_significance: float = 3.0
+    min_confidence: float = 0.5
     try_turns: bool = True
     smaller_copy: float = 0.6
     undoubted_significance: float = 9.0
@@ -250,19 +253,21 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
                           plausibility: Plausibility) -> Candidate:
     """Fit a transform, match again under it, and fit again.
 
-    The first fit only proposes: a handful of agreeing matches is enough. The second decides: guided matching finds
-    many more under a right proposal and hardly any under a wrong one. Further, narrower rounds add accuracy. A
-    matcher without descriptors cannot be guided: its first fit decides.
+    The first fit only proposes: a handful of agreeing matches is enough, and a similarity, which needs two right matches at
+    a time where an affine needs three. The second decides: guided matching finds many more under a right proposal and
+    hardly any under a wrong one. Further, narrower rounds add accuracy. A matcher without descriptors cannot be guided: its
+    first fit decides.
     """
-    def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
-        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
-                                  settings.inlier_threshold_px, limits)
+    def fit(current: PairMatches, limits: Plausibility, proposal: bool = False) -> TransformEstimate:
+        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size,
+                                  "similarity" if proposal else transform,
+                                  settings.proposal_threshold_px if proposal else settings.inlier_threshold_px, limits)
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
         estimate = fit(matches, plausibility)
         return Candidate(estimate, matches, _significance_of(estimate, settings))
     lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
                       min_spread=0.5 * plausibility.min_spread)
-    estimate, decided = fit(matches, lenient), 0.0
+    estimate, decided = fit(matches, lenient, proposal=True), 0.0
     limits = replace(plausibility, min_inlier_share=0.0)
     for index, radius_px in enumerate(settings.guided_radii_px):
         if estimate.H_fix_to_mov is None:
@@ -351,15 +356,21 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     if settings.refine:
         H = ridges.refine(H, transform)
         H_fix_to_mov = compose(H_to_working[0], H, np.linalg.inv(H_to_working[1]))
-    return _registration(best, H_fix_to_mov / H_fix_to_mov[2, 2], ridges.agreement(H), start)
+    agreement = ridges.agreement(H)
+    if confidence_of(best.significance, agreement) < settings.min_confidence:
+        reason = (f"the matches ({best.significance:.1f} standard deviations above accident) and the vessels laid on each other "
+                  f"({agreement:.1f} above displaced ones) do not bear the transform out")
+        best = best._replace(estimate=TransformEstimate("failed", reason, None, best.estimate.inliers))
+        H_fix_to_mov = None
+    return _registration(best, H_fix_to_mov, agreement, start)
 
 
 def _registration(best: Candidate, H_fix_to_mov: np.ndarray | None, agreement: float, start: float) -> Registration:
     """The result, with the matches in original pixels."""
     estimate, matches, decided = best
     return Registration(
-        estimate.status, estimate.reason, H_fix_to_mov,
+        estimate.status, estimate.reason, None if H_fix_to_mov is None else H_fix_to_mov / H_fix_to_mov[2, 2],
         warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
         warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
         time.perf_counter() - start, decided, agreement,
-        confidence_of(decided, agreement) if H_fix_to_mov is not None else 0.0)
+        0.0 if H_fix_to_mov is None else confidence_of(decided, agreement))

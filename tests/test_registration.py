@@ -87,8 +87,10 @@ def test_mirrored_images_are_refused():
     right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), WHOLE, WHOLE,
                         matches.fixed_keypoints, matches.moving_keypoints, fixed_descriptors=matches.fixed_descriptors,
                         moving_descriptors=matches.moving_descriptors)
-    estimate, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
-    assert estimate.status == "failed" and "mirror" in estimate.reason
+    affine = G.estimate_transform(right.fixed_points, right.moving_points, SIZE)
+    assert affine.status == "failed" and "mirror" in affine.reason
+    guided, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
+    assert guided.status == "failed" and guided.H_fix_to_mov is None
 
 
 class PlantedMatcher(Matcher):
