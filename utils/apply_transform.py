@@ -47,7 +47,8 @@ def warp_frame(image: np.ndarray, transform: SavedTransform, inverse: bool = Fal
     H_out_to_source = np.linalg.inv(transform.H_fix_to_mov) if inverse else transform.H_fix_to_mov
     if image.shape[:2] != source:
         raise InputError(f"{image.shape[1]} x {image.shape[0]} px, but the transform holds for "
-                         f"{'fixed' if inverse else 'moving'} images of {source[1]} x {source[0]} px; give frames of the same size.")
+                         f"{'fixed' if inverse else 'moving'} images of {source[1]} x {source[0]} px; give frames of the same "
+                         "size.")
     if image.dtype not in KEPT_TYPES:
         raise InputError(f"pixels of type {image.dtype}; 8 or 16 bit or 32-bit float are needed.")
     if nearest:

@@ -69,8 +69,9 @@ def _from_record(record: dict[str, str]) -> PairRow:
     stress = Stress(**{name: float(record[name]) for name in LEVEL_NAMES})
     error = PairError(**{name: float(record[name]) for name in ERROR_NAMES})
     matrix = tuple(float(record[name]) for name in MATRIX_COLUMNS) if record["h00"] else ()
-    return PairRow(record["set"], record["method"], record["id"], record["eye"], stress, record["status"], record["reason"],
-                   error, int(record["n_matches"]), int(record["n_inliers"]), float(record["seconds"]), matrix, record["checksum"])
+    names = ("set", "method", "id", "eye")
+    return PairRow(*(record[name] for name in names), stress, record["status"], record["reason"], error,
+                   int(record["n_matches"]), int(record["n_inliers"]), float(record["seconds"]), matrix, record["checksum"])
 
 
 def read_rows(path: Path) -> list[PairRow]:

@@ -39,10 +39,10 @@ def compare(rows: Iterable[PairRow], first: str) -> list[dict[str, Any]]:
     """Compare one method with every other on the same pairs.
 
     Returns:
-        One record per set, stress and other method: the differences (first minus other) of the figures in ``COMPARED`` with 95 %
-        intervals over eyes, and on how many pairs which of the two has the smaller mean error (``better``, ``worse``,
-        ``equal``; both failed is equal) with the two-sided p value of the sign test. Pairs of one eye are not independent, so read ``p_sign``
-        beside the interval, which knows that.
+        One record per set, stress and other method: the differences (first minus other) of the figures in ``COMPARED`` with
+        95 % intervals over eyes, and on how many pairs which of the two has the smaller mean error (``better``, ``worse``,
+        ``equal``; both failed is equal) with the two-sided p value of the sign test. Pairs of one eye are not independent, so
+        read ``p_sign`` beside the interval, which knows that.
     """
     groups = grouped(rows)
     records = []

@@ -31,7 +31,8 @@ def write_training_report(path: Path, history: list[dict[str, float]], panels: d
     samples = collect_samples(run_dir, epochs, lines, images)
     charts = [curves(title, names, history) for title, names in panels.items()]
     write_page(path, "training.html.j2", images, [("Curves", charts)], latest=tiles(history), samples=samples,
-               title=f"Training run {'/'.join(path.resolve().parts[-3:-1])}", kinds=[(suffix, title) for suffix, title, _ in KINDS])
+               title=f"Training run {'/'.join(path.resolve().parts[-3:-1])}",
+               kinds=[(suffix, title) for suffix, title, _ in KINDS])
 
 
 def curves(title: str, names: list[str], history: list[dict[str, float]]) -> go.Figure:
@@ -50,8 +51,9 @@ def curves(title: str, names: list[str], history: list[dict[str, float]]) -> go.
 def tiles(history: list[dict[str, float]]) -> list[tuple[str, str, str]]:
     """The latest of the figures that matter, and what they were at first: (name, now, at first)."""
     wanted = [("val_rate_generated", "generated pairs below 5 px", "{:.0%}"),
-              ("val_corner_error", "median corner error, px", "{:.2f}"), ("val_rate_real", "real pairs below 5 px", "{:.0%}"), ("val_mse", "MSE of the registered image", "{:.4f}"),
-              ("total", "loss", "{:.3f}")]
+              ("val_corner_error", "median corner error, px", "{:.2f}"),
+              ("val_rate_real", "real pairs below 5 px", "{:.0%}"),
+              ("val_mse", "MSE of the registered image", "{:.4f}"), ("total", "loss", "{:.3f}")]
     found = []
     for name, title, form in wanted:
         values = [record[name] for record in history if name in record]
