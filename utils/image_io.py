@@ -5,6 +5,8 @@ Arrays are float32 in [0, 1], shape (H, W) for one channel and (H, W, 3) in RGB 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -154,22 +156,28 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes_atomically(path, buffer.tobytes())
 
 
-def write_bytes_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file so that a crash leaves either the old content or the new, never a part.
+@contextmanager
+def replace_atomically(path: str | Path) -> Iterator[Path]:
+    """Write a file so that a crash or an error leaves either the old content or the new, never a part.
 
-    Written beside the target, flushed to disk, then renamed over it.
+    Gives a name beside the target to write to; when the block ends well, that file is flushed to disk and renamed over it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield temporary
+        with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomically(path: str | Path, data: bytes) -> None:
+    """Write a whole file with the guarantee of :func:`replace_atomically`."""
+    with replace_atomically(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
