@@ -99,7 +99,7 @@ def test_frames_keep_depth_channels_and_pages(moving, monkeypatch, tmp_path):
     stack = np.stack([deep, deep[::-1], deep // 2])
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
     cv2.imwrite(str(tmp_path / "color.png"), (color[..., ::-1] * 255 + 0.5).astype(np.uint8))
-    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack", compression="lzw")
     tifffile.imwrite(tmp_path / "colors.tiff", np.stack([(color * 255).astype(np.uint8)] * 2), photometric="rgb")
     assert run_main(apply_transform, monkeypatch, "--transform", write_transform(tmp_path / "transform.json"), "--out",
                     tmp_path / "out", *(tmp_path / name for name in ("deep.png", "color.png", "stack.tif", "colors.tiff"))) == 0
