@@ -9,6 +9,7 @@ the frame of the other, and keeps its bit depth, its channels and, in a TIFF, it
 from __future__ import annotations
 
 import argparse
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,8 @@ def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
     try:
         with tifffile.TiffFile(path) as file:
             yield file
-    except (tifffile.TiffFileError, ValueError, OSError) as error:
+    except (tifffile.TiffFileError, ValueError, OSError, struct.error, RuntimeError) as error:
+        # A cut-off header is a struct.error, damaged compressed data a RuntimeError.
         raise InputError(f"{path}: unreadable TIFF ({error}); export it again.") from error
 
 
@@ -116,7 +118,9 @@ def _warp_tiff(path: Path, out: Path, transform: SavedTransform, inverse: bool, 
                 warped = warp_frame(image, transform, inverse, nearest)
             except InputError as error:
                 raise InputError(f"{path}: page {number}: {error}") from error
-            writer.write(warped, photometric="rgb" if image.ndim == 3 else "minisblack", compression="zlib")
+            writer.write(warped, photometric="rgb" if image.ndim == 3 else "minisblack", compression="zlib",
+                         # Plain pages, which every reader takes for one stack.
+                         metadata=None)
         return len(file.pages)
 
 
