@@ -85,7 +85,8 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
     root = args.data[0] if args.layout == "generated" and args.data else args.generated
     if root:
         mode = args.generated_mode if args.generated else "+".join(args.mode or ["cffa"])
-        draw = GeneratedDraw(args.draws, args.draw_rotation, args.draw_shift, args.draw_scale, args.seed)
+        draw = GeneratedDraw(args.draws, args.draw_rotation, args.draw_shift, args.draw_scale, args.draw_overlap,
+                             args.seed)
         loaders = generated_set(root, mode.split("+"), args.split, args.subset, draw)
         sets.append(EvaluationSet("generated", loaders))
         described["generated"] = {"kind": "generated", "data": str(Path(root).resolve()), "mode": mode, "split": args.split,
@@ -238,6 +239,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     generated.add_argument("--draw_rotation", type=float, default=drawn.rotation_deg, help="largest rotation, degrees")
     generated.add_argument("--draw_shift", type=float, default=drawn.shift, help="largest shift, share of the image")
     generated.add_argument("--draw_scale", type=float, default=drawn.scale, help="largest scale factor either way")
+    generated.add_argument("--draw_overlap", type=float, default=drawn.overlap, help="least overlap, share of what is seen")
     generated.add_argument("--seed", type=int, default=drawn.seed, help="of the draws, the degradations and the wrong pairs")
     output = parser.add_argument_group("output")
     output.add_argument("--no_pictures", action="store_true")

@@ -48,7 +48,7 @@ from utils.interchange import EXPORTS, export_files
 from utils.pictures import checkerboard, draw_matches, plot_registration, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
-RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
+RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json", *EXPORTS.values())
 RESULTS_NAME = "results.csv"
@@ -241,7 +241,8 @@ def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar,
     content = {
         "convention": "H_fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
                       "integers, origin top-left, both images at their own size",
-        "status": result.status, "reason": result.reason, "transform": registrar.transform,
+        "status": result.status, "reason": result.reason, "confidence": round(result.confidence, 4),
+        "transform": registrar.transform,
         "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
         "fixed": {"path": row.fixed, "height": fixed.shape[0], "width": fixed.shape[1]},
         "moving": {"path": row.moving, "height": moving.shape[0], "width": moving.shape[1]},
@@ -274,7 +275,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
         The row of ``results.csv``.
     """
     failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
-        "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
+        "id": row.id, "status": "failed", "confidence": 0.0, "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
     try:
         if not is_plain_name(row.id):
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
@@ -285,7 +286,8 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
             # What an earlier attempt left must not stand beside a failure.
             (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
-        record = failed | {"status": result.status, "reason": result.reason, "n_matches": result.n_matches,
+        record = failed | {"status": result.status, "reason": result.reason, "confidence": f"{result.confidence:.3f}",
+                   "n_matches": result.n_matches,
                    "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
         if result.H_fix_to_mov is not None:
             record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}

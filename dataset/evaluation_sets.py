@@ -72,6 +72,7 @@ class GeneratedDraw:
     Attributes:
         draws: pairs per sample.
         rotation_deg, shift, scale: largest rotation, shift (share of the image) and scale factor either way.
+        overlap: least overlap, as a share of the retina in the image that shows less of it.
         seed: of the draws.
     """
 
@@ -79,6 +80,7 @@ class GeneratedDraw:
     rotation_deg: float = 30.0
     shift: float = 0.1
     scale: float = 1.1
+    overlap: float = 0.4
     seed: int = 777
 
 
@@ -102,7 +104,7 @@ def generated_set(root: str | Path, modes: list[str], split: str | Path | None, 
         if not samples:
             raise InputError(f"{split}: none of its {subset} eyes is in {root}; is it the split of other data?")
     geometry = ViewGeometry(img_size=None, rotation_deg=draw.rotation_deg, translation=draw.shift,
-                            scale=(1 / draw.scale, draw.scale), shear=0.0, mirror=False)
+                            scale=(1 / draw.scale, draw.scale), shear=0.0, mirror=False, min_overlap=draw.overlap)
     views = GeneratedPairs(samples, geometry, seed=draw.seed)
 
     def load(index: int) -> EvaluationPair:

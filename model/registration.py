@@ -27,6 +27,7 @@ from utils.geometry import Plausibility, TransformEstimate, compose, estimate_tr
 
 # Of the logistic model of the confidence.
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.5, 0.6, 0.6
+MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 MIN_PROPOSAL_INLIERS = 6
 
 
@@ -322,7 +323,8 @@ def confidence_of(decided: float, agreement: float) -> float:
 
     Logistic; the coefficients were fitted by ``benchmarks/confidence.py``.
     """
-    evidence = CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, 30.0) + CONFIDENCE_PER_AGREEMENT * agreement
+    evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
+                + CONFIDENCE_PER_AGREEMENT * agreement)
     return 1.0 / (1.0 + math.exp(-evidence))
 
 
