@@ -41,6 +41,7 @@ from utils.image_io import (
     write_image,
     write_text_atomically,
 )
+from utils.names import is_plain_name
 from utils.pictures import checkerboard, draw_matches, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
@@ -48,8 +49,6 @@ RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
 RESULTS_NAME = "results.csv"
-FORBIDDEN_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]')
-RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)), "results.csv"}
 
 
 class Registrar:
@@ -163,12 +162,6 @@ def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Regi
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
 
 
-def is_plain_name(name: str) -> bool:
-    """Whether a name can be a folder on any system and cannot leave its parent."""
-    return (0 < len(name.encode("utf-8", "replace")) <= 200 and not FORBIDDEN_IN_NAMES.search(name)
-            and not name.startswith(".") and name == name.strip(" .") and name.lower() not in RESERVED_NAMES)
-
-
 def pair_name(fixed: str, moving: str) -> str:
     """Id of a pair given without one: both file names, without what no folder may be called."""
     stems = [re.sub(r"[^\w-]+", "_", Path(path).stem)[:48] for path in (fixed, moving)]
@@ -187,7 +180,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
     failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
         "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
     try:
-        if not is_plain_name(row.id):
+        if not is_plain_name(row.id) or row.id.casefold() == RESULTS_NAME:
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
         if row.id.casefold() in seen:
             raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
