@@ -35,6 +35,7 @@ from utils.geometry import TRANSFORM_MODELS
 from utils.image_io import (
     MIN_SIDE_PX,
     check_content,
+    check_writable,
     read_color,
     read_gray,
     to_unit_range,
@@ -49,6 +50,7 @@ RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
 RESULTS_NAME = "results.csv"
+MAX_TABLE_BYTES = 256 << 20
 
 
 class Registrar:
@@ -122,10 +124,12 @@ def read_pairs(path: str | Path) -> list[PairRow]:
     if not path.is_file():
         raise InputError(f"{path}: no such table of pairs.")
     try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_TABLE_BYTES >> 20} MB; divide the table of pairs.")
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text)))
         columns = next(csv.reader(io.StringIO(text)), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(f"{path}: not a readable CSV table in UTF-8: {error}") from error
     missing = [name for name in ("id", "fixed", "moving") if name not in columns]
     if missing:
@@ -239,10 +243,8 @@ def main() -> None:
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
     out, records, seen = Path(args.out), [], set()
     extra = list(rows[0].extra) if rows else []
-    try:
-        write_results(out / RESULTS_NAME, [], extra)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error}); give another folder.") from error
+    check_writable(out, "--out")
+    write_results(out / RESULTS_NAME, [], extra)
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
         records.append(process_row(row, registrar, out, seen))
         write_results(out / RESULTS_NAME, records, extra)

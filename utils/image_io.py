@@ -85,6 +85,11 @@ def _size_in_header(path: Path) -> tuple[int, int]:
                 return page.imagewidth, page.imagelength
 
 
+def stores_more_than_8_bits(path: str | Path) -> bool:
+    """Whether a readable image is stored with 16 bits or as floats."""
+    return _decode(path).dtype != np.uint8
+
+
 def _is_truncated(path: Path, data: np.ndarray) -> bool:
     """OpenCV fills what a cut-off PNG or JPEG lacks with grey or black without a word, so look for the end marker."""
     tail = data[-64:].tobytes()
@@ -221,6 +226,24 @@ def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None 
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | Path, option: str) -> None:
+    """Make a folder and write to it, to find out now and not after the work.
+
+    Args:
+        option: by which the user gave it.
+
+    Raises:
+        InputError
+    """
+    folder = Path(folder)
+    try:
+        probe = folder / f".probe.{os.getpid()}.tmp"
+        write_bytes_atomically(probe, b"probe")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot be written to ({error}); give another folder.") from error
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
