@@ -95,8 +95,11 @@ class Registrar:
 
 
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, (str, Path)):
         return read_gray(image)
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
+        raise InputError(f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an array of uint8, "
+                         "uint16 or float is needed.")
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)) or min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
                          "side needed.")

@@ -144,7 +144,7 @@ DTYPES = st.sampled_from((np.uint8, np.uint16, np.int32, np.float32, np.float64,
 @given(shape=st.lists(st.integers(0, 90), max_size=4), dtype=DTYPES, seed=st.integers(0, 9),
        special=st.sampled_from((None, np.nan, np.inf, -1e30, 0)))
 def test_arrays_given_to_register(registrar, shape, dtype, seed, special):
-    image = (np.random.default_rng(seed).random(shape) * 255).astype(dtype)
+    image = (np.asarray(np.random.default_rng(seed).random(shape)) * np.array(255)).astype(dtype)
     if special is not None and image.size and dtype in (np.float32, np.float64):
         image.reshape(-1)[seed % image.size] = special
     good = np.random.default_rng(1).random((64, 72))
