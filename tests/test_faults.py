@@ -59,7 +59,6 @@ def error_of(reply: dict, code: int = 2) -> str:
 
 # --- the data -----------------------------------------------------------------------------------------------------------
 
-SHOW_SPLIT = ["--seed", 0]
 
 
 @pytest.fixture(scope="module")
