@@ -229,7 +229,7 @@ def make_task(args: argparse.Namespace, config: Config, record: dict, model: Sup
     objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
     real = []
     for folder in args.val_data:
-        pairs = load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)
+        pairs = load_real_pairs(folder, Path(folder).resolve().name, fixed_role=args.fixed_role)
         fabric.print(describe_pairs(folder, pairs))
         if {pair.key for pair in pairs} & {pair.key for pair in real}:
             raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 LESIONS = ("haemorrhage", "exudate", "cotton_wool", "drusen", "laser_scar", "non_perfusion", "leakage")
+FULL_DEPTH_DD = 0.06  # a vessel this wide absorbs like the largest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,9 @@ class ViewGeometry:
         translation: largest shift of the moving side, as a share of the view.
         shear: largest shear (tangent).
         zoom: range of the magnification of the fixed side (crops only).
-        min_overlap: least share of the fixed view's retina that the moving view shows.
+        min_overlap: least overlap of the two views, as a share of the retina in the one that shows less of it.
         mirror: mirror both images together in half of the views.
+        ramp_epochs: over so many epochs the ranges of rotation, scale and look grow to those given here; 0 = at once.
     """
 
     img_size: int | None = 256
@@ -79,6 +80,15 @@ class ViewGeometry:
     zoom: tuple[float, float] = (0.8, 1.25)
     min_overlap: float = 0.4
     mirror: bool = True
+    ramp_epochs: int = 0
+
+    def difficulty(self, epoch: int) -> float:
+        """Share of the full ranges that an epoch (from 1) draws from, in (0, 1]."""
+        return min(1.0, max(epoch, 1) / self.ramp_epochs) if self.ramp_epochs else 1.0
+
+    def eased(self, share: float) -> ViewGeometry:
+        """The same with ``share`` of the range of rotation and of (the logarithm of) scale."""
+        return replace(self, rotation_deg=share * self.rotation_deg, scale=tuple(end**share for end in self.scale))
 
 
 @dataclass(frozen=True)
@@ -222,17 +232,23 @@ def problems_between(sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask
     return problems
 
 
-def _share_seen(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: tuple[int, int],
-                moving_size: tuple[int, int]) -> float:
-    """Share of the fixed view's retina that the moving view shows, on a coarse grid of points."""
-    ys, xs = np.meshgrid(np.linspace(0, fixed_size[0] - 1, 17), np.linspace(0, fixed_size[1] - 1, 17), indexing="ij")
+def overlap_share(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: tuple[int, int]) -> float:
+    """Overlap of two views of a size, as a share of the retina in the view that shows less of it; on a coarse grid."""
+    H_mov_to_fix = np.linalg.inv(H_fix_to_mov)
+    return max(_share_seen(stack, (4, 5), H_fix_to_own, H_fix_to_mov, size),
+               _share_seen(stack, (5, 4), H_fix_to_own @ H_mov_to_fix, H_mov_to_fix, size))
+
+
+def _share_seen(stack: torch.Tensor, fields: tuple[int, int], H_view_to_own: np.ndarray, H_view_to_other: np.ndarray,
+                size: tuple[int, int]) -> float:
+    """Share of one view's retina that the other shows; ``fields`` are their channels of the stack."""
+    ys, xs = np.meshgrid(np.linspace(0, size[0] - 1, 17), np.linspace(0, size[1] - 1, 17), indexing="ij")
     points = np.stack([xs.ravel(), ys.ravel()], axis=1)
-    own = np.round(warp_points(points, H_fix_to_own)).astype(int)
+    own = np.round(warp_points(points, H_view_to_own)).astype(int)
     in_frame = inside(own, tuple(stack.shape[-2:]))
     x, y = np.where(in_frame[:, None], own, 0).T
-    in_fixed = in_frame & (stack[4].numpy()[y, x] > 127)
-    in_moving = in_frame & (stack[5].numpy()[y, x] > 127) & inside(warp_points(points, H_fix_to_mov), moving_size)
-    return float((in_fixed & in_moving).sum() / max(in_fixed.sum(), 1))
+    here, there = (in_frame & (stack[channel].numpy()[y, x] > 127) for channel in fields)
+    return float((here & there & inside(warp_points(points, H_view_to_other), size)).sum() / max(here.sum(), 1))
 
 
 def draw_geometry(stack: torch.Tensor, geometry: ViewGeometry,
@@ -262,7 +278,7 @@ def draw_geometry(stack: torch.Tensor, geometry: ViewGeometry,
                                     float(np.exp(rng.uniform(*np.log(geometry.scale)))),
                                     rng.uniform(-geometry.shear, geometry.shear),
                                     image_centre(size), image_centre(size) + shift)
-        if _share_seen(stack, H_fix_to_own, H_fix_to_mov, size, size) >= geometry.min_overlap:
+        if overlap_share(stack, H_fix_to_own, H_fix_to_mov, size) >= geometry.min_overlap:
             break
     return H_fix_to_own, H_fix_to_mov, size
 
@@ -352,7 +368,8 @@ class GeneratedPairs(Dataset):
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         stack = self._own_rasters(sample)
-        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, self.geometry, rng)
+        difficulty = self.geometry.difficulty(key.epoch)
+        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, self.geometry.eased(difficulty), rng)
         H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
         own = stack[None].float() / 255.0
         fixed = warp_image(own[:, FIXED_CHANNELS + MOVING_CHANNELS[:1]], _matrix(H_fix_to_own), size, antialias=True)[0]
@@ -360,16 +377,18 @@ class GeneratedPairs(Dataset):
         view = {"aligned_moving": fixed[4:5], "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
                 "H_fix_to_own": _matrix(H_fix_to_own)[0], "key": sample.key, "eye": sample.eye, "mode": sample.mode}
         for role, rasters in (("fixed", fixed), ("moving", moving)):
-            view |= self._one_side(role, rasters, rng)
+            view |= self._one_side(role, rasters, difficulty, rng)
         view["anchors"], view["anchor_valid"] = draw_anchors(
             view["fixed_mask"][0].numpy(), view["moving_fov"][0].numpy(), H_fix_to_mov, self.n_anchors, rng)
         return view
 
-    def _one_side(self, role: str, rasters: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _one_side(self, role: str, rasters: torch.Tensor, difficulty: float,
+                  rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Name the rasters (4, H, W) of one image, and randomise its look."""
         image, field_of_view = rasters[0].numpy(), rasters[3].numpy() > 0.5
         if self.photometric is not None:
-            image, field_of_view = randomise(image, field_of_view, self.photometric, rng)
+            ranges = replace(self.photometric, p_apply=difficulty * self.photometric.p_apply)
+            image, field_of_view = randomise(image, field_of_view, ranges, rng)
         seen = torch.from_numpy(field_of_view.astype(np.float32))[None]
         return {f"{role}_image": torch.from_numpy(image)[None], f"{role}_fov": seen,
                 f"{role}_mask": (rasters[1:2] > 0.5).float() * seen, f"{role}_heatmap": rasters[2:3] * seen}

@@ -20,6 +20,7 @@ from dataset.generated_pairs import (
     discover_samples,
     draw_geometry,
     load_sample,
+    overlap_share,
     read_manifest,
     split_by_eye,
     write_manifest,
@@ -202,7 +203,29 @@ def test_views_overlap(samples):
     pairs = GeneratedPairs(samples, geometry)
     for key in EPOCH_KEYS:
         view = pairs[key]
-        assert overlap_of(view).sum() > 0.33 * view["fixed_fov"].sum()
+        in_fixed_pixels = view["moving_fov"].sum() / torch.linalg.det(view["H_fix_to_mov"])
+        assert overlap_of(view).sum() > 0.33 * min(view["fixed_fov"].sum(), in_fixed_pixels)
+
+
+def test_enlarged_views_overlap_by_what_they_show(samples):
+    """A moving view enlarged twice shows a quarter of the fixed one: that is all it can, and must not be refused."""
+    geometry = ViewGeometry(img_size=128, long_side=192, rotation_deg=180, scale=(1.9, 2.0), translation=0.1, min_overlap=0.8)
+    stack = load_sample(samples[0], 192, 2.0)
+    stack[4:] = 255
+    for seed in range(5):
+        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, geometry, np.random.default_rng(seed))
+        assert overlap_share(stack, H_fix_to_own, H_fix_to_mov, size) >= 0.8
+        assert overlap_share(stack, H_fix_to_own, G.compose(H_fix_to_mov, G.translation_matrix((400.0, 0.0))), size) == 0
+
+
+def test_views_start_easy_and_grow(samples):
+    geometry = ViewGeometry(img_size=128, long_side=192, rotation_deg=180, ramp_epochs=10)
+    assert geometry.difficulty(1) == 0.1 and geometry.difficulty(10) == geometry.difficulty(99) == 1.0
+    assert ViewGeometry().difficulty(0) == ViewGeometry().difficulty(1) == 1.0
+    pairs = GeneratedPairs(samples, geometry)
+    turns = {epoch: [abs(np.degrees(np.arctan2(H[1, 0], H[0, 0]))) for H in (
+        pairs[ViewKey(epoch, index)]["H_fix_to_mov"].numpy() for index in range(8))] for epoch in (1, 10)}
+    assert max(turns[1]) <= 18 < max(turns[10])
 
 
 def test_anchors_lie_on_vessels_that_both_images_show(samples):

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.synthesize import file_names, find_photographs, main, write_generated_set
+from dataset.picture_scenes import find_sources
+from dataset.synthesize import file_names, main, write_generated_set
 from dataset.vascular_tree import Vessels, View, draw_vessels, grow_eye
 from utils.errors import InputError
 from utils.image_io import read_color, read_gray, read_mask, write_image
@@ -148,7 +149,7 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_real_photographs_are_kept_and_the_rest_aligned(photographs: Path, tmp_path: Path) -> None:
-    ids = write_generated_set(tmp_path / "set", 9, size=SIZE, from_cf=photographs, progress=False)
+    ids = write_generated_set(tmp_path / "set", 0, size=SIZE, real={"cf": [photographs]}, progress=False)
     assert ids == ["1_A", "2_A"]
     shown = pictures(tmp_path / "set", "1_A")
     assert shown["cf"][:10].max() == 0, "padded above, the aspect kept"
@@ -160,11 +161,11 @@ def test_real_photographs_are_kept_and_the_rest_aligned(photographs: Path, tmp_p
 def test_faulty_photograph_folders_are_refused(photographs: Path, tmp_path: Path) -> None:
     (photographs / "tiny" / "masks" / "Image_01R.png").unlink()
     with pytest.raises(InputError, match="Image_01R"):
-        find_photographs(photographs)
+        find_sources("cf", photographs)
     with pytest.raises(InputError, match="images"):
-        find_photographs(tmp_path / "real" / "tiny" / "masks")
+        find_sources("cf", tmp_path / "real" / "tiny" / "masks")
     with pytest.raises(InputError, match="no such folder"):
-        find_photographs(tmp_path / "nowhere")
+        find_sources("cf", tmp_path / "nowhere")
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

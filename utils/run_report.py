@@ -1,4 +1,4 @@
-"""Logs by epoch and training curves of a run."""
+"""Logs by epoch, training curves and the report page of a run."""
 from __future__ import annotations
 
 import io
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.image_io import write_bytes_atomically, write_text_atomically
+from utils.training_report import write_training_report
 
 HEADER = "== epoch "
 
@@ -31,8 +32,19 @@ class EpochLog:
         write_text_atomically(self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""]))
 
 
+def curve_panels(history: list[dict[str, float]]) -> dict[str, list[str]]:
+    """Names of the figures of each panel, by its title."""
+    return {"loss terms": ["total", "det", "des", "geo", "pke"],
+            "validation: MSE of the registered image": ["val_mse"],
+            "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
+            "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
+            "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+            "learning rate": ["lr"]}
+
+
 def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
-    """Draw every figure of the run over the epochs, one panel per group.
+    """Draw every figure of the run over the epochs, one panel per group; beside it write ``report.html``, the same curves with
+    the pictures of the epochs.
 
     Args:
         history: one record per epoch with "epoch" and any of the figures below; infinite values are left out.
@@ -40,12 +52,7 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     # Drawn without pyplot: no global state, no window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    panels = {"loss terms": ["total", "det", "des", "geo", "pke"],
-              "validation: MSE of the registered image": ["val_mse"],
-              "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
-              "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
-              "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
-              "learning rate": ["lr"]}
+    panels = curve_panels(history)
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, (title, names) in zip(figure.subplots(2, 3).ravel(), panels.items(), strict=True):
@@ -63,3 +70,4 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     write_bytes_atomically(path, buffer.getvalue())
+    write_training_report(path.with_name("report.html"), history, panels)
