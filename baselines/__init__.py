@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.evaluation_sets import EvaluationPair
-from model.registration import MatchSettings, Registration, WorkingFrame, to_working_frame
+from model.registration import MatchSettings, Registration
+from model.working_frame import WorkingFrame, to_working_frame
 from utils.errors import InputError
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, implausible_because, warp_points
 from utils.metrics import image_corners
