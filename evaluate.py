@@ -46,7 +46,7 @@ from utils.device import DEVICES
 from utils.errors import InputError, run_script
 from utils.evaluation_report import write_evaluation_report
 from utils.geometry import TRANSFORM_MODELS
-from utils.image_io import write_text_atomically
+from utils.image_io import check_writable, write_text_atomically
 from utils.metrics import PairError, pair_error
 from utils.pair_cache import PairCache, PairRow
 from utils.statistics import accepted_wrong_pairs, compare, summarise
@@ -247,14 +247,33 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, or that would ask for an image larger than the memory.
+
+    Raises:
+        InputError
+    """
+    if not all(0.05 <= scale <= 20 for scale in args.scales):
+        raise InputError("--scales must lie above 0, from 0.05 to 20.")
+    if not all(math.isfinite(angle) for angle in args.rotations or ()):
+        raise InputError("--rotations must be finite numbers of degrees.")
+    if args.wrong_pairs < 0 or args.report_cases < 0:
+        raise InputError("--wrong_pairs and --report_cases must be at least 0.")
+    if args.draws < 1 or args.seed < 0 or not 0.1 <= args.draw_scale <= 10:
+        raise InputError("--draws must be at least 1, --seed at least 0, --draw_scale from 0.1 to 10.")
+    if not 0 <= args.draw_rotation <= 180 or not 0 <= args.draw_shift <= 1:
+        raise InputError("--draw_rotation must lie between 0 and 180 degrees, --draw_shift between 0 and 1.")
+
+
 def main() -> None:
     """Load pairs, run the methods, print the table, write the files."""
     args = get_args_parser().parse_args()
-    if min(args.scales) <= 0 or args.wrong_pairs < 0 or args.report_cases < 0 or args.draws < 1:
-        raise InputError("--scales must be above 0, --draws at least 1, --wrong_pairs and --report_cases at least 0.")
+    check_arguments(args)
     stresses, (methods, lacking) = find_stresses(args), find_methods(args)
     sets, described = find_sets(args)
     out = Path(args.out)
+    # Before the work of hours, not after it.
+    check_writable(out, "--out")
     cache = PairCache(out, {"seed": args.seed, **RULES}, overwrite=args.overwrite)
     wrong = PairCache(out, {"seed": args.seed, "pairs_per_set": args.wrong_pairs}, "wrong_pairs", args.overwrite) \
         if args.wrong_pairs else None
