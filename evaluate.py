@@ -145,7 +145,7 @@ def identity_matrix(fixed_size: Size, moving_size: Size) -> np.ndarray:
 
 def make_methods(registrar: Registrar) -> dict[str, Method]:
     """The model and its two yardsticks."""
-    def superretina(pair: EvaluationPair) -> Estimate:
+    def model(pair: EvaluationPair) -> Estimate:
         result = registrar.register(pair.fixed, pair.moving)
         return Estimate(result.H_fix_to_mov, result.status, result.reason, result.n_matches, result.n_inliers,
                         result.seconds, result)
@@ -155,7 +155,7 @@ def make_methods(registrar: Registrar) -> dict[str, Method]:
 
     def oracle(pair: EvaluationPair) -> Estimate:
         return Estimate(fit_affine(pair.fixed_landmarks, pair.moving_landmarks))
-    return {"superretina": superretina, "identity": identity, "oracle": oracle}
+    return {registrar.matcher.name: model, "identity": identity, "oracle": oracle}
 
 
 def evaluate_pairs(loaders: list[PairLoader], methods: dict[str, Method], rotations: list[float],

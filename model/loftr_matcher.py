@@ -56,6 +56,8 @@ class LoFTRMatcher:
         device: where the network is.
     """
 
+    name = "loftr"
+
     def __init__(self, model: LoFTRVessel, settings: LoFTRMatchSettings, device: torch.device | str = "cpu") -> None:
         self.model, self.settings, self.device = model, settings, torch.device(device)
 

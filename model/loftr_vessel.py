@@ -30,7 +30,6 @@ HALF_WINDOW_PX = float(default_cfg["fine_window_size"] // 2 * FINE_STRIDE)
 # kornia's modules, by the names that also head the keys of published checkpoints.
 MODULES = ("backbone", "pos_encoding", "loftr_coarse", "fine_preprocess", "loftr_fine")
 RESIDUAL_START = 0.1
-CENTRE = 0
 
 
 class PairFeatures(NamedTuple):
@@ -94,8 +93,8 @@ class LoFTRVessel(nn.Module):
         heads: attention heads; must divide both widths.
         coarse_layers, fine_layers: pairs of one self- and one cross-attention layer.
         temperature: of the dual softmax.
-        unit_features: compare coarse features by their cosine. The published network does not; from scratch it learns
-            many times faster.
+        unit_features: compare coarse features by their cosine, once what all cells of an image share is taken off. The
+            published network does not; from scratch it learns several times faster.
         position_scale: strength of the positional encoding, 1 as published. It is added to what is compared, so at full
             strength a network from scratch must first unlearn that like places match.
         position_cells: in training, the positions of a view are drawn from a grid of this many cells a side, as if it
@@ -217,7 +216,7 @@ class LoFTRVessel(nn.Module):
         if self.unit_features:
             # kornia divides by sqrt(C): at this length its products are cosines.
             length = fixed_tokens.shape[-1] ** 0.5
-            fixed_tokens, moving_tokens = (F.normalize(tokens - CENTRE*tokens.mean(1, keepdim=True), dim=-1) * length
+            fixed_tokens, moving_tokens = (F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1) * length
                                            for tokens in (fixed_tokens, moving_tokens))
         return fixed_tokens, moving_tokens, fixed_fine, moving_fine
 

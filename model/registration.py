@@ -117,8 +117,9 @@ class PairMatches:
 
 
 class Matcher(Protocol):
-    """Two grey images (H, W) float in [0, 1] of any sizes in, matches out."""
+    """Two grey images (H, W) float in [0, 1] of any sizes in, matches out; ``name`` is what tables call the method."""
 
+    name: str
     settings: MatchSettings
 
     def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
@@ -197,6 +198,8 @@ class SuperRetinaMatcher:
         settings: see :class:`MatchSettings`.
         device: where the network is.
     """
+
+    name = "superretina"
 
     def __init__(self, model: SuperRetinaMultimodal, settings: MatchSettings,
                  device: torch.device | str = "cpu") -> None:

@@ -139,7 +139,8 @@ def test_without_mask_every_match_counts_the_same():
     assert (weights.matrix() == 1).all()
 
 
-@pytest.mark.parametrize("wrong", [{"eps": -0.1}, {"eps": 2.0}, {"min_vessel_area": 0.0}, {"focal_gamma": -1.0}, {"fine_matches": 0}])
+@pytest.mark.parametrize("wrong", [{"eps": -0.1}, {"eps": 2.0}, {"min_vessel_area": 0.0}, {"focal_gamma": -1.0},
+                                   {"fine_matches": 0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):
         VesselLossSettings(**wrong)
