@@ -40,15 +40,21 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     # Drawn without pyplot: no global state, no window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    panels = {"loss terms": ["total", "det", "des", "geo", "pke"],
+    panels = {"loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
               "validation: MSE of the registered image": ["val_mse"],
               "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
               "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
               "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+              "coarse matches: right at the first choice": ["coarse_accuracy"],
               "learning rate": ["lr"]}
+    known = set().union(*history)
+    panels = {title: names for title, names in panels.items() if known & set(names)}
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, (title, names) in zip(figure.subplots(2, 3).ravel(), panels.items(), strict=True):
+    axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
+    for axis in axes[len(panels):]:
+        axis.set_axis_off()
+    for axis, (title, names) in zip(axes, panels.items(), strict=False):
         for name in names:
             points = [(record["epoch"], record[name]) for record in history
                       if name in record and np.isfinite(record[name])]
