@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.ridge_stem import RidgeStem
-from utils.cells import CellMatches
+from utils.cells import CellMatches, grid_size
 from utils.errors import InputError
 from utils.geometry import Size
 
@@ -45,6 +45,15 @@ class PairFeatures(NamedTuple):
     similarity: torch.Tensor
     offset_px: torch.Tensor
     spread: torch.Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """What the backbone says about one image alone: coarse tokens (1, L, C) with their positions, the fine map
+    (1, C', H / 2, W / 2), and the rows and columns of coarse cells."""
+
+    tokens: torch.Tensor
+    fine: torch.Tensor
+    grid: Size
 
 
 class FoundMatches(NamedTuple):
@@ -212,13 +221,17 @@ class LoFTRVessel(nn.Module):
             (fixed_tokens, moving_tokens), (fixed_fine, moving_fine) = tokens.chunk(2), fine.chunk(2)
         else:
             (fixed_tokens, fixed_fine), (moving_tokens, moving_fine) = self._backbone(fixed), self._backbone(moving)
+        return *self._attend(fixed_tokens, moving_tokens), fixed_fine, moving_fine
+
+    def _attend(self, fixed_tokens: torch.Tensor, moving_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The coarse transformer, which sees both images: tokens as they are compared."""
         fixed_tokens, moving_tokens = self._run("loftr_coarse", fixed_tokens, moving_tokens)
         if self.unit_features:
             # kornia divides by sqrt(C): at this length its products are cosines.
             length = fixed_tokens.shape[-1] ** 0.5
             fixed_tokens, moving_tokens = (F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1) * length
                                            for tokens in (fixed_tokens, moving_tokens))
-        return fixed_tokens, moving_tokens, fixed_fine, moving_fine
+        return fixed_tokens, moving_tokens
 
     def _refine(self, tokens: tuple[torch.Tensor, ...], batch: torch.Tensor, fixed_cell: torch.Tensor,
                 moving_cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -245,31 +258,39 @@ class LoFTRVessel(nn.Module):
         similarity = torch.einsum("blc,bsc->bls", tokens[0], tokens[1]).float() / scale
         return PairFeatures(similarity, *self._refine(tokens, asked.batch, asked.fixed_cell, asked.moving_cell))
 
+    def _refuse_training_mode(self) -> None:
+        if self.training:
+            raise RuntimeError("matching needs evaluation mode; call eval() first")
+
     @torch.inference_mode()
-    def match(self, fixed: torch.Tensor, moving: torch.Tensor, fixed_allowed: torch.Tensor, moving_allowed: torch.Tensor,
+    def describe(self, image: torch.Tensor) -> ImageFeatures:
+        """What is computed of one image (1, 1, H, W) alone, so that it can be matched with many.
+
+        Raises:
+            RuntimeError: the network is in training mode.
+        """
+        self._refuse_training_mode()
+        return ImageFeatures(*self._backbone(image), grid_size(tuple(image.shape[-2:]), COARSE_STRIDE))
+
+    @torch.inference_mode()
+    def match(self, fixed: ImageFeatures, moving: ImageFeatures, fixed_allowed: torch.Tensor, moving_allowed: torch.Tensor,
               min_confidence: float) -> FoundMatches:
-        """Match one pair: mutual nearest cells by dual softmax, refined. No vessel mask is needed.
+        """Match two images: mutual nearest cells by dual softmax, refined. No vessel mask is needed.
 
         Args:
-            fixed, moving: (1, 1, H, W) in [0, 1]; the sizes may differ.
+            fixed, moving: from :meth:`describe`; the sizes may differ.
             fixed_allowed, moving_allowed: (1, h * w) bool, cells that may match at all (inside the field of view).
             min_confidence: least product of both softmax probabilities.
 
         Raises:
             RuntimeError: the network is in training mode.
         """
-        if self.training:
-            raise RuntimeError("match() needs evaluation mode; call eval() first")
-        tokens = self._pair_tokens(fixed, moving)
-        data: dict = {"stride_c": COARSE_STRIDE, "hw0_c": cell_grid(fixed), "hw1_c": cell_grid(moving)}
+        self._refuse_training_mode()
+        tokens = (*self._attend(fixed.tokens, moving.tokens), fixed.fine, moving.fine)
+        data: dict = {"stride_c": COARSE_STRIDE, "hw0_c": fixed.grid, "hw1_c": moving.grid}
         self.matcher.coarse_matching(tokens[0], tokens[1], data, fixed_allowed, moving_allowed)
         keep = data["mconf"] >= min_confidence
         batch, fixed_cell, moving_cell, confidence = (data[name][keep] for name in ("b_ids", "i_ids", "j_ids", "mconf"))
         if len(batch) == 0:
             return FoundMatches(fixed_cell, moving_cell, tokens[0].new_zeros(0, 2), confidence)
         return FoundMatches(fixed_cell, moving_cell, self._refine(tokens, batch, fixed_cell, moving_cell)[0], confidence)
-
-
-def cell_grid(image: torch.Tensor) -> Size:
-    """Rows and columns of coarse cells of images (B, 1, H, W) whose sides are multiples of the stride."""
-    return image.shape[-2] // COARSE_STRIDE, image.shape[-1] // COARSE_STRIDE

@@ -1,36 +1,31 @@
 """From two images to a matrix: the pipeline behind register.py, evaluate.py and the validation of a training run.
 
-    image -> working frame -> features -> matches -> robust transform -> H_fix_to_mov in original pixels
+    image -> working frame -> features -> matches, moving image turned if need be -> robust transform -> ridges settle
+    the last pixels -> H_fix_to_mov in original pixels
 
-A *matcher* is anything with ``match(fixed, moving) -> PairMatches``; :class:`SuperRetinaMatcher` is ours.
+A :class:`Matcher` finds the matches; :class:`SuperRetinaMatcher` is ours.
 """
 from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from model.keypoints import extract_keypoints, match_descriptors, sample_descriptors
+from model.refinement import RidgePair
 from model.super_retina_multimodal import SuperRetinaMultimodal
-from utils.field_of_view import erode_field, estimate_field_of_view
-from utils.geometry import (
-    Plausibility,
-    Size,
-    TransformEstimate,
-    compose,
-    estimate_transform,
-    fit_within,
-    resize_matrix,
-    translation_matrix,
-    warp_points,
-)
-from utils.image_io import resize_image
+from model.working_frame import WorkingImage, to_working_frame
+from utils.field_of_view import erode_field
+from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
 
-MIN_WORKING_SIDE_PX = 32
+# Of the logistic model of the confidence.
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -6.0, 0.6, 0.4
 MIN_PROPOSAL_INLIERS = 6
 
 
@@ -53,6 +48,10 @@ class MatchSettings:
             the radius, so (threshold / radius)**2 = 4 % do; about twice that once the transform is fitted to them.
         min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them. On pairs
             of different eyes 3.4 was the most seen (295 pairs, demo model), on right pairs 18 is usual.
+        try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees, until one is
+            significant beyond doubt.
+        undoubted_significance: no further copy is tried once one reaches this.
+        refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.refinement`).
     """
 
     long_side: int = 512
@@ -65,39 +64,29 @@ class MatchSettings:
     guided_radii_px: tuple[float, ...] = (15.0, 6.0)
     accident_rate: float = 0.08
     min_significance: float = 4.0
-
-
-@dataclass(frozen=True)
-class WorkingFrame:
-    """The frame in which an image is matched: its field of view, cut out and brought to the working size.
-
-    Attributes:
-        H_image_to_working: (3, 3), original pixels to working pixels.
-        size: (height, width) of the working image.
-    """
-
-    H_image_to_working: np.ndarray
-    size: Size
+    try_turns: bool = True
+    undoubted_significance: float = 9.0
+    refine: bool = True
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Keypoints (N, 2) in *working* pixels, unit descriptors (N, D) torch, detector map (H, W), and the working frame."""
+    """Keypoints (N, 2) in *working* pixels, unit descriptors (N, D) torch, detector map (H, W), and the working image."""
 
     keypoints: np.ndarray
     descriptors: torch.Tensor
     heatmap: np.ndarray
-    frame: WorkingFrame
+    working: WorkingImage
 
 
 @dataclass(frozen=True)
 class PairMatches:
-    """Matches of a pair; all points are pixels of the *working* images, whose frames are given.
+    """Matches of a pair; all points are pixels of the *working* images.
 
     Attributes:
         fixed_points, moving_points: (K, 2), row i corresponds.
         similarity: (K,) cosine similarity of the descriptors.
-        fixed_frame, moving_frame: how the working images lie in the original ones.
+        fixed, moving: the working images, and how they lie in the original ones.
         fixed_keypoints, moving_keypoints: (N, 2), (M, 2), all keypoints, for pictures.
         fixed_heatmap, moving_heatmap: detector maps, for pictures; None where a matcher has none.
         fixed_descriptors, moving_descriptors: (N, D), (M, D), for guided matching; None where a matcher has none.
@@ -106,8 +95,8 @@ class PairMatches:
     fixed_points: np.ndarray
     moving_points: np.ndarray
     similarity: np.ndarray
-    fixed_frame: WorkingFrame
-    moving_frame: WorkingFrame
+    fixed: WorkingImage
+    moving: WorkingImage
     fixed_keypoints: np.ndarray
     moving_keypoints: np.ndarray
     fixed_heatmap: np.ndarray | None = None
@@ -116,14 +105,37 @@ class PairMatches:
     moving_descriptors: torch.Tensor | None = None
 
 
-class Matcher(Protocol):
-    """Two grey images (H, W) float in [0, 1] of any sizes in, matches out; ``name`` is what tables call the method."""
+class Matcher(ABC):
+    """Finds matches between two images. A new kind of matcher says how it describes one image and matches two.
+
+    Attributes:
+        name: what tables call the method.
+        settings: see :class:`MatchSettings`.
+    """
 
     name: str
     settings: MatchSettings
 
+    @abstractmethod
+    def describe(self, working: WorkingImage, role: str) -> Any:
+        """What can be computed of one image alone, in its role, "fixed" or "moving"."""
+
+    @abstractmethod
+    def match_described(self, fixed: Any, moving: Any) -> PairMatches:
+        """Match two images that were described."""
+
     def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
-        """Match a pair; the sizes may differ."""
+        """Match two grey images (H, W) float in [0, 1] of any sizes, as they are."""
+        return next(self.candidates(*(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))))
+
+    def candidates(self, fixed: WorkingImage, moving: WorkingImage) -> Iterator[PairMatches]:
+        """Matches with the moving image as it is, then with its turned copies; each is computed when it is asked for.
+
+        The fixed image is described once. The frames of the copies hold their turn, so all candidates mean the same images.
+        """
+        described = self.describe(fixed, "fixed")
+        for quarter_turns in (0, 1, 3, 2) if self.settings.try_turns else (0,):
+            yield self.match_described(described, self.describe(moving.turned(quarter_turns), "moving"))
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,10 @@ class Registration:
         fixed_points, moving_points: (K, 2) all matches; inliers: (K,) which of them agree with the matrix.
         matches: what the matcher returned.
         seconds: time for features, matches and fit.
+        significance: by how many standard deviations the agreeing matches exceed what accident would give.
+        agreement: how far the ridges of both images agree better under the matrix than beside it; see
+            :func:`model.refinement.ridge_agreement`. 0 when failed.
+        confidence: probability in [0, 1] that the matrix is right, by both; 0 when failed.
     """
 
     status: str
@@ -146,6 +162,9 @@ class Registration:
     inliers: np.ndarray = field(repr=False)
     matches: PairMatches = field(repr=False)
     seconds: float
+    significance: float = 0.0
+    agreement: float = 0.0
+    confidence: float = 0.0
 
     @property
     def n_matches(self) -> int:
@@ -158,39 +177,7 @@ class Registration:
         return int(self.inliers.sum())
 
 
-def field_diameter(field_of_view: np.ndarray) -> float:
-    """Size of a field of view (H, W) bool in pixels: the diameter of the circle of the same area."""
-    return 2.0 * math.sqrt(field_of_view.sum() / math.pi)
-
-
-def to_working_frame(image: np.ndarray, working_px: int) -> tuple[np.ndarray, np.ndarray, WorkingFrame]:
-    """Cut the field of view out of an image and bring it to the working size.
-
-    By what the image shows and not by its frame: a retina turned on a larger canvas, or surrounded by more black, must
-    come out at the same size, or every rotation would be a change of scale too.
-
-    Args:
-        image: (H, W) float in [0, 1].
-        working_px: the field's diameter in the working image (see :func:`field_diameter`).
-
-    Returns:
-        The working image (h, w) float32, its field of view (h, w) bool, and the frame.
-    """
-    seen = estimate_field_of_view(resize_image(image, fit_within(image.shape, working_px)))
-    H_image_to_small = resize_matrix(image.shape, seen.shape)
-    factor = working_px / field_diameter(seen) * H_image_to_small[0, 0]
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 0.5, rows[-1] + 0.5]])
-    (left, top), (right, bottom) = warp_points(corners, np.linalg.inv(H_image_to_small)) + 0.5
-    left, top = max(int(left), 0), max(int(top), 0)
-    cut = image[top:math.ceil(bottom), left:math.ceil(right)]
-    size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in cut.shape)
-    working = resize_image(cut, size)
-    H_image_to_working = compose(translation_matrix((-left, -top)), resize_matrix(cut.shape, size))
-    return working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size)
-
-
-class SuperRetinaMatcher:
+class SuperRetinaMatcher(Matcher):
     """Detects, describes and matches keypoints with a trained network.
 
     Args:
@@ -208,15 +195,14 @@ class SuperRetinaMatcher:
         self.device = torch.device(device)
 
     @torch.inference_mode()
-    def features(self, image: np.ndarray, role: str) -> ImageFeatures:
-        """Keypoints and descriptors of one image (H, W) float in [0, 1] in its role, "fixed" or "moving"."""
+    def describe(self, working: WorkingImage, role: str) -> ImageFeatures:
+        """Keypoints and descriptors of one image."""
         settings = self.settings
-        working, seen, frame = to_working_frame(image, settings.long_side)
-        height, width = working.shape
+        height, width = working.image.shape
         multiple = self.model.size_multiple
-        padded = np.pad(working, ((0, -height % multiple), (0, -width % multiple)))
+        padded = np.pad(working.image, ((0, -height % multiple), (0, -width % multiple)))
         allowed = np.zeros(padded.shape, dtype=np.float32)
-        allowed[:height, :width] = erode_field(seen, settings.field_margin_px)
+        allowed[:height, :width] = erode_field(working.field_of_view, settings.field_margin_px)
         tensor = torch.from_numpy(padded)[None, None].to(self.device, memory_format=torch.channels_last)
         maps = self.model.describe(tensor, role)
         keypoints, _ = extract_keypoints(maps.detector, settings.min_probability, settings.nms_radius_px,
@@ -224,18 +210,14 @@ class SuperRetinaMatcher:
                                          torch.from_numpy(allowed)[None, None].to(self.device))[0]
         descriptors = sample_descriptors(maps.descriptors, keypoints[None], self.model.descriptor_stride)[0]
         return ImageFeatures(keypoints.cpu().numpy().astype(np.float64), descriptors,
-                             maps.detector[0, 0, :height, :width].cpu().numpy(), frame)
+                             maps.detector[0, 0, :height, :width].cpu().numpy(), working)
 
-    def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
-        """Match two grey images (H, W) float in [0, 1] of any sizes."""
-        return self.match_features(self.features(fixed, "fixed"), self.features(moving, "moving"))
-
-    def match_features(self, fixed: ImageFeatures, moving: ImageFeatures) -> PairMatches:
-        """Match features computed before, so that one fixed image can serve many moving ones."""
+    def match_described(self, fixed: ImageFeatures, moving: ImageFeatures) -> PairMatches:
+        """Mutual nearest neighbours among the keypoints of both."""
         pairs, similarity = match_descriptors(fixed.descriptors, moving.descriptors, self.settings.max_distance_ratio)
         rows, columns = pairs.cpu().numpy().T
         return PairMatches(fixed.keypoints[rows], moving.keypoints[columns], similarity.cpu().numpy(),
-                           fixed.frame, moving.frame, fixed.keypoints, moving.keypoints,
+                           fixed.working, moving.working, fixed.keypoints, moving.keypoints,
                            fixed.heatmap, moving.heatmap, fixed.descriptors, moving.descriptors)
 
 
@@ -253,33 +235,41 @@ def match_under(matches: PairMatches, H_fix_to_mov: np.ndarray, radius_px: float
                    similarity=similarity.cpu().numpy())
 
 
+class Candidate(NamedTuple):
+    """A transform in working pixels, the matches that it was made from, and their :func:`significance`."""
+
+    estimate: TransformEstimate
+    matches: PairMatches
+    significance: float
+
+
 def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
-                          plausibility: Plausibility) -> tuple[TransformEstimate, PairMatches]:
+                          plausibility: Plausibility) -> Candidate:
     """Fit a transform, match again under it, and fit again.
 
     The first fit only proposes: a handful of agreeing matches is enough. The second decides: guided matching finds
-    many more under a right proposal and hardly any under a wrong one. Further, narrower rounds add accuracy.
-
-    Returns:
-        The estimate in working pixels, and the matches that it was made from.
+    many more under a right proposal and hardly any under a wrong one. Further, narrower rounds add accuracy. A
+    matcher without descriptors cannot be guided: its first fit decides.
     """
     def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
-        return estimate_transform(current.fixed_points, current.moving_points, current.fixed_frame.size, transform,
+        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
                                   settings.inlier_threshold_px, limits)
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
-        return fit(matches, plausibility), matches
+        estimate = fit(matches, plausibility)
+        return Candidate(estimate, matches, _significance_of(estimate, settings))
     lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
                       min_spread=0.5 * plausibility.min_spread)
-    estimate = fit(matches, lenient)
+    estimate, decided = fit(matches, lenient), 0.0
     limits = replace(plausibility, min_inlier_share=0.0)
     for index, radius_px in enumerate(settings.guided_radii_px):
         if estimate.H_fix_to_mov is None:
             break
         matches = match_under(matches, estimate.H_fix_to_mov, radius_px)
         estimate = fit(matches, limits)
-        if index == 0 and estimate.H_fix_to_mov is not None:
-            estimate = _refuse_accidents(estimate, settings)
-    return estimate, matches
+        if index == 0:
+            decided = _significance_of(estimate, settings)
+            estimate = _refuse_accidents(estimate, decided, settings)
+    return Candidate(estimate, matches, decided)
 
 
 def significance(n_inliers: int, n_matches: int, accident_rate: float) -> float:
@@ -288,13 +278,44 @@ def significance(n_inliers: int, n_matches: int, accident_rate: float) -> float:
     return (n_inliers - expected) / math.sqrt(max(expected * (1.0 - accident_rate), 1e-9))
 
 
-def _refuse_accidents(estimate: TransformEstimate, settings: MatchSettings) -> TransformEstimate:
-    """Turn an estimate into a failure when as many matches would agree with a wrong transform."""
+def _significance_of(estimate: TransformEstimate, settings: MatchSettings) -> float:
     n_matches = len(estimate.inliers)
-    if significance(estimate.n_inliers, n_matches, settings.accident_rate) >= settings.min_significance:
+    return significance(estimate.n_inliers, n_matches, settings.accident_rate) if n_matches else 0.0
+
+
+def _refuse_accidents(estimate: TransformEstimate, decided: float, settings: MatchSettings) -> TransformEstimate:
+    """Turn an estimate into a failure when as many matches would agree with a wrong transform."""
+    if estimate.H_fix_to_mov is None or decided >= settings.min_significance:
         return estimate
-    reason = f"only {estimate.n_inliers} of {n_matches} nearby matches agree; as many could by accident"
+    reason = f"only {estimate.n_inliers} of {len(estimate.inliers)} nearby matches agree; as many could by accident"
     return TransformEstimate("failed", reason, None, estimate.inliers)
+
+
+def best_candidate(candidates: Iterable[PairMatches], settings: MatchSettings, transform: str,
+                   plausibility: Plausibility) -> Candidate:
+    """The most significant of several candidates; the rest is not computed once one is beyond doubt."""
+    best = None
+    for matches in candidates:
+        candidate = estimate_from_matches(matches, settings, transform, plausibility)
+        if best is None or _rank(candidate) > _rank(best):
+            best = candidate
+        if best.estimate.H_fix_to_mov is not None and best.significance >= settings.undoubted_significance:
+            break
+    return best
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float, int]:
+    estimate = candidate.estimate
+    return estimate.H_fix_to_mov is not None, candidate.significance, estimate.n_inliers
+
+
+def confidence_of(decided: float, agreement: float) -> float:
+    """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
+
+    Logistic; the coefficients were fitted by ``benchmarks/confidence.py``.
+    """
+    evidence = CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, 30.0) + CONFIDENCE_PER_AGREEMENT * agreement
+    return 1.0 / (1.0 + math.exp(-evidence))
 
 
 def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, transform: str = "affine",
@@ -310,16 +331,33 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         plausibility: limits on the result; the defaults when None.
     """
     start = time.perf_counter()
-    estimate, matches = estimate_from_matches(matcher.match(fixed, moving), matcher.settings, transform,
-                                              plausibility or Plausibility())
-    fixed_frame, moving_frame = matches.fixed_frame, matches.moving_frame
-    H_working_to_moving = np.linalg.inv(moving_frame.H_image_to_working)
+    settings, limits = matcher.settings, plausibility or Plausibility()
+    working = [to_working_frame(image, settings.long_side) for image in (fixed, moving)]
+    best = best_candidate(matcher.candidates(*working), settings, transform, limits)
+    if best.estimate.H_fix_to_mov is None:
+        flipped = best_candidate(matcher.candidates(working[0], working[1].mirrored()), settings, transform, limits)
+        if flipped.estimate.H_fix_to_mov is not None:
+            best = best._replace(estimate=replace(best.estimate, reason="the moving image is mirrored: flip it and try again"))
+        return _registration(best, None, 0.0, start)
+    H, matches = best.estimate.H_fix_to_mov, best.matches
+    ridges = RidgePair(matches.fixed, matches.moving)
+    if settings.refine:
+        H = ridges.refine(H, transform)
+    return _registration(best, H, ridges.agreement(H), start)
+
+
+def _registration(best: Candidate, H_working: np.ndarray | None, agreement: float, start: float) -> Registration:
+    """Bring a result from working pixels to original pixels."""
+    estimate, matches, decided = best
+    H_fixed_to_working = matches.fixed.frame.H_image_to_working
+    H_working_to_moving = np.linalg.inv(matches.moving.frame.H_image_to_working)
     H_fix_to_mov = None
-    if estimate.H_fix_to_mov is not None:
-        H_fix_to_mov = compose(fixed_frame.H_image_to_working, estimate.H_fix_to_mov, H_working_to_moving)
+    if H_working is not None:
+        H_fix_to_mov = compose(H_fixed_to_working, H_working, H_working_to_moving)
         H_fix_to_mov = H_fix_to_mov / H_fix_to_mov[2, 2]
-    seconds = time.perf_counter() - start
     return Registration(
         estimate.status, estimate.reason, H_fix_to_mov,
-        warp_points(matches.fixed_points, np.linalg.inv(fixed_frame.H_image_to_working)),
-        warp_points(matches.moving_points, H_working_to_moving), estimate.inliers, matches, seconds)
+        warp_points(matches.fixed_points, np.linalg.inv(H_fixed_to_working)),
+        warp_points(matches.moving_points, H_working_to_moving), estimate.inliers, matches,
+        time.perf_counter() - start, decided, agreement,
+        confidence_of(decided, agreement) if H_fix_to_mov is not None else 0.0)

@@ -16,7 +16,7 @@ from helpers import run_main
 
 import evaluate
 import register
-from model.registration import to_working_frame
+from model.working_frame import to_working_frame
 from register import RESULT_COLUMNS, Registrar
 from utils import geometry as G
 from utils.errors import InputError

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from model.registration import (
+    Matcher,
     MatchSettings,
     PairMatches,
-    WorkingFrame,
     estimate_from_matches,
-    field_diameter,
     match_under,
-    to_working_frame,
+    register_pair,
 )
+from model.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
 from utils import geometry as G
 
 SIZE = (300, 400)
-FRAME = WorkingFrame(np.eye(3), SIZE)
+WHOLE = WorkingImage(np.zeros(SIZE, np.float32), np.ones(SIZE, bool), WorkingFrame(np.eye(3), SIZE))
 
 
 def disc_image(size, centre, radius):
@@ -48,7 +48,7 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     pairs = rng.permutation(n_points)[:40]
     wrong = rng.permutation(pairs)
     matched = np.where(np.arange(40) < 20, pairs, wrong)
-    return PairMatches(fixed[pairs], moving[matched], np.ones(40), FRAME, FRAME, fixed, moving,
+    return PairMatches(fixed[pairs], moving[matched], np.ones(40), WHOLE, WHOLE, fixed, moving,
                        fixed_descriptors=descriptors[0], moving_descriptors=theirs), H
 
 
@@ -62,7 +62,7 @@ def test_guided_matching_finds_more_and_only_nearby():
 
 def test_estimate_recovers_the_matrix_from_few_matches():
     matches, H = planted()
-    estimate, used = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
     points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
     assert estimate.status == "ok" and estimate.n_inliers > 100 and len(used.fixed_points) == len(estimate.inliers)
     assert np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
@@ -73,19 +73,72 @@ def test_unrelated_keypoints_fail_with_a_reason():
     for seed in range(10):
         rng = np.random.default_rng(seed)
         matches, _ = planted(seed=seed)
-        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), FRAME, FRAME,
+        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), WHOLE, WHOLE,
                                 matches.fixed_keypoints, rng.uniform([0, 0], [400, 300], (150, 2)),
                                 fixed_descriptors=matches.fixed_descriptors,
                                 moving_descriptors=matches.moving_descriptors.flip(0))
-        estimate, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
+        estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
         failures += estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
     assert failures == 10
 
 
 def test_mirrored_images_are_refused():
     matches, _ = planted(mirrored=True)
-    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), FRAME, FRAME,
+    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), WHOLE, WHOLE,
                         matches.fixed_keypoints, matches.moving_keypoints, fixed_descriptors=matches.fixed_descriptors,
                         moving_descriptors=matches.moving_descriptors)
-    estimate, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
+    estimate, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
     assert estimate.status == "failed" and "mirror" in estimate.reason
+
+
+class PlantedMatcher(Matcher):
+    """Sees keypoints only in the copy of the moving image that is turned (and mirrored) the way it was told."""
+
+    def __init__(self, seen_after_turns: int, mirrored: bool = False, **settings) -> None:
+        self.settings = MatchSettings(long_side=256, **settings)
+        self.seen_after_turns, self.mirrored = seen_after_turns, mirrored
+        self.asked, self.described_fixed = [], 0
+
+    def describe(self, working, role):
+        self.described_fixed += role == "fixed"
+        return working
+
+    def match_described(self, fixed, moving):
+        linear = moving.frame.H_image_to_working[:2, :2]
+        turns = round(np.degrees(np.arctan2(linear[0, 1], linear[1, 1])) / 90) % 4
+        self.asked.append(turns)
+        good = turns == self.seen_after_turns and (np.linalg.det(linear) < 0) == self.mirrored
+        rng = np.random.default_rng(0)
+        points = rng.uniform([30, 30], [200, 200], (120, 2))
+        descriptors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(120, 32))), dim=-1)
+        H_seen = np.array([[-1.0, 0, IMAGE.shape[1] - 1], [0, 1, 0], [0, 0, 1]]) if self.mirrored else np.eye(3)
+        theirs = G.warp_points(points, G.compose(np.linalg.inv(fixed.frame.H_image_to_working), H_seen,
+                                                 moving.frame.H_image_to_working))
+        if not good:
+            theirs = rng.uniform([30, 30], [200, 200], (120, 2))
+        return PairMatches(points, theirs, np.ones(120), fixed, moving, points, theirs, fixed_descriptors=descriptors,
+                           moving_descriptors=descriptors)
+
+
+IMAGE = disc_image((300, 340), (170, 150), 130)
+
+
+@pytest.mark.parametrize("turns, asked", [(0, [0]), (1, [0, 1]), (3, [0, 1, 3]), (2, [0, 1, 3, 2])])
+def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
+    matcher = PlantedMatcher(turns, refine=False)
+    result = register_pair(matcher, IMAGE, IMAGE)
+    assert result.status == "ok" and matcher.asked == asked and matcher.described_fixed == 1
+    assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, "the turn is in the frame, not in the result"
+    assert result.significance > 9 and 0 < result.confidence <= 1
+
+
+def test_without_turned_copies_a_turned_image_fails():
+    matcher = PlantedMatcher(2, try_turns=False)
+    result = register_pair(matcher, IMAGE, IMAGE)
+    assert result.status == "failed" and set(matcher.asked) == {0} and result.confidence == 0.0
+
+
+@pytest.mark.parametrize("turns", [0, 3])
+def test_a_mirrored_image_is_named_and_not_registered(turns):
+    result = register_pair(PlantedMatcher(turns, mirrored=True), IMAGE, IMAGE)
+    assert result.status == "failed" and result.H_fix_to_mov is None and "mirrored" in result.reason

@@ -70,7 +70,7 @@ def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.n
                 draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
     matches = result.matches
     working = [register_onto_fixed(image, np.linalg.inv(frame.H_image_to_working), frame.size)
-               for image, frame in ((fixed, matches.fixed_frame), (moving, matches.moving_frame))]
+               for image, frame in ((fixed, matches.fixed.frame), (moving, matches.moving.frame))]
     write_image(folder / f"{name}_keypoints.png",
                 draw_keypoints(*working, matches.fixed_keypoints, matches.moving_keypoints,
                                matches.fixed_heatmap, matches.moving_heatmap))
