@@ -46,7 +46,7 @@ from utils.geometry import (
     turn_about_centre,
     warp_points,
 )
-from utils.image_io import write_text_atomically
+from utils.image_io import check_writable, write_text_atomically
 from utils.metrics import aggregate, image_corners, pair_error
 from utils.pictures import register_onto_fixed
 from utils.validation import write_pair_pictures
@@ -238,14 +238,31 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing, or that would ask for an image larger than the memory.
+
+    Raises:
+        InputError
+    """
+    if not all(0.05 <= scale <= 20 for scale in args.scales):
+        raise InputError("--scales must lie above 0, from 0.05 to 20.")
+    if not all(math.isfinite(angle) for angle in args.rotations):
+        raise InputError("--rotations must be finite numbers of degrees.")
+    if args.draws < 1 or args.seed < 0 or not 0.1 <= args.draw_scale <= 10:
+        raise InputError("--draws must be at least 1, --seed at least 0, --draw_scale from 0.1 to 10.")
+    if not 0 <= args.draw_rotation <= 180 or not 0 <= args.draw_shift <= 1:
+        raise InputError("--draw_rotation must lie between 0 and 180 degrees, --draw_shift between 0 and 1.")
+
+
 def main() -> None:
     """Load pairs, run the methods, print the table, write the files."""
     args = get_args_parser().parse_args()
-    if min(args.scales) <= 0:
-        raise InputError("--scales must be above 0.")
+    check_arguments(args)
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
     loaders = generated_pairs(args) if args.layout == "generated" else real_pairs(args)
     out = Path(args.out)
+    # Before the work of hours, not after it.
+    check_writable(out, "--out")
     records = evaluate_pairs(loaders, make_methods(registrar), args.rotations, args.scales,
                              None if args.no_pictures else out / "pictures")
     summary = summarise(records)

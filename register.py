@@ -35,12 +35,14 @@ from utils.geometry import TRANSFORM_MODELS
 from utils.image_io import (
     MIN_SIDE_PX,
     check_content,
+    check_writable,
     read_color,
     read_gray,
     to_unit_range,
     write_image,
     write_text_atomically,
 )
+from utils.names import is_plain_name
 from utils.pictures import checkerboard, draw_matches, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
@@ -48,8 +50,7 @@ RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
 RESULTS_NAME = "results.csv"
-FORBIDDEN_IN_NAMES = re.compile(r'[/\\:*?"<>|\x00-\x1f]')
-RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)), "results.csv"}
+MAX_TABLE_BYTES = 256 << 20
 
 
 class Registrar:
@@ -94,8 +95,11 @@ class Registrar:
 
 
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, (str, Path)):
         return read_gray(image)
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
+        raise InputError(f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an array of uint8, "
+                         "uint16 or float is needed.")
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)) or min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
                          "side needed.")
@@ -123,10 +127,12 @@ def read_pairs(path: str | Path) -> list[PairRow]:
     if not path.is_file():
         raise InputError(f"{path}: no such table of pairs.")
     try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_TABLE_BYTES >> 20} MB; divide the table of pairs.")
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text)))
         columns = next(csv.reader(io.StringIO(text)), [])
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(f"{path}: not a readable CSV table in UTF-8: {error}") from error
     missing = [name for name in ("id", "fixed", "moving") if name not in columns]
     if missing:
@@ -163,12 +169,6 @@ def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Regi
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
 
 
-def is_plain_name(name: str) -> bool:
-    """Whether a name can be a folder on any system and cannot leave its parent."""
-    return (0 < len(name.encode("utf-8", "replace")) <= 200 and not FORBIDDEN_IN_NAMES.search(name)
-            and not name.startswith(".") and name == name.strip(" .") and name.lower() not in RESERVED_NAMES)
-
-
 def pair_name(fixed: str, moving: str) -> str:
     """Id of a pair given without one: both file names, without what no folder may be called."""
     stems = [re.sub(r"[^\w-]+", "_", Path(path).stem)[:48] for path in (fixed, moving)]
@@ -187,7 +187,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
     failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
         "id": row.id, "status": "failed", "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
     try:
-        if not is_plain_name(row.id):
+        if not is_plain_name(row.id) or row.id.casefold() == RESULTS_NAME:
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
         if row.id.casefold() in seen:
             raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
@@ -246,10 +246,8 @@ def main() -> None:
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
     out, records, seen = Path(args.out), [], set()
     extra = list(rows[0].extra) if rows else []
-    try:
-        write_results(out / RESULTS_NAME, [], extra)
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written to ({error}); give another folder.") from error
+    check_writable(out, "--out")
+    write_results(out / RESULTS_NAME, [], extra)
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
         records.append(process_row(row, registrar, out, seen))
         write_results(out / RESULTS_NAME, records, extra)

@@ -11,8 +11,10 @@ save/<mode>/<name>/ with the same files and pictures as those of train_multimoda
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -26,9 +28,10 @@ from model.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
 from model.loftr_vessel import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, LoFTRVessel
 from train_multimodal_e2e import (
     DEFAULT_DATA,
+    RECORDED_ARGUMENTS,
     check_ranges,
+    check_same_data,
     differences,
-    find_checkpoint,
     find_data,
     find_real_pairs,
     get_args_parser,
@@ -36,12 +39,23 @@ from train_multimodal_e2e import (
     make_data,
     override_train,
     override_view,
+    resolve_arguments,
 )
 from utils.cells import CellMatches, find_cell_matches, vessel_cells
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml, to_plain
 from utils.demo import EYES
-from utils.engine import Engine, StepOutput, TrainingTask, TrainSettings, make_fabric, write_run_config
+from utils.engine import (
+    FREE_SETTINGS,
+    Engine,
+    StepOutput,
+    TrainingTask,
+    TrainSettings,
+    find_checkpoint,
+    make_fabric,
+    run_folder,
+    write_run_config,
+)
 from utils.errors import InputError, run_script
 from utils.geometry import Plausibility
 from utils.step_meter import StepMeter
@@ -128,9 +142,11 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
                        **given(freeze=freeze, photometric=args.photometric))
     config = replace(config, view=override_view(config.view, args), **{config.stage: settings}, **given(seed=args.seed))
     if saved is not None:
-        workers = saved["settings"][config.stage]["train"]["workers"]
-        as_saved = replace(settings, train=replace(settings.train, workers=workers))
-        changed = differences(saved["settings"], to_plain(replace(config, **{config.stage: as_saved})))
+        # Built first, so that settings which the run did not know yet have their defaults.
+        before = build(Config, saved["settings"], source)
+        free = {name: getattr(before.now.train, name) for name in FREE_SETTINGS}
+        as_saved = replace(settings, train=replace(settings.train, **free))
+        changed = differences(to_plain(before), to_plain(replace(config, **{config.stage: as_saved})))
         if changed:
             raise InputError(f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments out, or start "
                              "a new run from its weights with --pretrained.")
@@ -161,18 +177,18 @@ class VesselStep:
         model: the unwrapped network, for its grid.
         settings: of the loss.
         device: where it runs.
+        world_size: number of processes.
     """
 
-    def __init__(self, model: LoFTRVessel, settings: VesselLossSettings, device: torch.device) -> None:
+    def __init__(self, model: LoFTRVessel, settings: VesselLossSettings, device: torch.device, world_size: int = 1) -> None:
         self.settings = settings
         self.cell_offset_px = model.cell_offset_px
         self.objective = VesselObjective(settings, HALF_WINDOW_PX)
-        self.meter = StepMeter(device)
+        self.meter = StepMeter(device, world_size)
 
     def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
         """See :class:`utils.engine.TrainingTask`."""
-        cost_of_the_last = dict(self.meter.last)
-        self.meter.start()
+        cost_of_the_last = self.meter.start()
         matches = find_cell_matches(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"], COARSE_STRIDE,
                                     self.cell_offset_px)
         vessels = [vessel_cells(batch[f"{role}_mask"], COARSE_STRIDE, self.settings.min_vessel_area)
@@ -185,7 +201,8 @@ class VesselStep:
         losses["total"] = self.objective.total(losses)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()} | cost_of_the_last
         on_vessels = matches.pick(VesselWeights(*vessels, 0.0).on_vessel(matches))
-        counts |= {"vessel_matches": float(len(on_vessels.batch))} | coarse_accuracy(features.similarity, on_vessels)
+        counts |= {"vessel_matches": float(len(on_vessels.batch)),
+                   "right_matches": float(count_right(features.similarity, on_vessels))}
         return StepOutput(losses, {name: int(term.valid.sum()) for name, term in terms.items()}, counts, [])
 
     def end(self, observations: list) -> None:
@@ -194,21 +211,19 @@ class VesselStep:
 
 
 @torch.no_grad()
-def coarse_accuracy(similarity: torch.Tensor, matches: CellMatches) -> dict[str, float]:
-    """Share of fixed cells whose most similar moving cell is the right one; nothing when there is no cell."""
-    if len(matches.batch) == 0:
-        return {}
+def count_right(similarity: torch.Tensor, matches: CellMatches) -> int:
+    """Of how many fixed cells the most similar moving cell is the right one."""
     best = similarity[matches.batch, matches.fixed_cell].argmax(dim=1)
-    return {"coarse_accuracy": float((best == matches.moving_cell).float().mean())}
+    return int((best == matches.moving_cell).sum())
 
 
 def make_task(config: Config, record: dict, model: LoFTRVessel, train: GeneratedPairs, val: GeneratedPairs,
-              real: list[RealPair], fabric: Fabric) -> TrainingTask:
+              real: list[RealPair], fabric: Fabric, resume_hint: str) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
-    step = VesselStep(model, config.now.loss, fabric.device)
+    step = VesselStep(model, config.now.loss, fabric.device, fabric.world_size)
     validator = Validator(LoFTRMatcher(model, config.match, fabric.device), val, real, config.validation, config.plausibility)
     return TrainingTask(model, train, step, step.end, validator,
-                        describe_model(config.model, config.match, config.plausibility), record)
+                        describe_model(config.model, config.match, config.plausibility), record, resume_hint=resume_hint)
 
 
 def find_or_make_data(args: argparse.Namespace, saved: dict | None, fabric: Fabric) -> str:
@@ -228,54 +243,78 @@ def count_parameters(model: torch.nn.Module) -> str:
     return f"{trained:,} of {total:,} parameters train ({trained / total:.0%})"
 
 
-def run_stage(args: argparse.Namespace, stage: str, name: str, pretrained: str | Path | None, fabric: Fabric) -> Path:
-    """Train one stage to its end. Returns the run's folder."""
-    run_dir = Path(args.save) / "_".join(args.mode) / name
-    checkpoint = find_checkpoint(args, run_dir)
-    saved = read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None
-    config = resolve_config(args, stage, saved)
-    root = find_or_make_data(args, saved, fabric)
+class StageRun(NamedTuple):
+    """Where a stage is run, and what it goes on from: the checkpoint and its ``config``, or None for a new run."""
+
+    stage: str
+    folder: Path
+    checkpoint: Path | None
+    saved: dict | None
+    damage: str
+
+    @classmethod
+    def find(cls, args: argparse.Namespace, stage: str, name: str, resume: str | None) -> StageRun:
+        """The run of a stage, as the arguments name it.
+
+        Raises:
+            InputError: nothing to resume, or a new run where there is one already.
+        """
+        folder = run_folder(args.save, "_".join(args.mode), name)
+        checkpoint, damage = find_checkpoint(folder, resume) or (None, "")
+        return cls(stage, folder, checkpoint, read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None, damage)
+
+
+def run_stage(args: argparse.Namespace, run: StageRun, pretrained: str | Path | None, fabric: Fabric) -> None:
+    """Train one stage to its end, or on to its end."""
+    if run.damage:
+        fabric.print(f"damaged checkpoint: {run.damage}")
+    config = resolve_config(args, run.stage, run.saved)
+    root = find_or_make_data(args, run.saved, fabric)
     samples, split = find_data(root, args.mode, config, fabric.print)
-    if saved and (saved["split"] != split or saved["mode"] != args.mode):
-        raise InputError(f"{root}: eyes or --mode are not those of the run in {checkpoint}; resume with the same data, or "
-                         "start a new run from its weights with --pretrained.")
+    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split,
+              "files": {sample.key: sample.n_bytes for sample in samples}}
+    record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
+    if run.saved:
+        check_same_data(run.saved, record, run.checkpoint)
     config_of_data = replace(config, data=replace(config.data, photometric=config.now.photometric))
     train, val = make_data(samples, split, config_of_data, JUNCTION_SIGMA_PX)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
-    if pretrained and not checkpoint:
+    if pretrained and not run.checkpoint:
         fabric.print(load_pretrained(model, pretrained))
     model.freeze(config.now.freeze)
-    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split}
-    task = make_task(config, record, model, train, val, find_real_pairs(args, fabric.print), fabric)
-    engine = Engine(fabric, task, config.now.train, run_dir, config.seed, args.overfit)
-    if checkpoint:
-        engine.resume(checkpoint)
+    hint = shlex.join(["python", "train_loftr_v3.py", "--save", args.save, "--mode", *args.mode, "--stage", config.stage,
+                       "--name", run.folder.name, "--resume"])
+    task = make_task(config, record, model, train, val, find_real_pairs(args, fabric.print), fabric, hint)
+    engine = Engine(fabric, task, config.now.train, run.folder, config.seed, args.overfit, args.profile)
+    if run.checkpoint:
+        engine.resume(run.checkpoint)
     if fabric.is_global_zero:
-        write_manifest(run_dir / "split.yaml", root, config.seed, split)
-        write_run_config(run_dir, {"arguments": vars(args), "parameters": count_parameters(model), "settings": to_plain(config)})
+        with engine.folder.writing():
+            write_manifest(run.folder / "split.yaml", root, config.seed, split)
+            write_run_config(run.folder, {"arguments": vars(args), "parameters": count_parameters(model),
+                                          "settings": to_plain(config)})
         fabric.print(f"stage {config.stage}: {count_parameters(model)}; frozen: {', '.join(config.now.freeze) or 'nothing'}; "
-                     f"{len(engine.batches)} steps per epoch; device {fabric.device}; run folder {run_dir}")
+                     f"{len(engine.batches)} steps per epoch; device {fabric.device}; run folder {run.folder}")
     engine.fit()
-    return run_dir
 
 
 def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> Path:
     """``best.pth`` of the base that v3 freezes: of the run ``name``, which is trained, or resumed, where it is not complete.
 
-    The arguments about freezing and the loss are those of v3: the base is trained by its own config.
+    The arguments about freezing, rate and loss are those of v3: the base is trained by its own config.
     """
-    run_dir = Path(args.save) / "_".join(args.mode) / name
-    latest = run_dir / "latest.pth"
+    folder = run_folder(args.save, "_".join(args.mode), name)
+    run = StageRun.find(args, "base", name, "latest" if (folder / "latest.pth").exists() else None)
+    if run.checkpoint:
+        finished = read_checkpoint(run.checkpoint, ["epoch"])["epoch"]
+        if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
+            fabric.print(f"base: {folder / 'best.pth'}, trained before")
+            return folder / "best.pth"
+    fabric.print(f"no --pretrained: training a base first, in {folder}")
     own = argparse.Namespace(**vars(args) | {"freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None})
-    if latest.exists():
-        content = read_checkpoint(latest, ["epoch", "config"])
-        if content["epoch"] >= content["config"]["settings"]["base"]["train"]["epochs"]:
-            fabric.print(f"base: {run_dir / 'best.pth'}, trained before")
-            return run_dir / "best.pth"
-        own = argparse.Namespace(**vars(own) | {"resume": str(latest)})
-    fabric.print(f"no --pretrained: training a base first, in {run_dir}")
-    return run_stage(own, "base", name, None, fabric) / "best.pth"
+    run_stage(own, run, None, fabric)
+    return folder / "best.pth"
 
 
 def main() -> None:
@@ -283,12 +322,13 @@ def main() -> None:
     args = get_parser().parse_args()
     stage = args.stage or "v3"
     name = args.name or ("loftr_v3_base" if stage == "base" else "loftr_v3")
+    run = StageRun.find(args, stage, name, args.resume)
+    resolve_arguments(args, run.saved)
     fabric = make_fabric(args.device, args.precision)
     pretrained = args.pretrained
-    if stage == "v3" and not pretrained and not args.resume:
-        find_checkpoint(args, Path(args.save) / "_".join(args.mode) / name)
+    if stage == "v3" and not pretrained and not run.checkpoint:
         pretrained = find_or_train_base(args, f"{name}_base", fabric)
-    run_stage(args, stage, name, pretrained, fabric)
+    run_stage(args, run, pretrained, fabric)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python train_multimodal_e2e.py --epoch 5                                   # built-in data, CPU
     python train_multimodal_e2e.py --data ROOT --mode cffa cfoct --name mine --epoch 150 --device cuda --batch_size 16
-    python train_multimodal_e2e.py --name mine --mode cffa cfoct --resume      # go on where it stopped
+    python train_multimodal_e2e.py --name mine --mode cffa cfoct --resume      # go on where it stopped, anywhere
     torchrun --nproc_per_node=2 train_multimodal_e2e.py ...                    # several processes
 
 The run is left in save/<mode>/<name>/: logs, curves, TensorBoard events, checkpoints, and pictures for every epoch.
@@ -10,6 +10,7 @@ The run is left in save/<mode>/<name>/: logs, curves, TensorBoard events, checkp
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,12 +39,15 @@ from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml, to_plain
 from utils.device import DEVICES
 from utils.engine import (
+    FREE_SETTINGS,
     PRECISIONS,
     Engine,
     StepOutput,
     TrainingTask,
     TrainSettings,
+    find_checkpoint,
     make_fabric,
+    run_folder,
     write_run_config,
 )
 from utils.errors import InputError, run_script
@@ -52,6 +56,8 @@ from utils.validation import ValidationSettings, Validator
 
 DEFAULT_CONFIG = "configs/superretina_lite.yaml"
 DEFAULT_DATA = "data/generated"
+# Arguments that define a run besides its settings, with their defaults; they are kept in the checkpoint.
+RECORDED_ARGUMENTS = {"val_data": [], "fixed_role": "01", "precision": "32", "overfit": False}
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,12 @@ def get_args_parser(description: str | None = __doc__, default_config: str = DEF
     parser.add_argument("--name", default="e2e", help="name of the run")
     parser.add_argument("--config", help=f"settings (default: {default_config})")
     parser.add_argument("--data", help=f"generated data, see README, 'Your own data' (default: {DEFAULT_DATA})")
-    parser.add_argument("--val_data", nargs="+", default=[], help="folders of real landmark pairs, validated every epoch")
-    parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of --val_data")
+    parser.add_argument("--val_data", nargs="+", help="folders of real landmark pairs, validated every epoch")
+    parser.add_argument("--fixed_role", choices=("01", "02"), help="fixed image of --val_data (default: 01)")
     parser.add_argument("--save", default="save", help="folder of all runs")
     parser.add_argument("--epoch", type=int, help="number of epochs")
     parser.add_argument("--batch_size", type=int, help="pairs per step, over all processes")
+    parser.add_argument("--accumulate", type=int, help="compute a batch in so many parts, to save memory")
     parser.add_argument("--img_size", type=int, help="side of the square training views, pixels")
     parser.add_argument("--lr", type=float, help="largest learning rate")
     parser.add_argument("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
@@ -88,12 +95,27 @@ def get_args_parser(description: str | None = __doc__, default_config: str = DEF
     parser.add_argument("--workers", type=int, help="data loading processes")
     parser.add_argument("--seed", type=int, help="of weights, split and views")
     parser.add_argument("--device", default="auto", choices=DEVICES)
-    parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
+    parser.add_argument("--precision", choices=list(PRECISIONS), help="fp16 scales its loss, and needs a GPU (default: 32)")
     parser.add_argument("--pretrained", metavar="FILE", help="start from these weights (ours, or published ones; see README)")
     parser.add_argument("--resume", nargs="?", const="latest", metavar="FILE",
-                        help="continue a run: its latest.pth, or FILE")
-    parser.add_argument("--overfit", action="store_true", help="train on one batch only, to see that it can learn")
+                        help="continue a run: from its newest good checkpoint, or FILE")
+    parser.add_argument("--overfit", action="store_true", default=None, help="train on one batch only, to see that it can learn")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes")
     return parser
+
+
+def resolve_arguments(args: argparse.Namespace, saved: dict | None) -> None:
+    """Fill in those arguments of a run that are no settings; a resumed run keeps its own.
+
+    Raises:
+        InputError: an argument that differs from the run that is resumed.
+    """
+    for name, default in RECORDED_ARGUMENTS.items():
+        was = saved.get(name, default) if saved else default
+        if saved and getattr(args, name) not in (None, was):
+            raise InputError(f"--resume continues a run as it was, but --{name} was {was}. Leave it out.")
+        if getattr(args, name) is None:
+            setattr(args, name, was)
 
 
 def given(**values: object) -> dict:
@@ -104,7 +126,7 @@ def given(**values: object) -> dict:
 def override_train(train: TrainSettings, args: argparse.Namespace) -> TrainSettings:
     """Settings of the loop with the arguments on top of them."""
     return replace(train, **given(epochs=args.epoch, batch_size=args.batch_size, lr=args.lr, workers=args.workers,
-                                  views_per_sample=args.views_per_sample))
+                                  accumulate=args.accumulate, views_per_sample=args.views_per_sample))
 
 
 def override_view(view: ViewGeometry, args: argparse.Namespace) -> ViewGeometry:
@@ -130,9 +152,10 @@ def resolve_config(args: argparse.Namespace, saved: dict | None = None) -> Confi
     config = replace(config, train=override_train(config.train, args), view=override_view(config.view, args),
                      **given(seed=args.seed))
     if saved is not None:
-        # The number of workers changes nothing but the speed.
-        as_saved = replace(config, train=replace(config.train, workers=saved["settings"]["train"]["workers"]))
-        changed = differences(saved["settings"], to_plain(as_saved))
+        # Built first, so that settings which the run did not know yet have their defaults.
+        before = build(Config, saved["settings"], str(args.resume))
+        free = {name: getattr(before.train, name) for name in FREE_SETTINGS}
+        changed = differences(to_plain(before), to_plain(replace(config, train=replace(config.train, **free))))
         if changed:
             raise InputError(f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments out, or start "
                              "a new run from its weights with --pretrained.")
@@ -245,51 +268,57 @@ def make_task(args: argparse.Namespace, config: Config, record: dict, model: Sup
                           config.plausibility)
     return TrainingTask(model, train, step, value_map.apply, validator,
                         describe_model(config.model, config.match, config.plausibility), record,
-                        {"value_map": value_map}, value_map.statistics)
+                        {"value_map": value_map}, value_map.statistics,
+                        shlex.join(["python", "train_multimodal_e2e.py", "--save", args.save, "--mode", *args.mode, "--name",
+                                    args.name, "--resume"]))
 
 
-def find_checkpoint(args: argparse.Namespace, run_dir: Path) -> Path | None:
-    """The checkpoint to resume, or None for a new run.
+def check_same_data(saved: dict, record: dict, checkpoint: Path) -> None:
+    """Refuse to resume on other data: ``files`` holds the size of every sample's files.
 
     Raises:
-        InputError: nothing to resume, or a new run where there is one already.
+        InputError
     """
-    latest = run_dir / "latest.pth"
-    path = latest if args.resume == "latest" else args.resume and Path(args.resume)
-    if path and not path.is_file():
-        raise InputError(f"{path}: nothing to resume; check --mode, --name and --save, or leave --resume out.")
-    if latest.exists() and (not path or path.resolve().parent != run_dir.resolve()):
-        raise InputError(f"{run_dir}: already holds a run; continue it with --resume, or choose another --name.")
-    return path or None
+    before, now = saved.get("files", record["files"]), record["files"]
+    changed = sorted(key for key in set(before) | set(now) if before.get(key) != now.get(key))
+    if changed or saved["split"] != record["split"] or saved["mode"] != record["mode"]:
+        named = f" (for example {', '.join(changed[:3])})" if changed else ""
+        raise InputError(f"{record['data']}: eyes, files{named} or --mode are not those of the run in {checkpoint}; resume with "
+                         "the same data, or start a new run from its weights with --pretrained.")
 
 
 def main() -> None:
     """Arguments, data, model, objective, engine."""
     args = get_args_parser().parse_args()
-    run_dir = Path(args.save) / "_".join(args.mode) / args.name
-    checkpoint = find_checkpoint(args, run_dir)
+    run_dir = run_folder(args.save, "_".join(args.mode), args.name)
+    checkpoint, damage = find_checkpoint(run_dir, args.resume) or (None, "")
     saved = read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None
+    resolve_arguments(args, saved)
     config = resolve_config(args, saved)
     root = args.data or (saved["data"] if saved else DEFAULT_DATA)
     fabric = make_fabric(args.device, args.precision)
+    if damage:
+        fabric.print(f"damaged checkpoint: {damage}")
 
     samples, split = find_data(root, args.mode, config, fabric.print)
-    if saved and (saved["split"] != split or saved["mode"] != args.mode):
-        raise InputError(f"{root}: eyes or --mode are not those of the run in {checkpoint}; resume with the same data, or "
-                         "start a new run from its weights with --pretrained.")
+    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split,
+              "files": {sample.key: sample.n_bytes for sample in samples}}
+    record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
+    if saved:
+        check_same_data(saved, record, checkpoint)
     train, val = make_data(samples, split, config, config.loss.junction_sigma_px)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if args.pretrained:
         fabric.print(load_pretrained(model, args.pretrained))
-    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split}
     task = make_task(args, config, record, model, train, val, fabric)
-    engine = Engine(fabric, task, config.train, run_dir, config.seed, args.overfit)
+    engine = Engine(fabric, task, config.train, run_dir, config.seed, args.overfit, args.profile)
     if checkpoint:
         engine.resume(checkpoint)
     if fabric.is_global_zero:
-        write_manifest(run_dir / "split.yaml", root, config.seed, split)
-        write_run_config(run_dir, {"arguments": vars(args), "settings": to_plain(config)})
+        with engine.folder.writing():
+            write_manifest(run_dir / "split.yaml", root, config.seed, split)
+            write_run_config(run_dir, {"arguments": vars(args), "settings": to_plain(config)})
         fabric.print(f"{len(train)} training samples, {config.train.views_per_sample} views of each per epoch = "
               f"{len(engine.batches)} steps; {sum(p.numel() for p in model.parameters()):,} parameters; device "
               f"{fabric.device}; run folder {run_dir}")

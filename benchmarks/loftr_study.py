@@ -11,7 +11,6 @@ take the same steps and are scored at their last epoch.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -24,17 +23,26 @@ import skimage.data
 import torch
 from torch.utils.data import default_collate
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey, discover_samples
-from model.factory import build_model
-from register import Registrar
+from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples, read_manifest
+from dataset.real_pairs import load_real_pairs
+from model.factory import build_model, load_matcher
+from model.registration import Matcher, register_pair
 from train_loftr_v3 import DEFAULT_CONFIG, Config, VesselStep, count_parameters
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml
 from utils.demo import run
 from utils.errors import InputError, run_script
-from utils.geometry import affine_about, compose, image_centre, translation_matrix
+from utils.geometry import (
+    Plausibility,
+    affine_about,
+    compose,
+    image_centre,
+    translation_matrix,
+    turn_about_centre,
+    warp_points,
+)
 from utils.image_io import write_text_atomically
-from utils.metrics import corner_error
+from utils.metrics import PairError, image_corners, pair_error
 from utils.pictures import register_onto_fixed
 
 VARIANTS = {"v3": [], "full fine-tuning": ["--freeze", "none"], "v3, soft mask": ["--mask", "soft"],
@@ -76,22 +84,47 @@ def retention_pairs(views: int = 3, seed: int = 0) -> list[Photographs]:
     return pairs
 
 
-def score_retention(weights: Path) -> list[float]:
-    """Corner error of each retention pair, px at 512; infinite where the registration failed."""
-    registrar = Registrar(weights, "homography")
-    return [corner_error(registrar.register(pair.fixed, pair.moving).H_fix_to_mov, pair.H_fix_to_mov, pair.fixed.shape,
-                         pair.moving.shape) for pair in retention_pairs()]
+def find_error(matcher: Matcher, limits: Plausibility, fixed: np.ndarray, moving: np.ndarray, fixed_landmarks: np.ndarray,
+               moving_landmarks: np.ndarray, transform: str = "affine") -> PairError:
+    """Register a pair and compare its landmarks; infinite where the registration failed."""
+    H_fix_to_mov = register_pair(matcher, fixed, moving, transform, limits).H_fix_to_mov
+    return pair_error(H_fix_to_mov, fixed_landmarks, moving_landmarks, moving.shape)
 
 
-def read_errors(path: Path, column: str, method: str = "loftr") -> dict[float, list[float]]:
-    """Errors by rotation from a ``pairs.csv`` of evaluate.py."""
-    errors: dict[float, list[float]] = {}
-    with open(path, encoding="utf-8", newline="") as handle:
-        for row in csv.DictReader(handle):
-            if row["method"] == method:
-                errors.setdefault(float(row["rotation"]), []).append(float(row[column]))
-    if not errors:
-        raise InputError(f"{path}: holds no row of method {method}; delete it and run the study again.")
+def score_generated(matcher: Matcher, limits: Plausibility, data: str, mode: str, split: Path) -> list[float]:
+    """Corner error of two views of each sample of the test eyes: rotation to 30 degrees, shift to 10 %, scale to 1.1."""
+    eyes = set(read_manifest(split)["test"])
+    samples = [sample for sample in discover_samples(data, [mode])[0] if sample.eye in eyes]
+    whole = ViewGeometry(img_size=None, rotation_deg=30.0, translation=0.1, scale=(1 / 1.1, 1.1), shear=0.0, mirror=False)
+    views, errors = GeneratedPairs(samples, whole, seed=777), []
+    for index in range(2 * len(samples)):
+        view = views[ViewKey(0, index)]
+        fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
+        corners = image_corners(fixed.shape)
+        mapped = warp_points(corners, view["H_fix_to_mov"].double().numpy())
+        errors.append(find_error(matcher, limits, fixed, moving, corners, mapped).mean)
+    return errors
+
+
+def score_real(matcher: Matcher, limits: Plausibility, folders: list[Path], rotation_deg: float) -> list[float]:
+    """Median landmark error of each real pair, its moving image turned onto a canvas that loses no pixel."""
+    errors = []
+    for pair in (pair for folder in folders for pair in load_real_pairs(folder, folder.name)):
+        fixed, moving = pair.images()
+        H_moving_to_canvas, canvas = turn_about_centre(moving.shape, rotation_deg)
+        turned = register_onto_fixed(moving, np.linalg.inv(H_moving_to_canvas), canvas) if rotation_deg else moving
+        landmarks = warp_points(pair.moving_landmarks, H_moving_to_canvas)
+        errors.append(find_error(matcher, limits, fixed, turned, pair.fixed_landmarks, landmarks).median)
+    return errors
+
+
+def score_retention(matcher: Matcher, limits: Plausibility) -> list[float]:
+    """Corner error of each retention pair."""
+    errors = []
+    for pair in retention_pairs():
+        corners = image_corners(pair.fixed.shape)
+        errors.append(find_error(matcher, limits, pair.fixed, pair.moving, corners, warp_points(corners, pair.H_fix_to_mov),
+                                 "homography").mean)
     return errors
 
 
@@ -101,19 +134,17 @@ def share(errors: list[float]) -> str:
     return f"{int((values < LIMIT_PX).sum())}/{len(values)} ({np.median(values):.1f} px)"
 
 
-def score(weights: Path, split: Path, args: argparse.Namespace, out: Path) -> dict[str, str]:
+def score(weights: Path, args: argparse.Namespace) -> dict[str, str]:
     """All scores of one checkpoint, as cells of the table."""
-    common = ["--weights", weights, "--no_pictures"]
-    run("evaluate.py", "--layout", "generated", "--data", args.data, "--mode", args.mode, "--split", split, "--rotations", 0,
-        "--out", out / "generated", *common)
-    cells = {"generated": share(read_errors(out / "generated" / "pairs.csv", "mean")[0.0])}
-    real: dict[float, list[float]] = {}
-    for folder in sorted(path for path in args.real.iterdir() if path.is_dir()) if args.real.is_dir() else []:
-        run("evaluate.py", "--data", folder, "--mode", folder.name, "--rotations", 0, 30, "--out", out / folder.name, *common)
-        for rotation, errors in read_errors(out / folder.name / "pairs.csv", "median").items():
-            real.setdefault(rotation, []).extend(errors)
-    cells |= {f"real, {rotation:g}°": share(errors) for rotation, errors in real.items()}
-    return cells | {"photographs": share(score_retention(weights))}
+    matcher, limits = load_matcher(weights)
+    split = weights.parent / "split.yaml"
+    cells = {"generated": share(score_generated(matcher, limits, args.data, args.mode, split))}
+    folders = sorted(path for path in args.real.iterdir() if path.is_dir()) if args.real.is_dir() else []
+    if folders:
+        cells |= {f"real, {rotation}°": share(score_real(matcher, limits, folders, rotation)) for rotation in (0, 30)}
+    cells |= {"photographs": share(score_retention(matcher, limits))}
+    print(f"{weights}: {cells}", flush=True)
+    return cells
 
 
 def train(name: str, arguments: list[object], args: argparse.Namespace, epochs: int | None) -> Path:
@@ -136,10 +167,10 @@ def train(name: str, arguments: list[object], args: argparse.Namespace, epochs: 
 def study_accuracy(args: argparse.Namespace) -> str:
     """Train and score every variant; the table."""
     base = train("study_base", ["--stage", "base"], args, args.base_epoch)
-    rows = {"base": score(base / "best.pth", base / "split.yaml", args, args.out / "base")}
+    rows = {"base": score(base / "best.pth", args)}
     for index, (title, arguments) in enumerate(VARIANTS.items()):
         folder = train(f"study_{index}", ["--pretrained", base / "best.pth", *arguments], args, args.epoch)
-        rows[title] = score(folder / "latest.pth", folder / "split.yaml", args, args.out / f"variant{index}")
+        rows[title] = score(folder / "latest.pth", args)
     return as_table("variant", rows)
 
 
@@ -175,7 +206,7 @@ def measure_cost(config: Config, freeze: tuple[str, ...] | None, data: str, mode
         step.end([])
         del output
         seconds.append(step.meter.last["seconds_per_step"])
-        memory.append(step.meter.last["peak_memory_mb"])
+        memory.append(step.meter.last["step_memory_mb"])
     # The first steps allocate what the others use again.
     return {"parameters": count_parameters(model), "seconds": float(np.median(seconds[2:])), "memory": float(max(memory))}
 

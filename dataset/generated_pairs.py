@@ -13,7 +13,6 @@ import argparse
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 
 from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.photometric import PhotometricRanges, randomise
+from utils.batches import ViewKey
 from utils.config import build, read_yaml
 from utils.errors import InputError, run_script
 from utils.field_of_view import estimate_field_of_view
@@ -42,7 +42,8 @@ FIXED_CHANNELS, MOVING_CHANNELS = [0, 2, 3, 4], [1, 2, 3, 5]
 
 @dataclass(frozen=True)
 class Sample:
-    """One folder in one mode. ``key`` is unique within a data set and safe as a file name; ``eye`` groups visits."""
+    """One folder in one mode. ``key`` is unique within a data set and safe as a file name; ``eye`` groups visits; ``n_bytes``
+    is the size of its files when it was found, by which a change under a run is noticed."""
 
     key: str
     eye: str
@@ -50,13 +51,7 @@ class Sample:
     fixed: Path
     moving: Path
     mask: Path
-
-
-class ViewKey(NamedTuple):
-    """Index of a view: equal keys give equal views."""
-
-    epoch: int
-    index: int
+    n_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,7 @@ def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], 
             if missing:
                 lacking.append(f"{folder}: no {' and no '.join(missing)} for mode {mode}")
             else:
-                samples.append(Sample(f"{mode}_{folder.name}", folder.name.split("_")[0], mode, *roles))
+                samples.append(Sample(f"{mode}_{folder.name}", folder.name.split("_")[0], mode, *roles, _bytes_of(roles)))
         if len(samples) == found_before:
             raise InputError(f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
                              "Add the files or leave the mode out of --mode.")
@@ -158,6 +153,10 @@ def _natural_order(path: Path) -> tuple[int, str]:
 def _first_existing(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
     paths = (folder / f"{folder.name}_{suffix}.png" for suffix in suffixes)
     return next((path for path in paths if path.is_file()), None)
+
+
+def _bytes_of(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
 
 
 def _candidates(folder: Path, suffixes: tuple[str, ...]) -> str:
@@ -194,19 +193,13 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
         (6, H, W) uint8: fixed, moving, vessel mask (255 = vessel), junction heatmap, fields of view of both (0 / 255).
 
     Raises:
-        InputError: an unreadable file, images of different size, or a mask that is mostly "vessel".
+        InputError: an unreadable file, a file that changed since it was found, images of different size, or a mask that is
+            mostly "vessel".
     """
     fixed, moving, mask = read_gray(sample.fixed), read_gray(sample.moving), read_mask(sample.mask)
-    for path, raster in ((sample.moving, moving), (sample.mask, mask)):
-        if raster.shape != fixed.shape:
-            raise InputError(f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
-                             f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
-                             "or regenerate it.")
-    if not mask.any():
-        raise InputError(f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder.")
-    if mask.mean() > MAX_VESSEL_SHARE:
-        raise InputError(f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
-                         "so invert the mask.")
+    problems = problems_between(sample, fixed, moving, mask)
+    if problems:
+        raise InputError(problems[0])
     size = fit_within(fixed.shape, long_side)
     fields = [estimate_field_of_view(image) for image in (fixed, moving)]
     rasters = [resize_image(raster, size) for raster in (fixed, moving, mask, *fields)]
@@ -215,6 +208,28 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
     heatmap = gaussian_heatmap(find_junctions(rasters[2]), size, junction_sigma_px)
     stack = np.stack([*rasters[:3], heatmap, *rasters[3:]]).astype(np.float32)
     return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+
+
+def problems_between(sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray) -> list[str]:
+    """What is wrong with the images of a sample taken together: one line each, with the remedy.
+
+    Args:
+        fixed, moving: (H, W); mask: (H, W) bool, as read.
+    """
+    problems = []
+    if sample.n_bytes not in (None, _bytes_of([sample.fixed, sample.moving, sample.mask])):
+        problems.append(f"{sample.fixed.parent}: files changed since the run began; put them back, or begin a new run.")
+    for path, raster in ((sample.moving, moving), (sample.mask, mask)):
+        if raster.shape != fixed.shape:
+            problems.append(f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
+                            f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
+                            "or regenerate it.")
+    if not mask.any():
+        problems.append(f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder.")
+    elif mask.mean() > MAX_VESSEL_SHARE:
+        problems.append(f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
+                        "so invert the mask.")
+    return problems
 
 
 def overlap_share(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: tuple[int, int]) -> float:

@@ -16,19 +16,23 @@ import argparse
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.errors import InputError, run_script
-from utils.geometry import fit_affine, resize_matrix, warp_points
+from utils.geometry import Size, fit_affine, resize_matrix, warp_points
 from utils.image_io import IMAGE_SUFFIXES, read_color, read_gray
 from utils.metrics import pair_error
+from utils.names import is_plain_name
 
 LAYOUTS = ("auto", "numbered", "cfocta")
 FIXED_ROLES = ("01", "02")
 CFOCTA_SPACE = (256, 256)
 # Landmarks clicked by hand leave 2 to 4 px at 512; a median beyond this means that they do not belong together.
 MAX_MEDIAN_RESIDUAL_PX = 12.0
+MAX_LANDMARK_BYTES = 4 << 20
+MAX_COORDINATE = 1e6
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,18 @@ def read_points(path: Path, columns: int) -> np.ndarray:
     """Read a landmark file: (N, columns) float64; blank lines are skipped.
 
     Raises:
-        InputError: missing file, a line with another number of values, or a value that is not a finite number.
+        InputError: missing or unreadable file, a line with another number of values, or a value that is not a finite number.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such landmark file; every image of a pair needs one.")
+    try:
+        if path.stat().st_size > MAX_LANDMARK_BYTES:
+            raise InputError(f"{path}: larger than {MAX_LANDMARK_BYTES >> 20} MB; that is no landmark file.")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk.") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.replace(",", " ").split()
         if not words:
             continue
@@ -78,21 +88,49 @@ def read_points(path: Path, columns: int) -> np.ndarray:
             values = [float(word) for word in words]
         except ValueError:
             raise InputError(f"{path}: line {number} is not numbers: {line[:60]!r}.") from None
-        if len(values) != columns or not np.isfinite(values).all():
-            raise InputError(f"{path}: line {number} must hold {columns} finite numbers, not {line[:60]!r}.")
+        if len(values) != columns or not np.isfinite(values).all() or max(map(abs, values)) > MAX_COORDINATE:
+            raise InputError(f"{path}: line {number} must hold {columns} finite numbers of pixels, not {line[:60]!r}.")
         rows.append(values)
     return np.array(rows, dtype=np.float64).reshape(-1, columns)
 
 
-def _make_pair(key: str, eye: str, fixed_path: Path, moving_path: Path, fixed_landmarks: np.ndarray,
-               moving_landmarks: np.ndarray, source: Path) -> RealPair:
-    """Fit the matrix, and check that landmarks, matrix and images belong together."""
-    moving_size, fixed_size = read_gray(moving_path).shape, read_gray(fixed_path).shape
+class PairFiles(NamedTuple):
+    """The files of one pair. ``texts`` holds one landmark file per image, or one for both (CF-OCTA)."""
+
+    name: str
+    eye: str
+    fixed_path: Path
+    moving_path: Path
+    texts: tuple[Path, ...]
+
+    def landmarks(self, fixed_size: Size, moving_size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 2) landmarks of each image in its own pixels.
+
+        Raises:
+            InputError: as :func:`read_points`.
+        """
+        if len(self.texts) == 2:
+            return read_points(self.texts[0], 2), read_points(self.texts[1], 2)
+        values = read_points(self.texts[0], 4)
+        return (warp_points(values[:, :2], resize_matrix(CFOCTA_SPACE, fixed_size)),
+                warp_points(values[:, 2:], resize_matrix(CFOCTA_SPACE, moving_size)))
+
+
+def load_pair(files: PairFiles, mode: str) -> RealPair:
+    """Read one pair, fit the matrix, and check that landmarks, matrix and images belong together.
+
+    Raises:
+        InputError
+    """
+    fixed_size, moving_size = read_gray(files.fixed_path).shape, read_gray(files.moving_path).shape
+    fixed_landmarks, moving_landmarks = files.landmarks(fixed_size, moving_size)
+    source = files.texts[0]
     try:
         H_fix_to_mov = fit_affine(fixed_landmarks, moving_landmarks)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    for path, points, size in ((fixed_path, fixed_landmarks, fixed_size), (moving_path, moving_landmarks, moving_size)):
+    for path, points, size in ((files.fixed_path, fixed_landmarks, fixed_size),
+                               (files.moving_path, moving_landmarks, moving_size)):
         if (points < -1.0).any() or (points > np.array(size[::-1])).any():
             raise InputError(f"{source}: landmarks outside of {path.name} ({size[1]} x {size[0]} px); are the roles of 01 "
                              "and 02 exchanged (--fixed_role), or was the image resized?")
@@ -100,51 +138,79 @@ def _make_pair(key: str, eye: str, fixed_path: Path, moving_path: Path, fixed_la
     if residual > MAX_MEDIAN_RESIDUAL_PX:
         raise InputError(f"{source}: the best affine leaves a median of {residual:.1f} px at 512; line i of both files must "
                          "be the same point.")
-    return RealPair(key, eye, fixed_path, moving_path, fixed_landmarks, moving_landmarks, H_fix_to_mov, residual)
+    return RealPair(f"{mode}_{files.name}", files.eye, files.fixed_path, files.moving_path, fixed_landmarks, moving_landmarks,
+                    H_fix_to_mov, residual)
 
 
-def _numbered_pairs(root: Path, mode: str, fixed_role: str) -> list[RealPair]:
+def _numbered_pairs(root: Path, fixed_role: str) -> tuple[list[PairFiles], list[str]]:
     moving_role = next(role for role in FIXED_ROLES if role != fixed_role)
-    pairs = []
+    pairs, problems = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        for fixed_path in sorted(p for p in folder.iterdir() if p.stem.endswith(f"_{fixed_role}")
-                                 and p.suffix.lower() in IMAGE_SUFFIXES):
-            number = fixed_path.stem.removesuffix(f"_{fixed_role}")
-            moving_path = next((path for path in sorted(folder.iterdir()) if path.stem == f"{number}_{moving_role}"
-                                and path.suffix.lower() in IMAGE_SUFFIXES), None)
-            if moving_path is None:
-                raise InputError(f"{folder}: {fixed_path.name} has no partner {number}_{moving_role}.png.")
-            texts = [folder / f"{number}_{role}.txt" for role in (fixed_role, moving_role)]
-            landmarks = [read_points(path, 2) for path in texts]
-            pairs.append(_make_pair(f"{mode}_{folder.name}_{number}", folder.name.split("_")[0], fixed_path,
-                                    moving_path, *landmarks, texts[0]))
-    return pairs
+        images = [path for path in sorted(folder.iterdir())
+                  if path.stem[-3:] in ("_01", "_02") and path.suffix.lower() in IMAGE_SUFFIXES]
+        for number in sorted({path.stem[:-3] for path in images}):
+            fixed, moving = ([path for path in images if path.stem == f"{number}_{role}"] for role in (fixed_role, moving_role))
+            if len(fixed) != 1 or len(moving) != 1:
+                problems.append(f"{folder}: {len(fixed)} images {number}_{fixed_role} and {len(moving)} images "
+                                f"{number}_{moving_role}; exactly one of each is needed, so add or remove files "
+                                f"({number}_{moving_role if fixed else fixed_role}.png).")
+                continue
+            texts = (folder / f"{number}_{fixed_role}.txt", folder / f"{number}_{moving_role}.txt")
+            pairs.append(PairFiles(f"{folder.name}_{number}", folder.name.split("_")[0], fixed[0], moving[0], texts))
+    return pairs, problems
 
 
-def _cfocta_pairs(root: Path, mode: str) -> list[RealPair]:
-    pairs = []
+def _cfocta_pairs(root: Path) -> tuple[list[PairFiles], list[str]]:
+    pairs, problems = [], []
     for truth_folder in sorted(root.glob("Ground_Truth_*")):
         part = truth_folder.name.removeprefix("Ground_Truth_")
         for text in sorted(truth_folder.glob("*Fundus_OCTA_points.txt")):
             number = text.name.removesuffix("Fundus_OCTA_points.txt")
-            fixed_path = _only_file(root, "CF", part, f"{number}*", text)
-            moving_path = _only_file(root, "OCTA", part, f"{number}OCTA*", text)
-            values = read_points(text, 4)
-            landmarks = [warp_points(values[:, columns], resize_matrix(CFOCTA_SPACE, read_gray(path).shape))
-                         for columns, path in ((slice(0, 2), fixed_path), (slice(2, 4), moving_path))]
-            pairs.append(_make_pair(f"{mode}_{part}_{number}", number, fixed_path, moving_path, *landmarks, text))
-    return pairs
+            try:
+                paths = [_only_file(root, kind, part, pattern, text)
+                         for kind, pattern in (("CF", f"{number}*"), ("OCTA", f"{number}OCTA*"))]
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            pairs.append(PairFiles(f"{part}_{number}", number, *paths, (text,)))
+    return pairs, problems
 
 
 def _only_file(root: Path, kind: str, part: str, pattern: str, text: Path) -> Path:
     """The image of a pair; folder names differ in capitals between releases (CF_ts beside Ground_Truth_Ts)."""
     folders = [path for path in root.iterdir() if path.name.lower() == f"{kind}_{part}".lower()]
-    found = [p for folder in folders for p in folder.glob(pattern)
-             # "1*" also finds 10.png: what follows the number must not be a digit.
-             if p.suffix.lower() in IMAGE_SUFFIXES and not p.stem[len(pattern.split("*")[0]):][:1].isdigit()]
+    prefix = pattern.split("*")[0]
+    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())
+             # "1" also begins 10.png: what follows the number must not be a digit.
+             if path.name.startswith(prefix) and path.suffix.lower() in IMAGE_SUFFIXES
+             and not path.stem[len(prefix):][:1].isdigit()]
     if len(found) != 1:
         raise InputError(f"{text}: {len(found)} images match {kind}_{part}/{pattern}; exactly one is needed.")
     return found[0]
+
+
+def find_pairs(root: str | Path, layout: str = "auto", fixed_role: str = "01") -> tuple[list[PairFiles], list[str]]:
+    """The files of all pairs below ``root``, unread, and one line for every pair that lacks an image or occurs twice.
+
+    Raises:
+        InputError: missing folder, wrong setting, or no pair at all.
+    """
+    root = Path(root)
+    if layout not in LAYOUTS or fixed_role not in FIXED_ROLES:
+        raise InputError(f"layout must be one of {LAYOUTS} and fixed_role one of {FIXED_ROLES}.")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder of real pairs; check --data / --val_data.")
+    if layout == "auto":
+        layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
+    pairs, problems = _cfocta_pairs(root) if layout == "cfocta" else _numbered_pairs(root, fixed_role)
+    # Folders "1_a" with image "b_3" and "1_a_b" with image "3" come to the same name.
+    problems += [f"{root}: the name {name} occurs twice; rename a folder."
+                 for name, count in Counter(files.name for files in pairs).items() if count > 1]
+    if not pairs and not problems:
+        expected = ("<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each" if layout == "numbered"
+                    else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt")
+        raise InputError(f"{root}: holds no pairs of the {layout} layout ({expected}).")
+    return pairs, problems
 
 
 def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
@@ -160,22 +226,12 @@ def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
     Raises:
         InputError: missing or empty folder, missing partner, bad image, bad landmarks; the message names the file.
     """
-    root = Path(root)
-    if layout not in LAYOUTS or fixed_role not in FIXED_ROLES:
-        raise InputError(f"layout must be one of {LAYOUTS} and fixed_role one of {FIXED_ROLES}.")
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder of real pairs; check --data / --val_data.")
-    if layout == "auto":
-        layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
-    pairs = _cfocta_pairs(root, mode) if layout == "cfocta" else _numbered_pairs(root, mode, fixed_role)
-    repeated = [key for key, count in Counter(pair.key for pair in pairs).items() if count > 1]
-    if repeated:
-        raise InputError(f"{root}: {repeated[0]} occurs twice (two images of one number); remove one.")
-    if not pairs:
-        expected = ("<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each" if layout == "numbered"
-                    else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt")
-        raise InputError(f"{root}: holds no pairs of the {layout} layout ({expected}).")
-    return pairs
+    if not is_plain_name(mode):
+        raise InputError(f"--mode {mode!r}: must be a plain name; it becomes part of file names.")
+    pairs, problems = find_pairs(root, layout, fixed_role)
+    if problems:
+        raise InputError(problems[0])
+    return [load_pair(files, mode) for files in pairs]
 
 
 def describe_pairs(root: str | Path, pairs: list[RealPair]) -> str:

@@ -182,6 +182,11 @@ class SuperRetinaMultimodal(nn.Module):
             if len(widths) < 3 or any(width < 1 or width % max(1, width // 8) for width in (*widths, descriptor_dim)):
                 raise InputError(f"model.widths {list(widths)}, model.descriptor_dim {descriptor_dim}: at least three widths "
                                  "are needed, and multiples of 8.")
+            # A checkpoint from elsewhere must not make this one allocate the whole memory.
+            if len(widths) > 8 or max(*widths, descriptor_dim) > 1024:
+                raise InputError("model.widths, model.descriptor_dim: at most eight widths, and none above 1024.")
+            if len(ridge_sigmas) > 16 or not all(0.2 <= sigma <= 50 for sigma in ridge_sigmas):
+                raise InputError(f"model.ridge_sigmas {list(ridge_sigmas)[:16]}: at most 16, each from 0.2 to 50 pixels.")
 
             def make_encoder() -> nn.Module:
                 return LiteEncoder(stem, ridge_sigmas, widths)

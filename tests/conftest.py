@@ -1,11 +1,13 @@
 """Data sets and weights that the tests share, written once per session."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_pair, save_untrained, write_numbered_pair, write_points
+import yaml
+from helpers import TINY_RUN, ForkedRuns, make_pair, save_untrained, write_numbered_pair, write_points
 
 from dataset.synthesize import write_generated_set
 from utils import geometry as G
@@ -51,3 +53,27 @@ def cfocta_root(generated_root: Path, tmp_path_factory: pytest.TempPathFactory) 
 def untrained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small network that has learnt nothing: enough for everything but accuracy. Read only."""
     return save_untrained(tmp_path_factory.mktemp("weights") / "untrained.pth")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six eyes, 96 px, in the generated layout: for runs of seconds. Read only."""
+    root = tmp_path_factory.mktemp("tiny") / "generated"
+    write_generated_set(root, eyes=6, size=96, progress=False)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings of a run of seconds that saves after every step."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_RUN), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def forked_runs() -> Iterator[ForkedRuns]:
+    """Runs the training script in forks; see tests/forked_runs.py."""
+    runs = ForkedRuns()
+    yield runs
+    runs.close()

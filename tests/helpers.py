@@ -1,6 +1,9 @@
 """What several test files share: small files of every kind that the project reads, and a way to run its scripts."""
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +17,7 @@ from model.factory import LoFTRSettings, ModelSettings, build_model, describe_mo
 from model.registration import MatchSettings
 from utils import geometry as G
 from utils.checkpoint import save_checkpoint
+from utils.engine import MEASURED
 from utils.errors import run_script
 from utils.image_io import read_color, read_gray, write_image
 
@@ -80,3 +84,54 @@ def write_numbered_pair(root: Path, name: str, number: str, pair: tuple, roles: 
         write_image(folder / f"{number}_{role}.png", image)
         write_points(folder / f"{number}_{role}.txt", points)
     return folder
+
+
+TINY_RUN = {"model": {"widths": [8, 8, 8], "descriptor_dim": 8},
+            "view": {"img_size": 64, "long_side": 96}, "match": {"long_side": 96},
+            "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0, "save_seconds": 0},
+            "validation": {"views": 2, "pictures": 1}}
+
+
+class ForkedRuns:
+    """Runs of the training script in forks of one process that has imported everything; see tests/forked_runs.py."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).resolve().parents[1]
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forked_runs.py"))], cwd=root, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+
+    def __call__(self, *arguments: object, **request: object) -> dict:
+        """Run the script once. Returns ``codes``, ``output`` and ``events``."""
+        self.server.stdin.write(json.dumps({"arguments": [str(word) for word in arguments], **request}) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait(timeout=60)
+
+
+def without_measured(content: dict) -> dict:
+    """A checkpoint without the figures of the machine: times and memory."""
+    content = content | {"progress": {name: part for name, part in content["progress"].items() if name != "seconds"}}
+    content["history"] = [{name: value for name, value in record.items() if name not in MEASURED}
+                          for record in content["history"]]
+    return content
+
+
+def assert_equal_nested(a: object, b: object, where: str = "") -> None:
+    """Equal to the last bit, tensors included; NaN equals NaN."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal_nested(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal_nested(x, y, f"{where}[{index}]")
+    else:
+        assert a == b or (a != a and b != b), where

@@ -7,16 +7,22 @@ from benchmarks.loftr_study import (
     MARKERS,
     PHOTOGRAPHS,
     as_table,
+    find_error,
     measure_cost,
-    read_errors,
     retention_pairs,
+    score_generated,
+    score_real,
     share,
     write_into,
 )
+from dataset.generated_pairs import discover_samples
+from dataset.real_pairs import load_real_pairs
+from model.registration import MatchSettings, PairMatches
 from train_loftr_v3 import Config
 from utils.config import build
 from utils.errors import InputError
-from utils.geometry import warp_points
+from utils.geometry import Plausibility, turn_about_centre, warp_points
+from utils.metrics import image_corners
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +58,39 @@ def test_cost_of_frozen_and_unfrozen_steps(generated_root):
     assert "(100%)" in unfrozen["parameters"] and "(100%)" not in frozen["parameters"]
 
 
-def test_errors_are_read_by_rotation_and_failures_count(tmp_path):
-    path = tmp_path / "pairs.csv"
-    path.write_text("method,rotation,mean,median\nloftr,0.0,1.5,1.0\nloftr,0.0,inf,inf\nloftr,30.0,7.0,6.0\noracle,0.0,0.0,0.0\n")
-    errors = read_errors(path, "mean")
-    assert errors == {0.0: [1.5, float("inf")], 30.0: [7.0]}
-    assert share(errors[0.0]) == "1/2 (inf px)" and share(errors[30.0]) == "0/1 (7.0 px)"
-    with pytest.raises(InputError, match="no row of method other"):
-        read_errors(path, "mean", "other")
+class Knowing:
+    """A matcher that knows where the pixels of a pair lie, instead of a trained one."""
+
+    def __init__(self, H_fix_to_mov):
+        self.H, self.settings = H_fix_to_mov, MatchSettings(long_side=128, try_turns=False, refine=False)
+
+    def candidates(self, fixed, moving):
+        points = np.stack(np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1).reshape(-1, 2)
+        H = moving.frame.H_image_to_working @ self.H @ np.linalg.inv(fixed.frame.H_image_to_working)
+        yield PairMatches(points, warp_points(points, H), np.ones(len(points)), fixed, moving, points, points)
+
+
+def test_right_and_wrong_matrices_are_told_apart(generated_root, tmp_path):
+    (tmp_path / "split.yaml").write_text("train: ['3']\nval: ['2']\ntest: ['1']\n")
+    samples = [sample for sample in discover_samples(generated_root, ["cffa"])[0] if sample.eye == "1"]
+    assert len(samples) == 2
+    wrong = score_generated(Knowing(np.eye(3)), Plausibility(), generated_root, "cffa", tmp_path / "split.yaml")
+    assert len(wrong) == 4 and min(wrong) > 5
+    pair = retention_pairs(views=1)[0]
+    corners = image_corners(pair.fixed.shape)
+    error = find_error(Knowing(pair.H_fix_to_mov), Plausibility(), pair.fixed, pair.moving, corners,
+                       warp_points(corners, pair.H_fix_to_mov), "homography")
+    assert error.max < 0.5
+    assert share([error.mean, float("inf"), 7.0]) == "1/3 (7.0 px)"
+
+
+@pytest.mark.parametrize("rotation", [0, 30])
+def test_real_pairs_are_turned_with_their_landmarks(numbered_root, rotation):
+    root, truth = numbered_root
+    for pair in load_real_pairs(root, "cffa"):
+        H_turn, _ = turn_about_centre(pair.images()[1].shape, rotation)
+        errors = score_real(Knowing(H_turn @ truth[pair.key]), Plausibility(), [root], rotation)
+        assert min(errors) < 0.5 and len(errors) == 3
 
 
 def test_table_goes_between_the_markers(tmp_path):

@@ -15,89 +15,17 @@ from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, disco
 from dataset.synthesize import write_generated_set
 from register import Registrar
 from utils.checkpoint import read_checkpoint
-from utils.engine import Engine, TrainSettings, ViewBatches, raise_if_not_finite
-from utils.errors import InputError, NonFiniteLossError
+from utils.engine import TrainSettings, ViewBatches
+from utils.errors import InputError
 from utils.geometry import affine_about, image_centre, turn_about_centre, warp_points
 from utils.image_io import read_gray, write_image
 from utils.metrics import corner_error
 from utils.pictures import register_onto_fixed
 
 ROOT = Path(__file__).resolve().parent.parent
-TINY = {"model": {"widths": [8, 8, 8], "descriptor_dim": 8},
-        "view": {"img_size": 64, "long_side": 96}, "match": {"long_side": 96},
-        "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0},
-        "validation": {"views": 2, "pictures": 1}}
-
-
-@pytest.fixture(scope="module")
-def tiny_data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tiny") / "generated"
-    write_generated_set(root, eyes=6, size=96, progress=False)
-    return root
-
-
-@pytest.fixture()
-def tiny_config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
-
-
 def run_main(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["train_multimodal_e2e.py", "--device", "cpu", *map(str, arguments)])
     train_multimodal_e2e.main()
-
-
-def assert_equal_nested(a, b, where=""):
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal_nested(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_equal_nested(x, y, f"{where}[{index}]")
-    else:
-        assert a == b or (a != a and b != b), where
-
-
-def test_resumed_run_equals_uninterrupted_run(monkeypatch, tmp_path, tiny_data, tiny_config):
-    common = ["--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 3, "--mode", "cffa", "cfocta"]
-    run_main(monkeypatch, *common, "--name", "whole")
-
-    original = Engine._train_one_epoch
-
-    def interrupted(self, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return original(self, epoch)
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_train_one_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_main(patch, *common, "--name", "stopped")
-    with pytest.raises(InputError, match="already holds a run"):
-        run_main(monkeypatch, *common, "--name", "stopped")
-    which = ["--save", tmp_path, "--mode", "cffa", "cfocta", "--name", "stopped", "--resume"]
-    for other, named in ((["--seed", 9], "seed was 0 and is now 9"), (["--lr", 0.1], "train.lr"), (["--epoch", 9], "epochs")):
-        with pytest.raises(InputError, match=named):
-            run_main(monkeypatch, *which, *other)
-    split = (tmp_path / "cffa_cfocta" / "stopped" / "split.yaml").read_text()
-    run_main(monkeypatch, *which)
-    assert (tmp_path / "cffa_cfocta" / "stopped" / "split.yaml").read_text() == split
-
-    whole, resumed = (read_checkpoint(tmp_path / "cffa_cfocta" / name / "latest.pth") for name in ("whole", "stopped"))
-    for content in (whole, resumed):
-        for record in content["history"]:
-            for timing in ("pairs_per_second", "waiting_share"):
-                record.pop(timing, None)
-    assert_equal_nested(whole, resumed)
-    logs = [(tmp_path / "cffa_cfocta" / name / "validation_log.txt").read_text() for name in ("whole", "stopped")]
-    assert logs[0] == logs[1]
-    with pytest.raises(InputError, match="complete"):
-        run_main(monkeypatch, *which)
 
 
 def test_validation_takes_every_mode(monkeypatch, tmp_path, tiny_data, tiny_config):
@@ -144,11 +72,6 @@ def test_processes_share_every_batch():
     assert all(key.epoch == 7 for batch in whole for key in batch)
     with pytest.raises(InputError, match="shared evenly"):
         ViewBatches(10, TrainSettings(batch_size=3), seed=0, world_size=2)
-
-
-def test_non_finite_loss_is_named():
-    with pytest.raises(NonFiniteLossError, match="geo.*epoch 2.*cffa_1_A"):
-        raise_if_not_finite({"det": torch.tensor(1.0), "geo": torch.tensor(float("nan"))}, "epoch 2, step 5", ["cffa_1_A"])
 
 
 # --- a model that really learnt --------------------------------------------------------------------------------------

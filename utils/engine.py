@@ -3,15 +3,16 @@
 Fabric carries the device, mixed precision and torch DDP; the loop, the logs and the checkpoints are here. A script
 describes *what* is trained in a :class:`TrainingTask` and calls :meth:`Engine.fit`.
 
-Every draw in the data comes from (seed, epoch, index), so the state of a run is its weights, optimizer, schedule and
-value maps, and a resumed run continues as if it had never stopped.
+Every draw in the data comes from (seed, epoch, index) and every draw in a step from (seed, epoch, step), so the state of a
+run is its weights, optimizer, schedule, scaler, value maps and place. It is saved in the middle of an epoch too, and a
+resumed run continues as if it had never stopped: on a CPU bit for bit.
 """
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,24 +20,30 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dataset.generated_pairs import ViewKey
+from utils.batches import TolerantViews, ViewBatches, ViewKey, collate_views, seed_step, split_batch, start_worker
 from utils.checkpoint import load_strictly, read_checkpoint, save_checkpoint
-from utils.device import pick_device
-from utils.errors import InputError, NonFiniteLossError
-from utils.image_io import write_text_atomically
-from utils.run_report import EpochLog, draw_curves
+from utils.errors import InputError, NonFiniteLossError, RunStoppedError
+from utils.interrupt import StopRequest
+from utils.processes import PRECISIONS, gather_objects, make_fabric, on_first_process, sum_over_processes
+from utils.profiling import describe_seconds, operator_profiler, peak_memory_mb
+from utils.run_folder import RunFolder, find_checkpoint, run_folder, write_run_config
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+__all__ = ["FREE_SETTINGS", "MEASURED", "PRECISIONS", "Engine", "StepOutput", "TrainSettings", "TrainingTask",
+           "ValidationReport", "ViewBatches", "ViewKey", "find_checkpoint", "make_fabric", "run_folder", "write_run_config"]
+
+# Figures of the machine and not of the training: they differ from run to run.
+MEASURED = ("waiting_share", "pairs_per_second", "peak_memory_mb")
+# fp16 halves its scale at each overflow; one that has come down to this was no overflow.
+SMALLEST_SCALE = 1.0
 
 
 class StepOutput(NamedTuple):
     """One training step: named loss terms with ``total`` (means over the batch, with graph), how many samples of the batch
-    had something to say to each term, counts for the log, and anything that the task wants back once the step is done
-    on all processes."""
+    had something to say to each term, counts for the log (sums over the batch), and anything that the task wants back once
+    the step is done on all processes (a list with one entry per sample, or empty)."""
 
     losses: dict[str, torch.Tensor]
     n_valid: dict[str, int]
@@ -69,22 +76,37 @@ class TrainSettings:
     Attributes:
         epochs: number of epochs.
         batch_size: pairs per step over all processes.
+        accumulate: the batch is computed in so many parts, one after the other, to save memory; the result is the same.
         views_per_sample: how often each sample is seen per epoch, each time in another view.
         lr: largest learning rate of the one-cycle schedule (Smith & Topin, 2018).
         warmup_share: part of the run in which the rate rises.
         weight_decay: of AdamW.
         max_gradient_norm: gradients are scaled down to this norm.
         workers: data loading processes.
+        max_bad_share: share of the samples (rounded up) that may be unreadable in an epoch before the run stops.
+        save_seconds: least time between two checkpoints within an epoch; 0 saves after every step.
     """
 
     epochs: int = 5
     batch_size: int = 4
+    accumulate: int = 1
     views_per_sample: int = 2
     lr: float = 2e-3
     warmup_share: float = 0.15
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
     workers: int = 2
+    max_bad_share: float = 0.02
+    save_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.accumulate < 1 or not self.save_seconds >= 0 or not 0 <= self.max_bad_share < 1:
+            raise InputError("train.accumulate must be at least 1, train.save_seconds at least 0, and train.max_bad_share in "
+                             "[0, 1).")
+
+
+# Settings that change nothing in the result, so a resumed run may change them.
+FREE_SETTINGS = ("workers", "save_seconds")
 
 
 @dataclass
@@ -93,7 +115,7 @@ class TrainingTask:
 
     Attributes:
         model: the network (unwrapped); parameters with ``requires_grad`` are trained.
-        dataset: indexed by :class:`dataset.generated_pairs.ViewKey`.
+        dataset: indexed by :class:`utils.batches.ViewKey`; raises ``InputError`` for a sample that cannot be read.
         step: (wrapped network, batch on the device) -> :class:`StepOutput`.
         learn: called after each optimizer step with the observations of all processes, in order.
         validate: (epoch, folder for pictures) -> :class:`ValidationReport`; runs on the first process only.
@@ -101,6 +123,7 @@ class TrainingTask:
         config: everything that defines the run, kept in the checkpoint.
         extra_state: named parts of the state besides the network.
         statistics: figures of those parts, for the log of each epoch.
+        resume_hint: what to type to go on with a stopped run.
     """
 
     model: nn.Module
@@ -112,86 +135,64 @@ class TrainingTask:
     config: dict[str, Any]
     extra_state: dict[str, Stateful] = field(default_factory=dict)
     statistics: Callable[[], dict[str, float]] = dict
+    resume_hint: str = "the same command with --resume"
 
 
-class ViewBatches(Sampler[list[ViewKey]]):
-    """Batches of view keys for one epoch; each process takes its share of every batch.
+@dataclass
+class EpochProgress:
+    """How far an epoch is and what it has gathered; part of every checkpoint, so that a resumed epoch logs the whole of it.
 
-    The order depends on (seed, epoch) alone. Process r of n takes items r, r + n, ... of each batch, so n processes
-    together see exactly the batches that one would see.
+    Attributes:
+        steps: done so far.
+        sums, shares: of every figure over the steps, and of the share of samples that had something to say to it.
+        skipped: number of each sample that could not be read, and what is wrong with it.
+        seconds: spent in each part of the loop; "all" is the whole.
     """
 
-    def __init__(self, n_samples: int, settings: TrainSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        if settings.batch_size % world_size:
-            raise InputError(f"--batch_size {settings.batch_size} cannot be shared evenly by {world_size} processes.")
-        self.n_views = n_samples * settings.views_per_sample
-        self.batch_size, self.seed, self.rank, self.world_size = settings.batch_size, seed, rank, world_size
-        self.epoch = 1
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+    skipped: dict[int, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return max(1, self.n_views // self.batch_size)
+    def add(self, figures: dict[str, float], shares: dict[str, float]) -> None:
+        """Add a step's figures; a share that is not given is 1."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.shares[name] = self.shares.get(name, 0.0) + shares.get(name, 1.0)
 
-    def __iter__(self) -> Iterator[list[ViewKey]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_views)
-        # A small data set fills its one batch by starting over.
-        order = np.resize(order, len(self) * self.batch_size)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start:start + self.batch_size][self.rank::self.world_size]
-            yield [ViewKey(self.epoch, int(index)) for index in batch]
-
-
-def make_fabric(device: str = "auto", precision: str = "32") -> Fabric:
-    """Fabric for one process, or for the processes that ``torchrun`` started.
-
-    Args:
-        device: "auto" (CUDA where there is one, else the CPU), "cpu" or "cuda". precision: "32", "bf16" or "fp16".
-
-    Raises:
-        InputError: a device that this machine lacks, or fp16 on a CPU.
-    """
-    accelerator = pick_device(device).type
-    if precision == "fp16" and accelerator == "cpu":
-        raise InputError("--precision fp16 needs a GPU; use bf16 or 32 on a CPU.")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=max(1, world // local),
-                    strategy="ddp" if world > 1 else "auto", precision=PRECISIONS[precision])
-    fabric.launch()
-    return fabric
-
-
-def raise_if_not_finite(losses: dict[str, torch.Tensor], where: str, keys: list[str]) -> None:
-    """Stop on a NaN or infinite term, naming it.
-
-    Raises:
-        NonFiniteLossError: with the terms, the place in the run and the samples of the batch.
-    """
-    names = list(losses)
-    finite = torch.isfinite(torch.stack([losses[name].detach() for name in names])).tolist()
-    broken = [name for name, fine in zip(names, finite, strict=True) if not fine]
-    if broken:
-        raise NonFiniteLossError(f"loss term {', '.join(broken)} is not finite at {where}; samples: {', '.join(keys)}. "
-                                 "Check these samples, lower --lr, or use --precision 32.")
+    def means(self) -> dict[str, float]:
+        """Mean of every term over the samples that had something to say to it, mean of every count over the steps. A term
+        that no sample contributed to is zero."""
+        return {name: value / max(self.shares[name], 1e-9) for name, value in self.sums.items()}
 
 
 class Engine:
     """Runs a task and leaves its traces in ``run_dir``: logs, curves, TensorBoard events, checkpoints, pictures.
 
     Args:
-        fabric: from :func:`make_fabric`.
+        fabric: from :func:`utils.processes.make_fabric`.
         task: what is trained.
         settings: of the loop.
-        run_dir: folder of the run.
-        seed: of the order of the views.
+        run_dir: folder of the run; claimed until :meth:`fit` ends.
+        seed: of the order of the views, and of whatever a step draws.
         overfit: train on the views of the first batch of epoch 1 only, to see whether the network can learn at all.
+        profile: print where the time goes.
+
+    Raises:
+        InputError: a batch that cannot be shared, or a folder that another process uses or that cannot be written to.
     """
 
     def __init__(self, fabric: Fabric, task: TrainingTask, settings: TrainSettings, run_dir: Path, seed: int,
-                 overfit: bool = False) -> None:
-        self.fabric, self.task, self.settings, self.run_dir, self.overfit = fabric, task, settings, run_dir, overfit
+                 overfit: bool = False, profile: bool = False) -> None:
+        self.fabric, self.task, self.settings, self.seed = fabric, task, settings, seed
+        self.overfit, self.profile = overfit, profile
         self.batches = ViewBatches(len(task.dataset), settings, seed, fabric.global_rank, fabric.world_size)
-        loader = DataLoader(task.dataset, batch_sampler=self.batches, num_workers=settings.workers,
-                            persistent_workers=settings.workers > 0, pin_memory=fabric.device.type == "cuda")
+        views = TolerantViews(task.dataset, settings.max_bad_share)
+        self.max_bad = views.max_bad
+        loader = DataLoader(views, batch_sampler=self.batches, num_workers=settings.workers, collate_fn=collate_views,
+                            worker_init_fn=start_worker, persistent_workers=settings.workers > 0,
+                            pin_memory=fabric.device.type == "cuda")
         self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
@@ -200,130 +201,264 @@ class Engine:
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, settings.lr, total_steps=settings.epochs * len(self.batches) + 1,
             pct_start=settings.warmup_share)
-        self.finished_epochs = 0
+        # Epoch 0 is the validation of the untrained network.
+        self.finished_epochs, self.progress = -1, EpochProgress()
         self.history: list[dict[str, float]] = []
         self.best_score = -float("inf")
-        self._writer: SummaryWriter | None = None
+        self.stop, self._first_epoch = StopRequest(), True
+        self._saved_at = time.monotonic()
+        self.folder = RunFolder(Path(run_dir))
+        on_first_process(fabric, self.folder.open)
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Validate the untrained network, then train and validate until the last epoch."""
-        if self.finished_epochs == 0 and not self.history:
-            self._finish_epoch(0, {})
-        for epoch in range(self.finished_epochs + 1, self.settings.epochs + 1):
-            self._finish_epoch(epoch, self._train_one_epoch(epoch))
-        if self._writer is not None:
-            self._writer.close()
+        """Validate the untrained network, then train and validate until the last epoch.
 
-    def _train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """All steps of an epoch. Returns the mean of every term over the samples that had something to say to it, the
-        mean of every count over the steps."""
+        Raises:
+            RunStoppedError: the user or the system asked to stop; the state is saved.
+            NonFiniteLossError: a loss or a gradient is not finite; a dump to repeat the step is saved.
+            InputError: too many unreadable samples, or a folder that cannot be written to any more.
+        """
+        try:
+            with self.stop.listening():
+                if self.finished_epochs < 0:
+                    self._save()
+                for epoch in range(self.finished_epochs + 1, self.settings.epochs + 1):
+                    if epoch > 0:
+                        self._train_one_epoch(epoch)
+                    self._finish_epoch(epoch)
+        except KeyboardInterrupt:
+            raise RunStoppedError(f"{self._place()}. Go on from the last checkpoint with: {self.task.resume_hint}") from None
+        finally:
+            self.folder.close()
+
+    def _train_one_epoch(self, epoch: int) -> None:
+        """The steps of an epoch that are not done yet."""
         self.model.train()
-        self.batches.epoch = 1 if self.overfit else epoch
-        sums: dict[str, float] = {}
+        self.batches.epoch, self.batches.first_step = (1, 0) if self.overfit else (epoch, self.progress.steps)
+        batches = self._batches_of_epoch()
+        n_steps = len(self.batches)
+        with (tqdm(total=n_steps, initial=self.progress.steps, desc=f"epoch {epoch}", unit="step", dynamic_ncols=True,
+                   mininterval=1.0, disable=not self.fabric.is_global_zero) as bar,
+              operator_profiler() if self.profile and self._first_epoch else nullcontext() as profiler):
+            while self.progress.steps < n_steps:
+                with self._timed("all"):
+                    total = self._train_one_step(batches, epoch)
+                if profiler is not None:
+                    profiler.step()
+                bar.set_postfix(loss=f"{total:.3f}", refresh=False)
+                bar.update()
+        self._first_epoch = False
+        with self._timed("all"):
+            self._save()
+
+    def _train_one_step(self, batches: Iterator[dict], epoch: int) -> float:
+        """One optimizer step on the next batch. Returns the total loss."""
+        batch, n_skipped = self._next_batch(batches)
+        parts = split_batch(batch, self.settings.accumulate)
+        seed_step(self.seed, epoch, self.progress.steps, self.fabric.global_rank)
+        self.optimizer.zero_grad(set_to_none=True)
+        figures: dict[str, float] = {"skipped_views": n_skipped}
         shares: dict[str, float] = {}
-        waited, start = 0.0, time.perf_counter()
-        progress = tqdm(self._batches_of_epoch(), total=len(self.batches), desc=f"epoch {epoch}", unit="step",
-                        disable=not self.fabric.is_global_zero, dynamic_ncols=True, mininterval=1.0)
-        asked = time.perf_counter()
-        for batch in progress:
-            waited += time.perf_counter() - asked
-            output = self._train_one_step(batch, f"epoch {epoch}, step {progress.n + 1}")
-            for name, value in {**output.losses, **output.counts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-                share = output.n_valid.get(name, len(batch["key"])) / len(batch["key"])
-                shares[name] = shares.get(name, 0.0) + share
-            progress.set_postfix(loss=f"{float(output.losses['total']):.3f}", refresh=False)
-            asked = time.perf_counter()
-        seconds = time.perf_counter() - start
-        sums, shares = self._mean_over_processes(sums), self._mean_over_processes(shares)
-        # A term that no sample contributed to is zero.
-        terms = {name: value / max(shares[name], 1e-9) for name, value in sums.items()}
-        terms |= {f"map_{name}": float(value) for name, value in self.task.statistics().items()}
-        return terms | {"lr": self.scheduler.get_last_lr()[0], "waiting_share": waited / seconds,
-                        "pairs_per_second": len(self.batches) * self.settings.batch_size / seconds}
+        observations: list[Any] = []
+        for number, part in enumerate(parts, start=1):
+            # The gradients of several processes are averaged once, after the last part.
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(parts)):
+                with self._timed("forward and loss"):
+                    output = self.task.step(self.model, part)
+                    self._add_figures(output, part, epoch, figures, shares, len(parts))
+                with self._timed("backward"):
+                    self.fabric.backward(output.losses["total"] / len(parts))
+            observations += output.observations
+        with self._timed("optimizer"):
+            figures |= self._update_weights(batch, epoch)
+        with self._timed("value map"):
+            self.task.learn(self._observations_of_all(observations))
+        self.progress.add(figures, shares)
+        self.progress.steps += 1
+        return figures["total"]
+
+    def _update_weights(self, batch: dict, epoch: int) -> dict[str, float]:
+        """Step the optimizer and the schedule. Returns figures for the log."""
+        norm = float(self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.max_gradient_norm,
+                                                error_if_nonfinite=False))
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        figures = {"gradient_norm": norm}
+        if not np.isfinite(norm):
+            # Under fp16 an overflowing gradient is ordinary: the scaler skips that step by itself and lowers its scale.
+            if scaler is None or scaler.get_scale() <= SMALLEST_SCALE:
+                self._stop_at_non_finite([f"gradient of {name}" for name, parameter in self.task.model.named_parameters()
+                                          if parameter.grad is not None and not parameter.grad.isfinite().all()], batch, epoch)
+            figures = {}
+        self.optimizer.step()
+        self.scheduler.step()
+        return figures | ({"overflows": float(not figures)} if scaler is not None else {})
+
+    def _add_figures(self, output: StepOutput, part: dict, epoch: int, figures: dict[str, float], shares: dict[str, float],
+                     n_parts: int) -> None:
+        """Add one part's terms, counts and shares, over all processes, to those of the step.
+
+        Raises:
+            NonFiniteLossError
+        """
+        names = list(output.losses)
+        own = torch.stack([output.losses[name].detach().float() for name in names]).tolist()
+        n_items, world = len(part["key"]), self.fabric.world_size
+        n_valid = [float(output.n_valid.get(name, n_items)) for name in names]
+        summed = sum_over_processes(self.fabric, [*own, *n_valid, *map(float, output.counts.values())])
+        if not np.isfinite(summed[:len(names)]).all():
+            self._stop_at_non_finite([f"loss term {name}" for name, value in zip(names, own, strict=True)
+                                      if not np.isfinite(value)], part, epoch)
+        for index, name in enumerate(names):
+            figures[name] = figures.get(name, 0.0) + summed[index] / world / n_parts
+            shares[name] = shares.get(name, 0.0) + summed[len(names) + index] / (n_items * world * n_parts)
+        for name, value in zip(output.counts, summed[2 * len(names):], strict=True):
+            figures[name] = figures.get(name, 0.0) + value
+
+    def _observations_of_all(self, observations: list[Any]) -> list[Any]:
+        """Observations of all processes in the order of the whole batch, so that every process learns the same."""
+        return [item for group in zip(*gather_objects(self.fabric, observations), strict=True) for item in group]
+
+    # --- the data ----------------------------------------------------------------------------------------------------
 
     def _batches_of_epoch(self) -> Iterator[dict]:
         if not self.overfit:
             yield from self.loader
             return
         first = next(iter(self.loader))
-        for _ in range(len(self.batches)):
-            yield first
+        while True:
+            yield dict(first)
 
-    def _train_one_step(self, batch: dict, where: str) -> StepOutput:
-        output = self.task.step(self.model, batch)
-        raise_if_not_finite(output.losses, where, batch["key"])
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(output.losses["total"])
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.max_gradient_norm,
-                                          error_if_nonfinite=False)
-        # Under fp16 an overflowing gradient is ordinary: the scaler skips that step by itself.
-        if getattr(self.fabric.strategy.precision, "scaler", None) is None:
-            raise_if_not_finite({"gradient norm": norm}, where, batch["key"])
-        self.optimizer.step()
-        self.scheduler.step()
-        self.task.learn(self._observations_of_all(output.observations))
-        detached = {name: value.detach() for name, value in output.losses.items()}
-        return StepOutput(detached, output.n_valid, output.counts | {"gradient_norm": float(norm)}, [])
+    def _next_batch(self, batches: Iterator[dict]) -> tuple[dict, float]:
+        """The next batch, and how many views of it stand in for others; the moment to save, to stop, and to look at faults.
 
-    # --- several processes -------------------------------------------------------------------------------------------
+        Raises:
+            InputError: a killed worker, or too many unreadable samples. RunStoppedError: asked to stop.
+        """
+        fault, batch = "", {"skipped": []}
+        with self._timed("waiting for data"):
+            try:
+                batch = next(batches)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                fault = ("a data worker was killed by the system, often for want of memory "
+                         f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb")
+        due = self.fabric.is_global_zero and time.monotonic() - self._saved_at >= self.settings.save_seconds
+        skipped = batch.pop("skipped")
+        n_faults, n_skipped, stop, save = sum_over_processes(
+            self.fabric, [float(bool(fault)), float(len(skipped)), float(self.stop.requested), float(due)])
+        if n_faults or n_skipped:
+            fault = self._look_at_faults(fault, skipped)
+        if fault or stop or save:
+            self._save()
+        if fault:
+            raise InputError(f"{self._place()}: {fault}. The run is saved; then go on with: {self.task.resume_hint}")
+        if stop:
+            raise RunStoppedError(f"{self._place()}; saved. Go on with: {self.task.resume_hint}")
+        return batch, n_skipped
 
-    def _observations_of_all(self, observations: list[Any]) -> list[Any]:
-        """Observations of all processes in the order of the whole batch, so that every process learns the same."""
-        if self.fabric.world_size == 1:
-            return observations
-        gathered: list[list[Any]] = [[] for _ in range(self.fabric.world_size)]
-        torch.distributed.all_gather_object(gathered, observations)
-        return [item for group in zip(*gathered, strict=True) for item in group]
+    def _look_at_faults(self, fault: str, skipped: list[tuple[int, str]]) -> str:
+        """Name and count the unreadable samples of all processes. Returns why the run has to stop, or nothing."""
+        known = self.progress.skipped
+        for other_fault, other_skipped in gather_objects(self.fabric, (fault, skipped)):
+            fault = fault or other_fault
+            for number, problem in other_skipped:
+                if number not in known:
+                    known[number] = problem
+                    if self.fabric.is_global_zero:
+                        tqdm.write(f"skipped, another sample stands in: {problem}")
+        if len(known) > self.max_bad:
+            fault = fault or (f"{len(known)} of {len(self.task.dataset)} training samples cannot be read, more than the "
+                              f"{self.max_bad} that train.max_bad_share {self.settings.max_bad_share:g} allows: "
+                              f"{' '.join(list(known.values())[:3])} `python -m dataset.check ROOT` lists every problem of the "
+                              "data at once")
+        return fault
 
-    def _mean_over_processes(self, sums: dict[str, float]) -> dict[str, float]:
-        if self.fabric.world_size == 1:
-            return sums
-        values = self.fabric.all_reduce(torch.tensor(list(sums.values()), device=self.fabric.device), reduce_op="mean")
-        return dict(zip(sums, values.tolist(), strict=True))
+    # --- faults in numbers -------------------------------------------------------------------------------------------
+
+    def _stop_at_non_finite(self, broken: list[str], batch: dict, epoch: int) -> None:
+        """Stop on all processes; the first one leaves a checkpoint from before the step, with the batches in it.
+
+        Raises:
+            NonFiniteLossError: with the terms, the place in the run, the samples and the dump.
+        """
+        own = {"broken": broken, "samples": list(batch["key"]),
+               "batch": {name: value.cpu() for name, value in batch.items() if isinstance(value, torch.Tensor)}}
+        found = gather_objects(self.fabric, own)
+        dump = self.folder.path / "nonfinite.pth"
+
+        def write() -> None:
+            with self.folder.writing():
+                save_checkpoint(dump, self._content() | {"failure": found})
+        on_first_process(self.fabric, write)
+        what = dict.fromkeys(name for part in found for name in part["broken"])
+        samples = [key for part in found if part["broken"] for key in part["samples"]]
+        raise NonFiniteLossError(
+            f"{', '.join(list(what)[:6])}{', ...' if len(what) > 6 else ''} not finite at epoch {epoch}, step "
+            f"{self.progress.steps + 1}; samples: {', '.join(samples)}. Check these samples, lower --lr, or use --precision 32. "
+            f"{dump} holds the batch and the state before it; --resume {dump} repeats the step.")
 
     # --- what a run leaves -------------------------------------------------------------------------------------------
 
-    def _finish_epoch(self, epoch: int, terms: dict[str, float]) -> None:
+    def _finish_epoch(self, epoch: int) -> None:
         """Validate, log and save, on the first process; the others wait."""
-        self.finished_epochs = epoch
-        if self.fabric.is_global_zero:
-            report = self.task.validate(epoch, self.run_dir / f"epoch{epoch}")
+        report = on_first_process(self.fabric, lambda: self._validate(epoch))
+        terms, progress = self._terms_of_epoch(), self.progress
+        self.finished_epochs, self.progress = epoch, EpochProgress()
+        is_best = False
+        if report is not None:
             self.history.append({"epoch": float(epoch)} | terms | {f"val_{k}": v for k, v in report.summary.items()})
-            EpochLog(self.run_dir / "validation_log.txt").write(epoch, report.text)
-            if terms:
-                line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
-                EpochLog(self.run_dir / "train_log.txt").write(epoch, line)
-            self._write_events(epoch, self.history[-1])
-            draw_curves(self.run_dir / "curves.png", self.history)
-            is_best = report.score > self.best_score
-            self.best_score = max(report.score, self.best_score)
-            self._save(is_best)
-            tqdm.write(f"epoch {epoch}: " + (f"loss {terms['total']:.4f}, " if terms else "")
-                       + ", ".join(f"{name} {value:.4g}" for name, value in report.summary.items()))
-        self.fabric.barrier()
+            is_best, self.best_score = report.score > self.best_score, max(report.score, self.best_score)
+        on_first_process(self.fabric, lambda: self._write_epoch(epoch, report, terms, progress))
+        self._save(is_best)
 
-    def _write_events(self, epoch: int, record: dict[str, float]) -> None:
-        if self._writer is None:
-            # What a resumed run repeats replaces what the stopped one wrote.
-            self._writer = SummaryWriter(self.run_dir / "events", purge_step=epoch)
-        for name, value in record.items():
-            if name != "epoch" and np.isfinite(value):
-                self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+    def _validate(self, epoch: int) -> ValidationReport:
+        # The epoch's training is saved already, so a stop during the validation loses nothing.
+        with self.stop.at_once(), self.folder.writing():
+            return self.task.validate(epoch, self.folder.path / f"epoch{epoch}")
 
-    def _save(self, is_best: bool) -> None:
-        content = self.task.description | {
+    def _terms_of_epoch(self) -> dict[str, float]:
+        """The figures of the epoch's training; none for epoch 0."""
+        if not self.progress.steps:
+            return {}
+        terms = self.progress.means() | {f"map_{name}": float(value) for name, value in self.task.statistics().items()}
+        seconds = self.progress.seconds
+        return terms | {"lr": self.scheduler.get_last_lr()[0], "waiting_share": seconds["waiting for data"] / seconds["all"],
+                        "pairs_per_second": self.progress.steps * self.settings.batch_size / seconds["all"],
+                        "peak_memory_mb": peak_memory_mb(self.fabric.device)}
+
+    def _write_epoch(self, epoch: int, report: ValidationReport, terms: dict[str, float], progress: EpochProgress) -> None:
+        line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
+        skipped = [f"skipped: {problem}" for _, problem in sorted(progress.skipped.items())]
+        self.folder.write_epoch(epoch, report.text, "\n".join([line, *skipped]) if terms else "", self.history)
+        tqdm.write(f"epoch {epoch}: " + (f"loss {terms['total']:.4f}, " if terms else "")
+                   + ", ".join(f"{name} {value:.4g}" for name, value in report.summary.items()))
+        if self.profile and terms:
+            tqdm.write(describe_seconds(progress.seconds, progress.steps))
+
+    def _place(self) -> str:
+        return (f"stopped in epoch {self.finished_epochs + 1} of {self.settings.epochs}, after {self.progress.steps} of "
+                f"{len(self.batches)} steps")
+
+    def _timed(self, part: str) -> AbstractContextManager[None]:
+        return _timed(self.progress.seconds, part, self.fabric.device if self.profile else None)
+
+    def _content(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds."""
+        return self.task.description | {
             "model": self.task.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "epoch": self.finished_epochs, "history": self.history,
+            "scheduler": self.scheduler.state_dict(), "scaler": self.fabric.strategy.precision.state_dict(),
+            "epoch": self.finished_epochs, "progress": asdict(self.progress), "history": self.history,
             "best_score": self.best_score, "config": self.task.config,
-            "extra": {name: part.state_dict() for name, part in self.task.extra_state.items()},
-            "random_state": torch.get_rng_state()}
-        save_checkpoint(self.run_dir / "latest.pth", content)
-        if is_best:
-            save_checkpoint(self.run_dir / "best.pth", content)
+            "extra": {name: part.state_dict() for name, part in self.task.extra_state.items()}}
+
+    def _save(self, is_best: bool = False) -> None:
+        """Write the newest checkpoint, on the first process."""
+        with self._timed("saving"):
+            on_first_process(self.fabric, lambda: self.folder.save(self._content(), is_best))
+        self._saved_at = time.monotonic()
 
     def resume(self, path: Path) -> None:
         """Continue the run that wrote a checkpoint.
@@ -331,8 +466,14 @@ class Engine:
         Raises:
             InputError: unreadable file, other architecture, other number of steps, or a run that is already complete.
         """
-        content = read_checkpoint(path, ("model", "optimizer", "scheduler", "epoch", "history", "best_score", "extra",
-                                         "random_state"))
+        try:
+            self._load(path)
+        except InputError:
+            self.folder.close()
+            raise
+
+    def _load(self, path: Path) -> None:
+        content = read_checkpoint(path, ("model", "optimizer", "scheduler", "epoch", "history", "best_score", "extra"))
         load_strictly(self.task.model, content["model"], path)
         if content["scheduler"]["total_steps"] != self.scheduler.total_steps:
             raise InputError(f"{path}: was written by a run of {content['scheduler']['total_steps']} steps, this one has "
@@ -340,19 +481,26 @@ class Engine:
                              "a new run from it with --pretrained.")
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
+        # Checkpoints of earlier versions were written between epochs and without a scaler.
+        self.progress = EpochProgress(**content.get("progress", {}))
+        if content.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(content["scaler"])
         for name, part in self.task.extra_state.items():
             part.load_state_dict(content["extra"][name])
-        torch.set_rng_state(content["random_state"])
         self.finished_epochs, self.history = int(content["epoch"]), list(content["history"])
         # best.pth of another folder stays there: here the next epoch is the best so far.
-        same_folder = path.resolve().parent == self.run_dir.resolve()
+        same_folder = path.resolve().parent == self.folder.path.resolve()
         self.best_score = float(content["best_score"]) if same_folder else -float("inf")
         if self.finished_epochs >= self.settings.epochs:
             raise InputError(f"{path}: the run is complete ({self.finished_epochs} epochs); raise --epoch only in a new run "
                              "(--pretrained), or evaluate it.")
 
 
-def write_run_config(run_dir: Path, config: dict[str, Any]) -> None:
-    """Write the resolved settings of a run as ``config.yaml``."""
-    import yaml
-    write_text_atomically(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+@contextmanager
+def _timed(seconds: dict[str, float], part: str, synchronised: torch.device | None) -> Iterator[None]:
+    """Add the time of the block to ``seconds``; with a GPU given, wait for it first, so that the time is the block's own."""
+    start = time.perf_counter()
+    yield
+    if synchronised is not None and synchronised.type == "cuda":
+        torch.cuda.synchronize(synchronised)
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start

@@ -1,7 +1,7 @@
 """The project's own error types: every foreseeable fault of an input raises one of these.
 
-A message says three things: which file or setting, what is wrong with it, and what to do about it. Scripts turn an
-``InputError`` into one line on the terminal and exit code 2; anything else is a bug and keeps its traceback.
+A message says three things: which file or setting, what is wrong with it, and what to do about it. Scripts turn each of
+them into one line on the terminal and an exit code of its own; anything else is a bug and keeps its traceback.
 """
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ class InputError(Exception):
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term or a gradient is NaN or infinite; the message names the term and the samples."""
+    """A loss term or a gradient is NaN or infinite; the message names the term, the samples and the dump."""
+
+
+class RunStoppedError(Exception):
+    """A run was asked to stop before its last epoch (Ctrl-C, SIGTERM); the message says how to go on."""
+
+
+EXIT_CODES = {InputError: 2, NonFiniteLossError: 3, RunStoppedError: 130}
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's ``main``: an :class:`InputError` becomes one line on the terminal and exit code 2."""
+    """Run a script's ``main``: an error of ours becomes one line on the terminal and its code in ``EXIT_CODES``."""
     try:
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except tuple(EXIT_CODES) as error:
+        print(f"{'stopped' if isinstance(error, RunStoppedError) else 'error'}: {error}", file=sys.stderr)
+        sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))

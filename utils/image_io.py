@@ -5,29 +5,43 @@ Arrays are float32 in [0, 1], shape (H, W) for one channel and (H, W, 3) in RGB 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
+from PIL import Image
 
 from utils.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MIN_SIDE_PX = 16
+# A small file can unpack to an image that fills the memory; the largest fundus montages have about 100 million pixels.
+MAX_PIXELS = 150_000_000
+MAX_SIDE_PX = 32_000
+MAX_FILE_BYTES = 2 << 30
 
 
 def _decode(path: str | Path) -> np.ndarray:
     """Decode a file as stored: (H, W) or (H, W, C) in OpenCV's BGR order, 8 or 16 bit or float.
 
     Raises:
-        InputError: missing, empty, truncated or undecodable file, or an image with a side below ``MIN_SIDE_PX``.
+        InputError: missing, empty, truncated or undecodable file, or an image of an absurd size.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such image file; check the path.")
-    data = np.fromfile(path, dtype=np.uint8)
+    try:
+        # os.path and not pathlib: an impossible name (a NUL in it, too long) is simply not there.
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such image file; check the path.")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB; export a single image.")
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk.") from error
     if data.size == 0:
         raise InputError(f"{path}: the file is empty; export or copy the image again.")
+    _refuse_absurd_size(path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -37,6 +51,43 @@ def _decode(path: str | Path) -> np.ndarray:
     if min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a side needed.")
     return image
+
+
+def _refuse_absurd_size(path: Path) -> None:
+    """Look at the size in the header before anything is unpacked.
+
+    Raises:
+        InputError: more pixels than ``MAX_PIXELS``, a side beyond ``MAX_SIDE_PX``, or no readable header.
+    """
+    try:
+        width, height = _size_in_header(path)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: {error}; export it smaller.") from error
+    # What a damaged header makes these readers raise is not limited to their own errors.
+    except Exception as error:
+        raise InputError(f"{path}: unreadable or truncated image ({type(error).__name__}); export it again as PNG, JPEG or "
+                         "TIFF.") from error
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
+        raise InputError(f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and {MAX_SIDE_PX} px a "
+                         "side are read. Export it smaller.")
+
+
+def _size_in_header(path: Path) -> tuple[int, int]:
+    """Width and height without decoding. Pillow lacks some kinds of TIFF (float colour), which tifffile knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # Pillow warns of large images itself; the limit here is ours
+        try:
+            with Image.open(path) as image:
+                return image.size
+        except Image.UnidentifiedImageError:
+            with tifffile.TiffFile(path) as tiff:
+                page = tiff.pages[0]
+                return page.imagewidth, page.imagelength
+
+
+def stores_more_than_8_bits(path: str | Path) -> bool:
+    """Whether a readable image is stored with 16 bits or as floats."""
+    return _decode(path).dtype != np.uint8
 
 
 def _is_truncated(path: Path, data: np.ndarray) -> bool:
@@ -154,10 +205,13 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes_atomically(path, buffer.tobytes())
 
 
-def write_bytes_atomically(path: str | Path, data: bytes) -> None:
+def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None = None) -> None:
     """Write a file so that a crash leaves either the old content or the new, never a part.
 
     Written beside the target, flushed to disk, then renamed over it.
+
+    Args:
+        previous: where the old content goes; replaced in turn.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +221,29 @@ def write_bytes_atomically(path: str | Path, data: bytes) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | Path, option: str) -> None:
+    """Make a folder and write to it, to find out now and not after the work.
+
+    Args:
+        option: by which the user gave it.
+
+    Raises:
+        InputError
+    """
+    folder = Path(folder)
+    try:
+        probe = folder / f".probe.{os.getpid()}.tmp"
+        write_bytes_atomically(probe, b"probe")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot be written to ({error}); give another folder.") from error
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

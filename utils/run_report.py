@@ -45,7 +45,7 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
               "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
               "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
               "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
-              "coarse matches: right at the first choice": ["coarse_accuracy"],
+              "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
               "learning rate": ["lr"]}
     known = set().union(*history)
     panels = {title: names for title, names in panels.items() if known & set(names)}
