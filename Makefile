@@ -1,13 +1,15 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make demo    build the data, train 5 epochs on the CPU, register, evaluate; prints where the pictures are
 #   make test    run the tests
+# After the demo:
+#   make compare all methods under every stress on the real and on the generated pairs, with a report
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= data/generated
 RUN := save/cffa/demo
 REAL := ../shared/data/real_pairs
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup browser compare clean
 
 setup: .venv/installed
 
@@ -23,8 +25,21 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 
+# The reports are tested in a real browser, the system's Chromium; without one those tests are skipped and say so.
+browser:
+	@if which chromium chromium-browser google-chrome 2>/dev/null | grep -q .; then true; \
+	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null 2>&1; then \
+	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null) \
+	  || echo "Chromium could not be installed: the browser tests will be skipped"; \
+	else echo "no Chromium, and no right to install it (root and apt-get needed): the browser tests will be skipped"; fi
+
 demo: setup
 	$(BIN)/python -m utils.demo --data $(DATA) --run $(RUN) --real $(REAL)
+
+compare: setup
+	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated $(DATA) --split $(RUN)/split.yaml \
+	  --weights $(RUN)/best.pth --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
+	  --stress all --hard --wrong_pairs 40 --out $(RUN)/comparison
 
 clean:
 	rm -rf .venv $(DATA) $(RUN)

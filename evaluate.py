@@ -1,240 +1,250 @@
-"""Score a trained model on pairs with known landmarks, at several rotations and scales of the moving image.
+"""Compare methods on pairs with known landmarks, under turns, scales and degradations of the moving image.
 
     python evaluate.py --data ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
-    python evaluate.py --layout generated --data data/generated --split save/cffa/demo/split.yaml --weights ... --out DIR
+    python evaluate.py --data ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \\
+        --weights save/cffa/demo/best.pth --compare superretina sift mi identity oracle --stress all --wrong_pairs 40 --out DIR
 
 Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
-to the method ("px at 512"). A pair without a transform has an infinite error and counts everywhere. Beside the method
+to the method ("px at 512"). A pair without a transform has an infinite error and counts everywhere. Beside the methods
 stand ``identity`` (the images laid on each other, centre on centre) and ``oracle`` (the best affine through the landmarks
-themselves: the floor that hand-placed points leave). Writes metrics.json, pairs.csv and pictures.
+themselves: the floor that hand-placed points leave). Each method is one file in baselines/.
+
+Writes DIR/pairs.csv (every result, kept: what is there is not computed again, and never mixed with results of other settings),
+metrics.json (all figures, with intervals, and every switch behind them), report.html (one file, opens anywhere) and pictures.
 """
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from dataset.generated_pairs import (
-    MODE_FILES,
-    GeneratedPairs,
-    ViewGeometry,
-    ViewKey,
-    discover_samples,
-    read_manifest,
+from baselines import Method, MethodSetting, NotAvailable, Outcome, available_methods, load_method
+from dataset.evaluation_sets import (
+    EvaluationPair,
+    EvaluationSet,
+    GeneratedDraw,
+    PairLoader,
+    generated_set,
+    real_set,
+    wrong_pairs,
 )
-from dataset.real_pairs import LAYOUTS, RealPair, describe_pairs, load_real_pairs
-from model.registration import Registration
-from register import DEFAULT_WEIGHTS, Registrar
+from dataset.generated_pairs import MODE_FILES
+from dataset.real_pairs import LAYOUTS, describe_pairs
+from dataset.stress import CURVES, UNCHANGED, Stress, apply_stress, curve, hard_set
+from model.factory import method_of
+from utils.case_pictures import case_folder, write_outcome, write_unregistered
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
-from utils.geometry import (
-    TRANSFORM_MODELS,
-    Size,
-    affine_about,
-    fit_affine,
-    image_centre,
-    turn_about_centre,
-    warp_points,
-)
+from utils.evaluation_report import write_evaluation_report
+from utils.geometry import TRANSFORM_MODELS
 from utils.image_io import check_writable, write_text_atomically
-from utils.metrics import aggregate, image_corners, pair_error
-from utils.pictures import register_onto_fixed
-from utils.validation import write_pair_pictures
+from utils.metrics import PairError, pair_error
+from utils.pair_cache import PairCache, PairRow
+from utils.statistics import accepted_wrong_pairs, compare, summarise
 
-PAIR_COLUMNS = ["method", "id", "eye", "rotation", "scale", "status", "reason", "mean", "median", "max", "n_matches",
-                "n_inliers", "seconds"]
+DEFAULT_ROTATIONS = (0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
+ALL_REAL = "all real pairs"
 TABLE = [("success_median5", "median<5"), ("SR_ME", "SR_ME"), ("SR_MAE", "SR_MAE"), ("AUC@5", "AUC@5"),
          ("AUC@10", "AUC@10"), ("AUC@20", "AUC@20"), ("mAUC", "mAUC"), ("failed_rate", "failed"),
          ("median_of_medians", "med.med."), ("seconds", "s/pair")]
+RULES = {"failure_rule": "no transform returned; scored as infinite in every figure",
+         "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; turning enlarges its "
+                 "canvas, so errors at 45 degrees count up to 1.41 times less; a crop makes them count more",
+         "thresholds": "median < 5, mean <= 5 (SR_ME), max <= 10 (SR_MAE), AUC of the mean error up to 5, 10 and 20, mAUC over "
+                       "1..25 px",
+         "aggregation": "mean over pairs, each counted once; median of the pairs' medians",
+         "interval": "95 % bootstrap over eyes, 1000 resamples, seeded"}
 
 
-@dataclass(frozen=True)
-class EvaluationPair:
-    """A pair with landmarks: (H, W) float images at their own sizes, (N, 2) landmarks in pixels of each."""
+# --- what to evaluate on ----------------------------------------------------------------------------------------------
 
-    key: str
-    eye: str
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_landmarks: np.ndarray
-    moving_landmarks: np.ndarray
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a method returns for a pair; ``registration`` only where there is something to draw."""
-
-    H_fix_to_mov: np.ndarray | None
-    status: str = "ok"
-    reason: str = ""
-    n_matches: int = 0
-    n_inliers: int = 0
-    seconds: float = 0.0
-    registration: Registration | None = None
-
-
-Method = Callable[[EvaluationPair], Estimate]
-
-
-# Pairs are read one at a time, when their turn comes: a set of large photographs does not fit into memory.
-PairLoader = Callable[[], EvaluationPair]
+def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, dict[str, Any]]]:
+    """The sets of pairs, and what describes each (a cached result of another description is refused)."""
+    sets, described = [], {}
+    roots = [] if args.layout == "generated" else args.data or []
+    modes = args.mode or (["cffa"] if len(roots) == 1 else [Path(root).name for root in roots])
+    if roots and len(modes) != len(roots):
+        raise InputError(f"--mode {' '.join(modes)}: give one for each of the {len(roots)} --data folders, or none.")
+    if len(set(modes)) != len(modes):
+        raise InputError(f"--mode {' '.join(modes)}: the names must differ.")
+    for root, mode in zip(roots, modes if roots else [], strict=True):
+        pairs, loaders = real_set(root, mode, args.layout, args.fixed_role)
+        print(describe_pairs(root, pairs))
+        sets.append(EvaluationSet(mode, loaders))
+        described[mode] = {"kind": "real", "data": str(Path(root).resolve()), "layout": args.layout,
+                           "fixed_role": args.fixed_role, "pairs": len(loaders)}
+    root = args.data[0] if args.layout == "generated" and args.data else args.generated
+    if root:
+        mode = args.generated_mode if args.generated else "+".join(args.mode or ["cffa"])
+        draw = GeneratedDraw(args.draws, args.draw_rotation, args.draw_shift, args.draw_scale, args.seed)
+        loaders = generated_set(root, mode.split("+"), args.split, args.subset, draw)
+        sets.append(EvaluationSet("generated", loaders))
+        described["generated"] = {"kind": "generated", "data": str(Path(root).resolve()), "mode": mode, "split": args.split,
+                                  "subset": args.subset, **asdict(draw), "pairs": len(loaders)}
+    if not sets:
+        raise InputError("give --data with folders of real pairs, or --generated, or both.")
+    return sets, described
 
 
-def real_pairs(args: argparse.Namespace) -> list[PairLoader]:
-    """Real pairs with their hand-placed landmarks."""
-    pairs = load_real_pairs(args.data, args.mode, args.layout, args.fixed_role)
-    print(describe_pairs(args.data, pairs))
-
-    def load(pair: RealPair) -> EvaluationPair:
-        return EvaluationPair(pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks)
-    return [partial(load, pair) for pair in pairs]
-
-
-def generated_pairs(args: argparse.Namespace) -> list[PairLoader]:
-    """Whole-image views of generated samples; their landmarks are the corners, so "mean" is the corner error.
-
-    Raises:
-        InputError: no split given, or a split of other data.
-    """
-    samples, _ = discover_samples(args.data, args.mode.split("+"))
-    if args.subset != "all":
-        if not args.split:
-            raise InputError("--layout generated: give the --split of the run, so that no training eye is scored, or "
-                             "--subset all.")
-        eyes = set(read_manifest(args.split)[args.subset])
-        samples = [sample for sample in samples if sample.eye in eyes]
-        if not samples:
-            raise InputError(f"{args.split}: none of its {args.subset} eyes is in {args.data}; is it the split of other data?")
-    geometry = ViewGeometry(img_size=None, rotation_deg=args.draw_rotation, translation=args.draw_shift,
-                            scale=(1 / args.draw_scale, args.draw_scale), shear=0.0, mirror=False)
-    views = GeneratedPairs(samples, geometry, seed=args.seed)
-
-    def load(index: int) -> EvaluationPair:
-        view = views[ViewKey(0, index)]
-        fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
-        corners = image_corners(fixed.shape)
-        return EvaluationPair(f"{view['key']}_{index:03d}", view["eye"], fixed, moving, corners,
-                              warp_points(corners, view["H_fix_to_mov"].double().numpy()))
-    return [partial(load, index) for index in range(len(samples) * args.draws)]
+def find_stresses(args: argparse.Namespace) -> list[Stress]:
+    """What is done to the moving images, each once: the turns and scales, then the curves, then the hard set."""
+    rotations = args.rotations if args.rotations is not None else (
+        [0.0] if args.stress or args.hard else DEFAULT_ROTATIONS)
+    wanted = [Stress(rotation=rotation % 360, scale=scale) for rotation, scale in product(rotations, args.scales)]
+    for name in CURVES if "all" in args.stress else args.stress:
+        wanted += curve(name)
+    return list(dict.fromkeys(wanted + (hard_set() if args.hard else [])))
 
 
-def turned(pair: EvaluationPair, rotation_deg: float, scale: float) -> EvaluationPair:
-    """The pair with its moving image turned about its centre and scaled, on a canvas that loses no pixel."""
-    if rotation_deg % 360 == 0 and scale == 1:
-        return pair
-    H_moving_to_canvas, canvas = turn_about_centre(pair.moving.shape, rotation_deg, scale)
-    moving = register_onto_fixed(pair.moving, np.linalg.inv(H_moving_to_canvas), canvas)
-    return EvaluationPair(pair.key, pair.eye, pair.fixed, moving, pair.fixed_landmarks,
-                          warp_points(pair.moving_landmarks, H_moving_to_canvas))
+def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str, str]]:
+    """The methods that can run, and why the others cannot. All work at the size of the first checkpoint among them."""
+    # One of our checkpoints says itself which method it is.
+    trained = method_of(args.weights) if args.weights else "superretina"
+    weights = {"loftr": args.loftr_weights, trained: args.weights}
+    setting = MethodSetting(weights, args.transform, args.img_size, args.device)
+    methods, lacking = {}, {}
+    for name in dict.fromkeys(args.compare or [trained, "identity", "oracle"]):
+        try:
+            methods[name] = load_method(name, setting)
+        except NotAvailable as error:
+            lacking[name] = str(error)
+            continue
+        if setting.long_side is None and "match" in methods[name].settings:
+            setting = replace(setting, long_side=methods[name].settings["match"]["long_side"])
+    if not methods:
+        raise InputError(f"--compare: none of these can run here: {'; '.join(lacking.values())}")
+    return methods, lacking
 
 
-def identity_matrix(fixed_size: Size, moving_size: Size) -> np.ndarray:
-    """Laying the images on each other: centre on centre, long side on long side."""
-    return affine_about(0.0, max(moving_size) / max(fixed_size), 0.0, image_centre(fixed_size), image_centre(moving_size))
+# --- running ----------------------------------------------------------------------------------------------------------
+
+def score(set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcome: Outcome, checksum: str) -> PairRow:
+    """The row of a method on a (stressed) pair; without landmarks the error is not a number."""
+    error = PairError(math.nan, math.nan, math.nan)
+    if len(pair.fixed_landmarks):
+        error = pair_error(outcome.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
+    matrix = () if outcome.H_fix_to_mov is None else tuple(map(float, outcome.H_fix_to_mov.ravel()))
+    return PairRow(set_name, name, pair.key, pair.eye, stress, outcome.status, outcome.reason, error,
+                   len(outcome.fixed_points), int(outcome.inliers.sum()), outcome.seconds, matrix, checksum)
 
 
-def make_methods(registrar: Registrar) -> dict[str, Method]:
-    """The model and its two yardsticks."""
-    def model(pair: EvaluationPair) -> Estimate:
-        result = registrar.register(pair.fixed, pair.moving)
-        return Estimate(result.H_fix_to_mov, result.status, result.reason, result.n_matches, result.n_inliers,
-                        result.seconds, result)
-
-    def identity(pair: EvaluationPair) -> Estimate:
-        return Estimate(identity_matrix(pair.fixed.shape, pair.moving.shape))
-
-    def oracle(pair: EvaluationPair) -> Estimate:
-        return Estimate(fit_affine(pair.fixed_landmarks, pair.moving_landmarks))
-    return {registrar.matcher.name: model, "identity": identity, "oracle": oracle}
-
-
-def evaluate_pairs(loaders: list[PairLoader], methods: dict[str, Method], rotations: list[float],
-                   scales: list[float], picture_folder: Path | None) -> list[dict]:
-    """Run every method on every pair at every rotation and scale: one record per row of ``pairs.csv``."""
-    records = []
-    for load in tqdm(loaders, desc="evaluate", unit="pair"):
+def evaluate_set(pairs: EvaluationSet, methods: dict[str, Method], stresses: list[Stress], cache: PairCache, seed: int,
+                 pictures: Path | None) -> None:
+    """Run every method on every pair under every stress, except what the cache holds; the cache is written after each pair."""
+    for load in tqdm(pairs.loaders, desc=pairs.name, unit="pair"):
         original = load()
-        for rotation, scale in product(rotations, scales):
-            pair = turned(original, rotation, scale)
-            for name, method in methods.items():
-                estimate = method(pair)
-                error = pair_error(estimate.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
-                records.append({"method": name, "id": pair.key, "eye": pair.eye, "rotation": rotation, "scale": scale,
-                                "status": estimate.status, "reason": estimate.reason, "mean": error.mean,
-                                "median": error.median, "max": error.max, "n_matches": estimate.n_matches,
-                                "n_inliers": estimate.n_inliers, "seconds": estimate.seconds, "error": error})
-                if picture_folder is not None and estimate.registration is not None:
-                    write_pair_pictures(picture_folder / pair.key, f"rot{rotation:g}_scale{scale:g}", pair.fixed,
-                                        pair.moving, estimate.registration)
-    return records
+        checksum = original.checksum()
+        for stress in stresses:
+            folder = pictures and case_folder(pictures, pairs.name, original.key, stress.slug())
+            todo = [name for name in methods if cache.get(pairs.name, name, original.key, stress, checksum) is None
+                    or (folder and not (folder / "unregistered.jpg").is_file())]
+            if not todo:
+                continue
+            pair = apply_stress(original, stress, seed)
+            for name in todo:
+                outcome = methods[name].run(pair)
+                cache.add(score(pairs.name, name, pair, stress, outcome, checksum))
+                if folder:
+                    write_outcome(folder, name, pair, outcome)
+            if folder:
+                write_unregistered(folder, pair)
+        cache.write()
 
 
-def summarise(records: list[dict]) -> list[dict]:
-    """Aggregates per method, rotation and scale."""
-    groups: dict[tuple, list[dict]] = {}
-    for record in records:
-        groups.setdefault((record["method"], record["rotation"], record["scale"]), []).append(record)
-    return [{"method": method, "rotation": rotation, "scale": scale,
-             **aggregate([r["error"] for r in group], [r["eye"] for r in group]),
-             "seconds": float(np.mean([r["seconds"] for r in group]))}
-            for (method, rotation, scale), group in groups.items()]
+def evaluate_wrong_pairs(sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int,
+                         cache: PairCache) -> None:
+    """Run every method that can say "failed" on images of different eyes."""
+    able = {name: method for name, method in methods.items() if not method.is_yardstick}
+    for pairs in sets:
+        loaders: list[PairLoader] = wrong_pairs(pairs.loaders, n_pairs, seed)
+        evaluate_set(EvaluationSet(pairs.name, loaders), able, [UNCHANGED], cache, seed, None)
 
+
+def with_union(rows: Iterable[PairRow], real_names: list[str]) -> list[PairRow]:
+    """The rows, and where there are several sets of real pairs, all of those again as one set."""
+    rows = list(rows)
+    together = [replace(row, set=ALL_REAL) for row in rows if row.set in real_names] if len(real_names) > 1 else []
+    return rows + together
+
+
+# --- what it leaves ---------------------------------------------------------------------------------------------------
 
 def format_table(summary: list[dict]) -> str:
     """The table for the terminal."""
-    lines = [f"{'method':<12}{'rot':>5}{'scale':>7}{'pairs':>6}" + "".join(f"{title:>10}" for _, title in TABLE)]
-    for row in summary:
-        lines.append(f"{row['method']:<12}{row['rotation']:>5g}{row['scale']:>7g}{row['pairs']:>6.0f}"
-                     + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE))
+    width = max(len(row["method"]) for row in summary) + 2
+    lines = []
+    for set_name in dict.fromkeys(row["set"] for row in summary):
+        lines.append(f"\n{set_name}\n{'method':<{width}}{'moving image':<38}{'pairs':>6}" + "".join(f"{t:>10}" for _, t in TABLE))
+        for row in sorted((row for row in summary if row["set"] == set_name), key=lambda row: _stress_of(row).label()):
+            lines.append(f"{row['method']:<{width}}{_stress_of(row).label():<38}{row['pairs']:>6.0f}"
+                         + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE))
     return "\n".join(lines)
 
 
-def write_outputs(out: Path, records: list[dict], summary: list[dict], settings: dict) -> None:
-    """Write ``pairs.csv`` and ``metrics.json``; an infinite figure is "inf" in the table and null in JSON."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, PAIR_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_text_atomically(out / "pairs.csv", buffer.getvalue())
-    finite = [{name: None if isinstance(value, float) and not math.isfinite(value) else value
-               for name, value in row.items()} for row in summary]
-    write_text_atomically(out / "metrics.json", json.dumps({"settings": settings, "results": finite}, indent=2) + "\n")
+def _stress_of(record: dict[str, Any]) -> Stress:
+    return Stress(**{name: record[name] for name in asdict(UNCHANGED)})
+
+
+def without_infinities(value: Any) -> Any:
+    """For JSON, which knows no infinity: null in its place."""
+    if isinstance(value, dict):
+        return {name: without_infinities(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_infinities(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Arguments of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, metavar="ROOT")
-    parser.add_argument("--mode", default="cffa", help="name of the kind of pair; for --layout generated one or several of "
-                        f"{', '.join(MODE_FILES)} joined by +")
-    parser.add_argument("--weights", metavar="FILE", help=f"checkpoint (default: {DEFAULT_WEIGHTS.name} in save/pretrained)")
-    parser.add_argument("--rotations", type=float, nargs="+", default=[0, 15, 30, 45, 90, 180], metavar="DEG")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="of the moving image")
-    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--data", nargs="+", metavar="ROOT", help="folders of real pairs (one set each)")
+    parser.add_argument("--mode", nargs="+", help="names of the kinds of pairs (default: cffa for one folder, their own names "
+                        f"for several); for --layout generated one or several of {', '.join(MODE_FILES)} joined by +")
     parser.add_argument("--layout", default="auto", choices=[*LAYOUTS, "generated"])
     parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of the numbered layout")
-    parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
-    parser.add_argument("--img_size", type=int, help="working size, long side in pixels")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--overwrite", action="store_true", help="forget the results that DIR holds")
     parser.add_argument("--device", default="auto", choices=DEVICES)
-    parser.add_argument("--no_pictures", action="store_true")
-    generated = parser.add_argument_group("generated pairs (--layout generated)")
+    methods = parser.add_argument_group("methods")
+    methods.add_argument("--compare", nargs="+", metavar="METHOD", help="default: the method of --weights, identity and oracle; "
+                         f"of {', '.join(available_methods())}; the first is compared with the others")
+    methods.add_argument("--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)")
+    methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR")
+    methods.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
+    methods.add_argument("--img_size", type=int, help="working size of all methods, long side in pixels")
+    stress = parser.add_argument_group("what is done to the moving image")
+    stress.add_argument("--rotations", type=float, nargs="+", metavar="DEG",
+                        help=f"default: {' '.join(f'{r:g}' for r in DEFAULT_ROTATIONS)}; only 0 with --stress or --hard")
+    stress.add_argument("--scales", type=float, nargs="+", default=[1.0])
+    stress.add_argument("--stress", nargs="+", default=[], choices=[*CURVES, "all"], metavar="NAME",
+                        help=f"curves, each over its levels: {', '.join(CURVES)}, or all")
+    stress.add_argument("--hard", action="store_true", help="low contrast, noise, blur and half of the overlap, singly and "
+                        "together, at 0, 30 and 150 degrees; scales 0.7 and 1.4; a turn of 135 degrees")
+    stress.add_argument("--wrong_pairs", type=int, default=0, metavar="N", help="also N pairs of different eyes per set")
+    generated = parser.add_argument_group("generated pairs")
+    generated.add_argument("--generated", metavar="ROOT", help="a set of generated pairs beside the real ones")
+    generated.add_argument("--generated_mode", default="cffa", help="kinds, joined by +")
     generated.add_argument("--split", metavar="YAML", help="split.yaml of a run")
     generated.add_argument("--subset", default="test", choices=("train", "val", "test", "all"))
-    generated.add_argument("--draws", type=int, default=2, help="pairs drawn per sample")
-    generated.add_argument("--draw_rotation", type=float, default=30.0, help="largest rotation, degrees")
-    generated.add_argument("--draw_shift", type=float, default=0.1, help="largest shift, share of the image")
-    generated.add_argument("--draw_scale", type=float, default=1.1, help="largest scale factor either way")
-    generated.add_argument("--seed", type=int, default=777, help="of the draws")
+    drawn = GeneratedDraw()
+    generated.add_argument("--draws", type=int, default=drawn.draws, help="pairs drawn per sample")
+    generated.add_argument("--draw_rotation", type=float, default=drawn.rotation_deg, help="largest rotation, degrees")
+    generated.add_argument("--draw_shift", type=float, default=drawn.shift, help="largest shift, share of the image")
+    generated.add_argument("--draw_scale", type=float, default=drawn.scale, help="largest scale factor either way")
+    generated.add_argument("--seed", type=int, default=drawn.seed, help="of the draws, the degradations and the wrong pairs")
+    output = parser.add_argument_group("output")
+    output.add_argument("--no_pictures", action="store_true")
+    output.add_argument("--report_cases", type=int, default=40, help="pairs shown in the report, worst first")
     return parser
 
 
@@ -246,8 +256,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     if not all(0.05 <= scale <= 20 for scale in args.scales):
         raise InputError("--scales must lie above 0, from 0.05 to 20.")
-    if not all(math.isfinite(angle) for angle in args.rotations):
+    if not all(math.isfinite(angle) for angle in args.rotations or ()):
         raise InputError("--rotations must be finite numbers of degrees.")
+    if args.wrong_pairs < 0 or args.report_cases < 0:
+        raise InputError("--wrong_pairs and --report_cases must be at least 0.")
     if args.draws < 1 or args.seed < 0 or not 0.1 <= args.draw_scale <= 10:
         raise InputError("--draws must be at least 1, --seed at least 0, --draw_scale from 0.1 to 10.")
     if not 0 <= args.draw_rotation <= 180 or not 0 <= args.draw_shift <= 1:
@@ -258,24 +270,44 @@ def main() -> None:
     """Load pairs, run the methods, print the table, write the files."""
     args = get_args_parser().parse_args()
     check_arguments(args)
-    registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
-    loaders = generated_pairs(args) if args.layout == "generated" else real_pairs(args)
+    stresses, (methods, lacking) = find_stresses(args), find_methods(args)
+    sets, described = find_sets(args)
     out = Path(args.out)
     # Before the work of hours, not after it.
     check_writable(out, "--out")
-    records = evaluate_pairs(loaders, make_methods(registrar), args.rotations, args.scales,
-                             None if args.no_pictures else out / "pictures")
-    summary = summarise(records)
-    settings = vars(args) | {"weights": str(registrar.weights), "long_side": registrar.matcher.settings.long_side,
-                             "inlier_threshold_px": registrar.matcher.settings.inlier_threshold_px,
-                             "failure_rule": "no transform returned; scored as infinite",
-                             "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; "
-                                     "turning enlarges its canvas, so errors at 45 degrees count up to 1.41 times less",
-                             "interval": "95 % bootstrap over eyes"}
-    write_outputs(out, records, summary, settings)
-    print(format_table(sorted(summary, key=lambda row: (row["scale"], row["rotation"]))))
-    print(f"px at 512; failures count as infinite. Written: {out / 'metrics.json'}, {out / 'pairs.csv'}"
-          + ("" if args.no_pictures else f", {out / 'pictures'}"))
+    cache = PairCache(out, {"seed": args.seed, **RULES}, overwrite=args.overwrite)
+    wrong = PairCache(out, {"seed": args.seed, "pairs_per_set": args.wrong_pairs}, "wrong_pairs", args.overwrite) \
+        if args.wrong_pairs else None
+    for each in filter(None, (cache, wrong)):
+        for name, method in methods.items():
+            each.declare_method(name, method.settings)
+        for name, description in described.items():
+            each.declare_set(name, description)
+    for name, method in methods.items():
+        print(f"{name}: {json.dumps(method.settings)}")
+    for reason in lacking.values():
+        print(reason)
+
+    pictures = None if args.no_pictures else out / "pictures"
+    for pairs in sets:
+        evaluate_set(pairs, methods, stresses, cache, args.seed, pictures)
+    if wrong:
+        evaluate_wrong_pairs(sets, methods, args.wrong_pairs, args.seed, wrong)
+
+    rows = with_union(cache.rows.values(), [name for name, described_set in cache.settings["sets"].items()
+                                            if described_set["kind"] == "real"])
+    summary = summarise(rows)
+    metrics = {"settings": vars(args) | RULES | cache.settings, "not_run": lacking,
+               "environment": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+               "results": summary, "comparisons": compare(rows, next(iter(methods))),
+               "wrong_pairs": accepted_wrong_pairs(wrong.rows.values()) if wrong else []}
+    write_text_atomically(out / "metrics.json", json.dumps(without_infinities(metrics), indent=2) + "\n")
+    write_evaluation_report(out / "report.html", rows, metrics, pictures, next(iter(methods)), args.report_cases)
+    print(format_table(summary))
+    for row in metrics["wrong_pairs"]:
+        print(f"{row['set']}, wrong pairs: {row['method']} said ok to {row['said_ok']} of {row['pairs']}")
+    print(f"px at 512; failures count as infinite. Written: {out / 'report.html'}, {out / 'metrics.json'}, {cache.table}"
+          + ("" if args.no_pictures else f", {pictures}"))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ From Python:
 
     from register import Registrar
     result = Registrar("save/cffa/demo/best.pth").register("cf.png", "fa.png")
-    result.status, result.H_fix_to_mov
+    result.status, result.matrix, result.matches, result.warp(), result.plot()        # examples/from_python.py
 
-Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, and DIR/results.csv. The matrix
+Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair (``--export`` adds transform.tfm for ITK and the
+matches as CSV or NumPy), and DIR/results.csv. The matrix
 ``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), at the images' own sizes (utils/geometry.py).
 """
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from model.factory import load_matcher
@@ -39,18 +41,93 @@ from utils.image_io import (
     read_color,
     read_gray,
     to_unit_range,
+    write_bytes_atomically,
     write_image,
     write_text_atomically,
 )
+from utils.interchange import EXPORTS, export_files
 from utils.names import is_plain_name
-from utils.pictures import checkerboard, draw_matches, register_onto_fixed
+from utils.pictures import checkerboard, draw_matches, plot_registration, register_onto_fixed
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
 RESULT_COLUMNS = ["id", "status", "reason", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
-PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json")
+PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json", *EXPORTS.values())
 RESULTS_NAME = "results.csv"
 MAX_TABLE_BYTES = 256 << 20
+
+
+class Matches(NamedTuple):
+    """Matched points (K, 2), (x, y) in original pixels of each image, row i corresponds; ``inliers`` (K,) bool agree with the
+    matrix."""
+
+    fixed_points: np.ndarray
+    moving_points: np.ndarray
+    inliers: np.ndarray
+
+
+class Result:
+    """What :meth:`Registrar.register` returns; everything in original pixels of both images.
+
+    Attributes:
+        registration: the pipeline's own record, with the working frames that debugging needs.
+    """
+
+    def __init__(self, registration: Registration, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> None:
+        self.registration = registration
+        self._fixed, self._moving = fixed, moving
+
+    def __repr__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"Result({self.status}{reason}, {self.n_inliers} of {self.n_matches} matches agree)"
+
+    def __getattr__(self, name: str) -> object:
+        # status, reason, n_matches, n_inliers, seconds, ...: the pipeline says them, and what it will say besides.
+        if name.startswith("_") or name == "registration":
+            raise AttributeError(name)
+        return getattr(self.registration, name)
+
+    @property
+    def matrix(self) -> np.ndarray | None:
+        """``H_fix_to_mov`` (3, 3): fixed pixels to moving pixels, (x, y), pixel centres at integers; None when failed."""
+        return self.registration.H_fix_to_mov
+
+    @property
+    def matches(self) -> Matches:
+        """All matches, and which of them agree with the matrix."""
+        return Matches(self.registration.fixed_points, self.registration.moving_points, self.registration.inliers)
+
+    def warp(self, image: np.ndarray | str | Path | None = None) -> np.ndarray:
+        """An image of the moving frame seen in the fixed frame; the moving image itself when None.
+
+        Args:
+            image: a path or an array (H, W[, 3]), of the size of the moving image (another frame of the same examination).
+
+        Returns:
+            (H, W) or (H, W, 3) float32 in [0, 1], the size of the fixed image; 0 where the moving frame shows nothing.
+
+        Raises:
+            InputError: the registration failed, or the image has another size than the moving one.
+        """
+        if self.matrix is None:
+            raise InputError(f"nothing can be warped, for the registration failed: {self.reason}")
+        moving_size = _as_picture(self._moving).shape[:2]
+        picture = _as_picture(self._moving if image is None else image)
+        if picture.shape[:2] != moving_size:
+            raise InputError(f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix is for a moving "
+                             f"image of {moving_size[1]} x {moving_size[0]} px.")
+        return register_onto_fixed(picture, self.matrix, _as_picture(self._fixed).shape[:2])
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Fixed image, registered image, checkerboard and matches in one figure, also written to ``path`` when given."""
+        registered = None if self.matrix is None else self.warp()
+        figure = plot_registration(_as_picture(self._fixed), _as_picture(self._moving), registered, *self.matches,
+                                   self.status + (f": {self.reason}" if self.reason else ""))
+        if path is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png")
+            write_bytes_atomically(path, buffer.getvalue())
+        return figure
 
 
 class Registrar:
@@ -79,7 +156,7 @@ class Registrar:
         self.transform = transform
         self.matcher, self.plausibility = load_matcher(self.weights, pick_device(device), img_size)
 
-    def register(self, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> Registration:
+    def register(self, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> Result:
         """Register one pair.
 
         Args:
@@ -91,7 +168,8 @@ class Registrar:
         Raises:
             InputError: an image that cannot be used.
         """
-        return register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility)
+        return Result(register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility),
+                      fixed, moving)
 
 
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
@@ -106,6 +184,15 @@ def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
     gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, "the given image")
     check_content(gray, "the given image")
     return gray
+
+
+def _as_picture(image: np.ndarray | str | Path) -> np.ndarray:
+    """(H, W[, 3]) float32 in [0, 1], in colour where there is colour."""
+    if not isinstance(image, np.ndarray):
+        return read_color(image)
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)):
+        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) needed.")
+    return to_unit_range(image if image.ndim == 2 else image[..., :3], "the given image")
 
 
 class PairRow(NamedTuple):
@@ -148,11 +235,11 @@ def read_pairs(path: str | Path) -> list[PairRow]:
                     {name: row[name] or "" for name in extra}) for row in rows]
 
 
-def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Registrar) -> None:
-    """Write a pair's pictures and ``transform.json``."""
+def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar, exports: list[str]) -> None:
+    """Write a pair's pictures, ``transform.json`` (docs/transform_json.md) and the files of ``exports``."""
     fixed, moving = read_color(row.fixed), read_color(row.moving)
     write_image(folder / "matches.png",
-                draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
+                draw_matches(fixed, moving, *result.matches))
     if result.H_fix_to_mov is not None:
         registered = register_onto_fixed(moving, result.H_fix_to_mov, fixed.shape[:2])
         write_image(folder / "registered.png", registered)
@@ -167,6 +254,7 @@ def write_pair(folder: Path, row: PairRow, result: Registration, registrar: Regi
         "n_matches": result.n_matches, "n_inliers": result.n_inliers, "seconds": round(result.seconds, 4),
         "weights": str(registrar.weights)}
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
+    export_files(folder, exports, result.matrix, *result.matches)
 
 
 def pair_name(fixed: str, moving: str) -> str:
@@ -175,10 +263,11 @@ def pair_name(fixed: str, moving: str) -> str:
     return "_".join(stems).strip("_") or "pair"
 
 
-def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -> dict[str, object]:
+def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], exports: list[str]) -> dict[str, object]:
     """Register one row and write its files. Whatever is wrong with the row becomes its ``reason``.
 
     Args:
+        exports: further files to write, see ``utils.interchange.EXPORTS``.
         seen: ids of the rows before; this row's id is added.
 
     Returns:
@@ -200,7 +289,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str]) -
                    "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
         if result.H_fix_to_mov is not None:
             record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}
-        write_pair(out / row.id, row, result, registrar)
+        write_pair(out / row.id, row, result, registrar, exports)
     except (InputError, OSError) as error:
         return failed | {"reason": str(error)}
     except Exception as error:
@@ -229,6 +318,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
     parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
     parser.add_argument("--img_size", type=int, metavar="N", help="working size, long side in pixels")
+    parser.add_argument("--export", nargs="+", default=[], choices=list(EXPORTS), metavar="KIND",
+                        help="also write, per pair, " + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()))
     parser.add_argument("--device", default="auto", choices=DEVICES)
     return parser
 
@@ -249,7 +340,7 @@ def main() -> None:
     check_writable(out, "--out")
     write_results(out / RESULTS_NAME, [], extra)
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
-        records.append(process_row(row, registrar, out, seen))
+        records.append(process_row(row, registrar, out, seen, args.export))
         write_results(out / RESULTS_NAME, records, extra)
         tqdm.write(f"{row.id}: {records[-1]['status']}" + (f" ({records[-1]['reason']})" if records[-1]["reason"] else ""))
     n_ok = sum(record["status"] == "ok" for record in records)

@@ -221,7 +221,9 @@ def make_task(config: Config, record: dict, model: LoFTRVessel, train: Generated
               real: list[RealPair], fabric: Fabric, resume_hint: str) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
     step = VesselStep(model, config.now.loss, fabric.device, fabric.world_size)
-    validator = Validator(LoFTRMatcher(model, config.match, fabric.device), val, real, config.validation, config.plausibility)
+    # Turned and smaller copies would cost minutes on a network that knows nothing yet, and validation pairs need none.
+    plain = replace(config.match, try_turns=False, smaller_copy=1.0)
+    validator = Validator(LoFTRMatcher(model, plain, fabric.device), val, real, config.validation, config.plausibility)
     return TrainingTask(model, train, step, step.end, validator,
                         describe_model(config.model, config.match, config.plausibility), record, resume_hint=resume_hint)
 

@@ -245,7 +245,7 @@ def find_real_pairs(args: argparse.Namespace, log: Callable[[str], None]) -> lis
     """Landmark pairs of all folders of ``--val_data``."""
     real: list[RealPair] = []
     for folder in args.val_data:
-        pairs = load_real_pairs(folder, Path(folder).name, fixed_role=args.fixed_role)
+        pairs = load_real_pairs(folder, Path(folder).resolve().name, fixed_role=args.fixed_role)
         log(describe_pairs(folder, pairs))
         if {pair.key for pair in pairs} & {pair.key for pair in real}:
             raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")

@@ -59,7 +59,7 @@ class ModelKind(NamedTuple):
     settings: type
     network: Callable[..., nn.Module]
     match_settings: type
-    matcher: Callable[..., Matcher]
+    matcher: type[Matcher]
 
 
 KINDS = {KIND: ModelKind(ModelSettings, SuperRetinaMultimodal, MatchSettings, SuperRetinaMatcher),
@@ -98,9 +98,7 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
         InputError: unreadable checkpoint, unknown kind of model, unmatched keys.
     """
     content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "plausibility", "model"))
-    if content["kind"] not in KINDS:
-        raise InputError(f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(KINDS)}.")
-    kind = KINDS[content["kind"]]
+    kind = _kind_in(content, path)
     model = build_model(build(kind.settings, content["model_settings"], f"{path}: model_settings"))
     load_strictly(model, content["model"], path)
     match_settings = dict(content["match_settings"])
@@ -109,6 +107,21 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
     model = model.to(device, memory_format=torch.channels_last).eval()
     matcher = kind.matcher(model, build(kind.match_settings, match_settings, f"{path}: match_settings"), device)
     return matcher, build(Plausibility, content["plausibility"], f"{path}: plausibility")
+
+
+def method_of(path: str | Path) -> str:
+    """Name of the method that a checkpoint of ours belongs to: "superretina" or "loftr".
+
+    Raises:
+        InputError: unreadable checkpoint, or one of an unknown kind.
+    """
+    return _kind_in(read_checkpoint(path, ["kind"]), path).matcher.name
+
+
+def _kind_in(content: dict[str, Any], path: str | Path) -> ModelKind:
+    if content["kind"] not in KINDS:
+        raise InputError(f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(KINDS)}.")
+    return KINDS[content["kind"]]
 
 
 def load_pretrained(model: nn.Module, path: str | Path) -> str:

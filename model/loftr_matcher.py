@@ -24,13 +24,13 @@ class LoFTRMatchSettings(MatchSettings):
     and of the fit do.
 
     Attributes:
-        min_confidence: least dual-softmax probability of a match.
+        min_cell_confidence: least dual-softmax probability of a match.
         max_matches: at most so many, the most confident.
         aligned_round: match once more with the moving image warped by the first fit. Turn, scale and most of the shift
             are gone then, so many more cells match and the fine stage sees what it is best at.
     """
 
-    min_confidence: float = 0.2
+    min_cell_confidence: float = 0.2
     max_matches: int = 2000
     aligned_round: bool = True
 
@@ -110,7 +110,7 @@ class LoFTRMatcher(Matcher):
         """Matched points (K, 2) of both working images and their confidence (K,), the most confident first."""
         with self._evaluating():
             found = self.model.match(fixed.features, moving.features, fixed.allowed, moving.allowed,
-                                     self.settings.min_confidence)
+                                     self.settings.min_cell_confidence)
         order = torch.argsort(found.confidence, descending=True, stable=True)[:self.settings.max_matches]
         points = (fixed.centres[found.fixed_cell[order]],
                   moving.centres[found.moving_cell[order]] + found.offset_px[order], found.confidence[order])

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from utils.field_of_view import erode_field
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
 
 # Of the logistic model of the confidence.
-CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -6.0, 0.6, 0.4
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.5, 0.6, 0.6
 MIN_PROPOSAL_INLIERS = 6
 
 
@@ -40,17 +41,19 @@ class MatchSettings:
         max_keypoints: at most so many per image.
         max_distance_ratio: Lowe's test on the nearest descriptors; 1 = off.
         field_margin_px: no keypoint nearer to the edge of the field of view, working pixels.
-        inlier_threshold_px: residual below which a match agrees with a transform, working pixels.
+        proposal_threshold_px: residual below which a match agrees with the first proposal, a similarity, working pixels.
+        inlier_threshold_px: residual below which a match agrees with the transform itself, working pixels.
         guided_radii_px: once a transform is found, keypoints are matched again among those this near to where it maps
             them, working pixels; one round for each radius, none for an empty list. The first, wide round decides, the
             others refine.
         accident_rate: share of the matches of the wide round that agree with a wrong transform. They lie anywhere within
             the radius, so (threshold / radius)**2 = 4 % do; about twice that once the transform is fitted to them.
-        min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them. On pairs
-            of different eyes 3.4 was the most seen (295 pairs, demo model), on right pairs 18 is usual.
-        try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees, until one is
-            significant beyond doubt.
-        undoubted_significance: no further copy is tried once one reaches this.
+        min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them.
+        min_confidence: least :func:`confidence_of` of a result that counts as found.
+        try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees.
+        smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
+            size: the fields of an OCT and a photograph, both at 512 px, differ in scale by 1.6 and more. 1 = off.
+        undoubted_significance: no further copy is tried once one is this significant.
         refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.refinement`).
     """
 
@@ -60,11 +63,14 @@ class MatchSettings:
     max_keypoints: int = 1024
     max_distance_ratio: float = 1.0
     field_margin_px: int = 6
+    proposal_threshold_px: float = 5.0
     inlier_threshold_px: float = 3.0
     guided_radii_px: tuple[float, ...] = (15.0, 6.0)
     accident_rate: float = 0.08
-    min_significance: float = 4.0
+    min_significance: float = 3.0
+    min_confidence: float = 0.5
     try_turns: bool = True
+    smaller_copy: float = 0.6
     undoubted_significance: float = 9.0
     refine: bool = True
 
@@ -129,13 +135,17 @@ class Matcher(ABC):
         return next(self.candidates(*(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))))
 
     def candidates(self, fixed: WorkingImage, moving: WorkingImage) -> Iterator[PairMatches]:
-        """Matches with the moving image as it is, then with its turned copies; each is computed when it is asked for.
+        """Matches of the images as they are, then of turned and smaller copies; each is computed when it is asked for.
 
-        The fixed image is described once. The frames of the copies hold their turn, so all candidates mean the same images.
+        The fixed image is described once at each size. The frames of the copies hold turn and size, so the candidates all
+        mean the same two images.
         """
-        described = self.describe(fixed, "fixed")
-        for quarter_turns in (0, 1, 3, 2) if self.settings.try_turns else (0,):
-            yield self.match_described(described, self.describe(moving.turned(quarter_turns), "moving"))
+        share = self.settings.smaller_copy
+        for fixed_share, moving_shares in ((1.0, (1.0, share)), (share, (1.0,))) if share < 1.0 else ((1.0, (1.0,)),):
+            described = self.describe(fixed.resized(fixed_share), "fixed")
+            for moving_share, quarter_turns in product(moving_shares, (0, 1, 3, 2) if self.settings.try_turns else (0,)):
+                copy = moving.resized(moving_share).turned(quarter_turns)
+                yield self.match_described(described, self.describe(copy, "moving"))
 
 
 @dataclass(frozen=True)
@@ -247,19 +257,21 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
                           plausibility: Plausibility) -> Candidate:
     """Fit a transform, match again under it, and fit again.
 
-    The first fit only proposes: a handful of agreeing matches is enough. The second decides: guided matching finds
-    many more under a right proposal and hardly any under a wrong one. Further, narrower rounds add accuracy. A
-    matcher without descriptors cannot be guided: its first fit decides.
+    The first fit only proposes: a handful of agreeing matches is enough, and a similarity, which needs two right matches at
+    a time where an affine needs three. The second decides: guided matching finds many more under a right proposal and
+    hardly any under a wrong one. Further, narrower rounds add accuracy. A matcher without descriptors cannot be guided: its
+    first fit decides.
     """
-    def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
-        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
-                                  settings.inlier_threshold_px, limits)
+    def fit(current: PairMatches, limits: Plausibility, proposal: bool = False) -> TransformEstimate:
+        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size,
+                                  "similarity" if proposal else transform,
+                                  settings.proposal_threshold_px if proposal else settings.inlier_threshold_px, limits)
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
         estimate = fit(matches, plausibility)
         return Candidate(estimate, matches, _significance_of(estimate, settings))
     lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
                       min_spread=0.5 * plausibility.min_spread)
-    estimate, decided = fit(matches, lenient), 0.0
+    estimate, decided = fit(matches, lenient, proposal=True), 0.0
     limits = replace(plausibility, min_inlier_share=0.0)
     for index, radius_px in enumerate(settings.guided_radii_px):
         if estimate.H_fix_to_mov is None:
@@ -339,25 +351,30 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         if flipped.estimate.H_fix_to_mov is not None:
             best = best._replace(estimate=replace(best.estimate, reason="the moving image is mirrored: flip it and try again"))
         return _registration(best, None, 0.0, start)
-    H, matches = best.estimate.H_fix_to_mov, best.matches
-    ridges = RidgePair(matches.fixed, matches.moving)
+    H_fix_to_mov = compose(best.matches.fixed.frame.H_image_to_working, best.estimate.H_fix_to_mov,
+                           np.linalg.inv(best.matches.moving.frame.H_image_to_working))
+    # On the images at their full working size, whatever copies were matched.
+    H_to_working = [image.frame.H_image_to_working for image in working]
+    H = compose(np.linalg.inv(H_to_working[0]), H_fix_to_mov, H_to_working[1])
+    ridges = RidgePair(*working)
     if settings.refine:
         H = ridges.refine(H, transform)
-    return _registration(best, H, ridges.agreement(H), start)
+        H_fix_to_mov = compose(H_to_working[0], H, np.linalg.inv(H_to_working[1]))
+    agreement = ridges.agreement(H)
+    if confidence_of(best.significance, agreement) < settings.min_confidence:
+        reason = (f"the matches ({best.significance:.1f} standard deviations above accident) and the vessels laid on each other "
+                  f"({agreement:.1f} above displaced ones) do not bear the transform out")
+        best = best._replace(estimate=TransformEstimate("failed", reason, None, best.estimate.inliers))
+        H_fix_to_mov = None
+    return _registration(best, H_fix_to_mov, agreement, start)
 
 
-def _registration(best: Candidate, H_working: np.ndarray | None, agreement: float, start: float) -> Registration:
-    """Bring a result from working pixels to original pixels."""
+def _registration(best: Candidate, H_fix_to_mov: np.ndarray | None, agreement: float, start: float) -> Registration:
+    """The result, with the matches in original pixels."""
     estimate, matches, decided = best
-    H_fixed_to_working = matches.fixed.frame.H_image_to_working
-    H_working_to_moving = np.linalg.inv(matches.moving.frame.H_image_to_working)
-    H_fix_to_mov = None
-    if H_working is not None:
-        H_fix_to_mov = compose(H_fixed_to_working, H_working, H_working_to_moving)
-        H_fix_to_mov = H_fix_to_mov / H_fix_to_mov[2, 2]
     return Registration(
-        estimate.status, estimate.reason, H_fix_to_mov,
-        warp_points(matches.fixed_points, np.linalg.inv(H_fixed_to_working)),
-        warp_points(matches.moving_points, H_working_to_moving), estimate.inliers, matches,
+        estimate.status, estimate.reason, None if H_fix_to_mov is None else H_fix_to_mov / H_fix_to_mov[2, 2],
+        warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
+        warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
         time.perf_counter() - start, decided, agreement,
-        confidence_of(decided, agreement) if H_fix_to_mov is not None else 0.0)
+        0.0 if H_fix_to_mov is None else confidence_of(decided, agreement))

@@ -43,6 +43,15 @@ class WorkingImage(NamedTuple):
         image, seen = (np.ascontiguousarray(np.rot90(raster, quarter_turns)) for raster in (self.image, self.field_of_view))
         return WorkingImage(image, seen, WorkingFrame(compose(self.frame.H_image_to_working, H_here_to_turned), (height, width)))
 
+    def resized(self, factor: float) -> WorkingImage:
+        """The same at another size."""
+        if factor == 1.0:
+            return self
+        size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in self.frame.size)
+        seen = resize_image(self.field_of_view.astype(np.float32), size) > 0.5
+        frame = WorkingFrame(compose(self.frame.H_image_to_working, resize_matrix(self.frame.size, size)), size)
+        return WorkingImage(resize_image(self.image, size), seen, frame)
+
     def mirrored(self) -> WorkingImage:
         """The same with left and right exchanged."""
         flip = np.array([[-1.0, 0, self.frame.size[1] - 1], [0, 1, 0], [0, 0, 1]])

@@ -59,7 +59,6 @@ def error_of(reply: dict, code: int = 2) -> str:
 
 # --- the data -----------------------------------------------------------------------------------------------------------
 
-SHOW_SPLIT = ["--seed", 0]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +147,7 @@ def training(tiny_data, tiny_config, tmp_path_factory):
         patch.setattr(engine_module.Engine, "fit", lambda self: caught.append(self))
         arguments = ("--save", tmp_path_factory.mktemp("engine"), "--config", tiny_config, "--data", tiny_data, "--device", "cpu")
         assert run_main(train_multimodal_e2e, patch, *arguments) == 0
-        yield caught[0]
+    yield caught[0]
     caught[0].folder.close()
 
 

@@ -223,7 +223,7 @@ def test_matches_of_pairs_learnt_by_heart_are_right_to_a_pixel(overfitted):
     model, fixed, moving, H, _ = overfitted
     # In the aligned round the network sees a picture that it did not learn by heart.
     for index, aligned_round, limit_px in ((0, False, 1.0), (1, False, 1.0), (0, True, 2.0), (1, True, 2.0)):
-        matcher = LoFTRMatcher(model, LoFTRMatchSettings(min_confidence=0.1, field_margin_px=0, aligned_round=aligned_round))
+        matcher = LoFTRMatcher(model, LoFTRMatchSettings(min_cell_confidence=0.1, field_margin_px=0, aligned_round=aligned_round))
         matches = match_working(matcher, working_image(fixed[index]), working_image(moving[index]))
         error = np.linalg.norm(warp_points(matches.fixed_points, H[index].double().numpy()) - matches.moving_points, axis=1)
         assert len(error) > 40 and np.median(error) < limit_px, (aligned_round, len(error), np.median(error))
@@ -243,7 +243,7 @@ def test_no_match_outside_the_field_of_view(overfitted):
     model, fixed, moving, _, _ = overfitted
     left = np.zeros((96, 96), bool)
     left[:, :48] = True
-    matcher = LoFTRMatcher(model, LoFTRMatchSettings(min_confidence=0.0, field_margin_px=0, aligned_round=False))
+    matcher = LoFTRMatcher(model, LoFTRMatchSettings(min_cell_confidence=0.0, field_margin_px=0, aligned_round=False))
     matches = match_working(matcher, working_image(fixed[0], left), working_image(moving[0], left))
     assert len(matches.fixed_points) > 10 and matches.fixed_points[:, 0].max() < 48
     assert matches.moving_points[:, 0].max() < 48 + HALF_WINDOW_PX
@@ -252,7 +252,7 @@ def test_no_match_outside_the_field_of_view(overfitted):
 # --- checkpoints of ours ---------------------------------------------------------------------------------------------
 
 def test_checkpoint_rebuilds_the_matcher(small, tmp_path):
-    settings = LoFTRMatchSettings(long_side=64, min_confidence=0.01)
+    settings = LoFTRMatchSettings(long_side=64, min_cell_confidence=0.01)
     save_checkpoint(tmp_path / "best.pth", describe_model(SMALL_LOFTR, settings) | {"model": small.state_dict()})
     matcher, _ = load_matcher(tmp_path / "best.pth")
     assert isinstance(matcher, LoFTRMatcher) and matcher.settings == settings and not matcher.model.training

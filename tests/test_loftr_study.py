@@ -62,7 +62,7 @@ class Knowing:
     """A matcher that knows where the pixels of a pair lie, instead of a trained one."""
 
     def __init__(self, H_fix_to_mov):
-        self.H, self.settings = H_fix_to_mov, MatchSettings(long_side=128, try_turns=False, refine=False)
+        self.H, self.settings = H_fix_to_mov, MatchSettings(long_side=128, refine=False, min_confidence=0.0)
 
     def candidates(self, fixed, moving):
         points = np.stack(np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1).reshape(-1, 2)

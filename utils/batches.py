@@ -11,7 +11,6 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
@@ -104,9 +103,11 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
 
 
 def start_worker(_: int) -> None:
-    """Set up a data worker: Ctrl-C is the main process's to handle, and one core is all that a worker gets."""
+    """Set up a data worker: Ctrl-C is the main process's to handle.
+
+    Not here: ``cv2.setNumThreads``, which waits for ever in a fork for threads that only the main process has.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:

@@ -65,7 +65,7 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
 
 def _short(value: Any) -> str:
     """For messages: a few aliases in a small YAML file can stand for a value of gigabytes."""
-    return reprlib.repr(value)
+    return reprlib.repr(value)[:200]
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

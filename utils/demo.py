@@ -76,18 +76,21 @@ def main() -> None:
     real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
     fixed, moving = real_example(real) or turned_example(args.data, args.run / "split.yaml", results / "example")
     run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
+    # Overwritten, because a demo that was trained again must not stop at the results of the training before.
     run("evaluate.py", "--layout", "generated", "--data", args.data, "--mode", mode, "--split", args.run / "split.yaml",
-        "--weights", weights, "--rotations", 0, "--out", results / "generated_test")
+        "--weights", weights, "--rotations", 0, "--out", results / "generated_test", "--overwrite")
     for folder in real:
-        run("evaluate.py", "--data", folder, "--mode", folder.name, "--weights", weights, "--out", results / folder.name)
+        run("evaluate.py", "--data", folder, "--mode", folder.name, "--weights", weights, "--out", results / folder.name,
+            "--overwrite")
     if not real:
         print(f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data').")
 
     print(f"\nDone{f'; the training took {seconds / 60:.1f} minutes' if seconds else ''}. Look at:")
-    for path, what in ((args.run / "curves.png", "training curves"), (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
+    for path, what in ((args.run / "report.html", "the training: curves, and the same pairs epoch by epoch"),
+                       (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
                        (args.run / "validation_log.txt", "every validation pair"),
                        (results / "registered", "a registered pair, with transform.json"),
-                       (results, "figures: */metrics.json, */pairs.csv; pictures: */pictures")):
+                       (results, "the evaluations: */report.html, */metrics.json, */pairs.csv")):
         print(f"  {path}: {what}")
 
 

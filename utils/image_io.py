@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -205,10 +207,11 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
     write_bytes_atomically(path, buffer.tobytes())
 
 
-def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None = None) -> None:
-    """Write a file so that a crash leaves either the old content or the new, never a part.
+@contextmanager
+def replace_atomically(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
+    """Write a file so that a crash or an error leaves either the old content or the new, never a part.
 
-    Written beside the target, flushed to disk, then renamed over it.
+    Gives a name beside the target to write to; when the block ends well, that file is flushed to disk and renamed over it.
 
     Args:
         previous: where the old content goes; replaced in turn.
@@ -217,9 +220,8 @@ def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None 
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        yield temporary
+        with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         if previous is not None and path.exists():
             os.replace(path, previous)
@@ -244,6 +246,12 @@ def check_writable(folder: str | Path, option: str) -> None:
         probe.unlink()
     except OSError as error:
         raise InputError(f"{option} {folder}: cannot be written to ({error}); give another folder.") from error
+
+
+def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None = None) -> None:
+    """Write a whole file with the guarantee of :func:`replace_atomically`."""
+    with replace_atomically(path, previous) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from utils.geometry import NOTICEABLE_SHRINK, Size, fit_within, mean_shrink, warp_image
 from utils.image_io import write_image
@@ -139,3 +141,24 @@ def _tile(image: np.ndarray, tile_px: int) -> np.ndarray:
     tile = np.full((tile_px, tile_px, 3), 20, dtype=np.uint8)
     tile[2:2 + size[0], 2:2 + size[1]] = cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA)
     return tile
+
+
+def plot_registration(fixed: np.ndarray, moving: np.ndarray, registered: np.ndarray | None, fixed_points: np.ndarray,
+                      moving_points: np.ndarray, inliers: np.ndarray, title: str) -> Figure:
+    """Fixed, registered (or moving, when failed), checkerboard and matches as one matplotlib figure, which notebooks show."""
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    grid = figure.subplot_mosaic([["fixed", "second", "board"], ["matches"] * 3], height_ratios=[1, 1.2])
+    pictures = {"fixed": ("fixed", as_rgb(fixed)), "second": ("moving, not registered", as_rgb(moving)),
+                "matches": (f"{int(np.sum(inliers))} of {len(inliers)} matches agree",
+                            draw_matches(fixed, moving, fixed_points, moving_points, inliers))}
+    if registered is not None:
+        pictures |= {"second": ("moving, registered", as_rgb(registered)),
+                     "board": ("checkerboard", checkerboard(fixed, registered))}
+    for name, axis in grid.items():
+        axis.set_axis_off()
+        if name in pictures:
+            axis.set_title(pictures[name][0], fontsize=10)
+            axis.imshow(pictures[name][1])
+    return figure

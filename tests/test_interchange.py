@@ -1,0 +1,220 @@
+"""What other programs read: ITK transforms, matches as tables and arrays, warped images and stacks, ONNX; the example."""
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import SimpleITK as sitk
+import tifffile
+import torch
+from helpers import run_main
+
+import register
+from model.factory import ModelSettings, build_model
+from model.super_retina_multimodal import SuperRetinaMultimodal
+from register import Registrar
+from utils import apply_transform, export_onnx
+from utils import geometry as G
+from utils.errors import InputError
+from utils.image_io import read_color, read_gray
+from utils.interchange import itk_transform, read_transform
+from utils.pictures import register_onto_fixed
+
+PROJECT = Path(register.__file__).parent
+H = G.affine_about(25.0, 1.3, 0.08, [40, 30], [70.3, 55.8])
+FIXED_SIZE, MOVING_SIZE = (80, 96), (130, 120)
+
+
+@pytest.fixture(scope="module")
+def moving() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return cv2.GaussianBlur(rng.uniform(0, 1, MOVING_SIZE).astype(np.float32), (0, 0), 2.0)
+
+
+def write_transform(path: Path, matrix: np.ndarray | None = H, status: str = "ok", reason: str = "") -> Path:
+    path.write_text(json.dumps({"status": status, "reason": reason, "H_fix_to_mov": None if matrix is None else matrix.tolist(),
+                                "fixed": {"height": FIXED_SIZE[0], "width": FIXED_SIZE[1]},
+                                "moving": {"height": MOVING_SIZE[0], "width": MOVING_SIZE[1]}}), encoding="utf-8")
+    return path
+
+
+# --- ITK --------------------------------------------------------------------------------------------------------------
+
+def test_itk_resamples_as_we_do(moving, tmp_path):
+    (tmp_path / "transform.tfm").write_text(itk_transform(H), encoding="utf-8")
+    transform = sitk.ReadTransform(str(tmp_path / "transform.tfm"))
+    for point in ([0.0, 0.0], [95.0, 79.0], [33.25, 17.5]):
+        assert np.allclose(transform.TransformPoint(point), G.warp_points(np.array([point]), H)[0], atol=1e-9)
+    frame = sitk.GetImageFromArray(np.zeros(FIXED_SIZE, np.float32))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(sitk.GetImageFromArray(moving), frame, transform, sitk.sitkLinear))
+    # Without the blur against aliasing, which ITK does not apply and this scale would call for.
+    ours = G.warp_image(torch.from_numpy(moving)[None, None], torch.from_numpy(H).float()[None], FIXED_SIZE)[0, 0].numpy()
+    ys, xs = np.indices(FIXED_SIZE)
+    mapped = G.warp_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(float), H)
+    inside = G.inside(mapped, MOVING_SIZE, 1.5).reshape(FIXED_SIZE)
+    assert inside.mean() > 0.4 and np.abs(theirs - ours)[inside].max() < 1e-3
+
+
+def test_a_homography_is_not_written_for_itk():
+    bent = H.copy()
+    bent[2, 0] = 1e-4
+    with pytest.raises(InputError, match="homography"):
+        itk_transform(bent)
+    assert itk_transform(2.0 * H).splitlines()[3:] == itk_transform(H).splitlines()[3:], "a matrix is one up to its scale"
+
+
+# --- matches ----------------------------------------------------------------------------------------------------------
+
+def test_register_exports_matches_and_transform(generated_root, untrained_weights, monkeypatch, tmp_path):
+    cf = generated_root / "1_A" / "1_A_cf.png"
+    assert run_main(register, monkeypatch, cf, cf, "--out", tmp_path, "--weights", untrained_weights, "--device", "cpu",
+                    "--export", "itk", "csv", "numpy") == 0
+    folder = tmp_path / "1_A_cf_1_A_cf"
+    content = json.loads((folder / "transform.json").read_text(encoding="utf-8"))
+    arrays = np.load(folder / "matches.npz")
+    assert np.array_equal(arrays["H_fix_to_mov"], content["H_fix_to_mov"])
+    assert len(arrays["fixed_points"]) == content["n_matches"] and arrays["inliers"].sum() == content["n_inliers"]
+    with open(folder / "matches.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    table = np.array([[float(row[name]) for name in ("fixed_x", "fixed_y", "moving_x", "moving_y", "inlier")] for row in rows])
+    assert np.abs(table - np.column_stack([arrays["fixed_points"], arrays["moving_points"], arrays["inliers"]])).max() < 1e-4
+    point = (50.0, 60.0)
+    assert np.allclose(sitk.ReadTransform(str(folder / "transform.tfm")).TransformPoint(point),
+                       G.warp_points(np.array([point]), np.array(content["H_fix_to_mov"]))[0])
+
+
+# --- apply_transform --------------------------------------------------------------------------------------------------
+
+def test_frames_keep_depth_channels_and_pages(moving, monkeypatch, tmp_path):
+    deep = (moving * 60000).astype(np.uint16)
+    color = np.stack([moving, 0.5 * moving, 1 - moving], -1)
+    stack = np.stack([deep, deep[::-1], deep // 2])
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    cv2.imwrite(str(tmp_path / "color.png"), (color[..., ::-1] * 255 + 0.5).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "colors.tiff", np.stack([(color * 255).astype(np.uint8)] * 2), photometric="rgb")
+    assert run_main(apply_transform, monkeypatch, "--transform", write_transform(tmp_path / "transform.json"), "--out",
+                    tmp_path / "out", *(tmp_path / name for name in ("deep.png", "color.png", "stack.tif", "colors.tiff"))) == 0
+    wanted = register_onto_fixed(moving, H, FIXED_SIZE)
+    deep_out = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
+    assert deep_out.dtype == np.uint16 and np.abs(deep_out / 60000 - wanted).max() < 1e-4
+    assert np.abs(read_color(tmp_path / "out" / "color.png")[..., 0] - wanted).max() < 0.01
+    pages = tifffile.imread(tmp_path / "out" / "stack.tif")
+    assert pages.shape == (3, *FIXED_SIZE) and pages.dtype == np.uint16
+    for page, source in zip(pages, stack, strict=True):
+        assert np.abs(page - register_onto_fixed(source.astype(np.float32), H, FIXED_SIZE)).max() <= 1
+    assert tifffile.imread(tmp_path / "out" / "colors.tiff").shape == (2, *FIXED_SIZE, 3)
+
+
+def test_there_and_back_again(moving):
+    transform = apply_transform.SavedTransform(np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]]), (100, 90), MOVING_SIZE)
+    there = apply_transform.warp_frame(moving, transform)
+    back = apply_transform.warp_frame(there, transform, inverse=True)
+    assert there.shape == (100, 90) and back.shape == MOVING_SIZE
+    assert np.abs(back - moving)[5:100, 7:90].max() < 1e-5
+    labels = (moving > 0.5).astype(np.uint8) * 7
+    assert set(np.unique(apply_transform.warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
+
+
+def read_all(matrix: np.ndarray) -> apply_transform.SavedTransform:
+    return apply_transform.SavedTransform(matrix, FIXED_SIZE, MOVING_SIZE)
+
+
+def test_what_does_not_fit_is_named(moving, monkeypatch, tmp_path, capsys):
+    good = write_transform(tmp_path / "transform.json")
+    image, other = tmp_path / "image.png", tmp_path / "other.tif"
+    cv2.imwrite(str(image), (moving * 255).astype(np.uint8))
+    tifffile.imwrite(other, np.zeros((2, 50, 60), np.uint8), photometric="minisblack")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 no")
+    failed = write_transform(tmp_path / "failed.json", None, "failed", "too dark")
+    (tmp_path / "foreign.json").write_text("{}", encoding="utf-8")
+    for transform, path, words in ((good, other, ["other.tif", "120 x 130"]), (good, tmp_path / "broken.tif", ["broken.tif"]),
+                                   (good, tmp_path / "gone.png", ["gone.png"]), (failed, image, ["failed.json", "too dark"]),
+                                   (tmp_path / "foreign.json", image, ["foreign.json"]),
+                                   (tmp_path / "gone.json", image, ["gone.json"])):
+        assert run_main(apply_transform, monkeypatch, "--transform", transform, "--out", tmp_path / "out", path) == 2
+        message = capsys.readouterr().err
+        assert all(word in message for word in words), message
+    assert not list((tmp_path / "out").glob("*")), "nothing half written"
+    assert run_main(apply_transform, monkeypatch, "--transform", good, "--out", tmp_path, image) == 2
+    assert "overwrite itself" in capsys.readouterr().err
+
+
+def test_a_singular_matrix_is_refused(tmp_path):
+    with pytest.raises(InputError, match="invertible"):
+        read_transform(write_transform(tmp_path / "t.json", np.zeros((3, 3))))
+
+
+# --- ONNX -------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> tuple[SuperRetinaMultimodal, Path]:
+    """A network with two encoders, and the one for moving images as ONNX."""
+    torch.manual_seed(0)
+    network = build_model(ModelSettings(widths=(8, 16, 16), descriptor_dim=16, encoders="dual")).eval()
+    path = tmp_path_factory.mktemp("onnx") / "network.onnx"
+    export_onnx.export(network, "moving", path)
+    return network, path
+
+
+def test_onnx_runtime_gives_the_same_maps_at_two_sizes(exported):
+    network, path = exported
+    for size in ((64, 96), (136, 80)):
+        assert export_onnx.largest_difference(network, "moving", path, size) < 1e-4
+        assert export_onnx.largest_difference(network, "fixed", path, size) > 1e-3, "the check would notice another network"
+    session = onnxruntime.InferenceSession(str(path))
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata == {"size_multiple": "8", "descriptor_stride": "4", "role": "moving"}
+    detector, descriptors = session.run(None, {"image": np.zeros((1, 1, 48, 72), np.float32)})
+    assert detector.shape == (1, 1, 48, 72) and descriptors.shape == (1, 16, 12, 18)
+
+
+def test_export_from_the_shell_says_how_far_it_differs(untrained_weights, monkeypatch, tmp_path, capsys):
+    assert run_main(export_onnx, monkeypatch, "--weights", untrained_weights, "--out", tmp_path / "network.onnx") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("differs by at most") == 2 and (tmp_path / "network.onnx").is_file()
+
+
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+def test_the_example_runs(generated_root, untrained_weights, tmp_path):
+    cf = generated_root / "1_A" / "1_A_cf.png"
+    done = subprocess.run([sys.executable, str(PROJECT / "examples" / "from_python.py"), str(cf), str(cf), "--weights",
+                           str(untrained_weights), "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Result(ok" in done.stdout and "matches agree" in done.stdout
+    assert np.abs(read_color(tmp_path / "out" / "registered.png") - read_color(cf)).mean() < 0.02
+    assert read_color(tmp_path / "out" / "overview.png").shape[1] > 600
+
+
+def test_the_result_warps_and_plots(generated_root, untrained_weights, tmp_path):
+    image = read_color(generated_root / "1_A" / "1_A_cf.png")
+    moving = cv2.resize(image, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_LINEAR)
+    result = Registrar(untrained_weights, device="cpu").register(image, moving)
+    assert result.status == "ok" and result.matrix is result.registration.H_fix_to_mov
+    assert len(result.matches.fixed_points) == result.n_matches and result.matches.inliers.sum() == result.n_inliers
+    assert result.warp().shape == image.shape and np.abs(result.warp() - image).mean() < 0.03
+    assert result.warp(moving[..., 1]).shape == image.shape[:2]
+    with pytest.raises(InputError, match="192 x 192.*288 x 288"):
+        result.warp(image)
+    result.plot(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 20000
+    with pytest.raises(AttributeError):
+        _ = result.nothing_of_this_name
+
+
+def test_a_failed_result_says_so(generated_root, untrained_weights):
+    ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32), (80, 1))
+    result = Registrar(untrained_weights, device="cpu").register(generated_root / "1_A" / "1_A_cf.png", ramp)
+    assert result.matrix is None and "failed" in repr(result) and math.isfinite(result.seconds)
+    with pytest.raises(InputError, match="failed"):
+        result.warp()
+    assert result.plot().axes and read_gray(generated_root / "1_A" / "1_A_cf.png").ndim == 2
