@@ -41,6 +41,7 @@ from dataset.evaluation_sets import (
 from dataset.generated_pairs import MODE_FILES
 from dataset.real_pairs import LAYOUTS, describe_pairs
 from dataset.stress import CURVES, UNCHANGED, Stress, apply_stress, curve, hard_set
+from model.factory import method_of
 from utils.case_pictures import case_folder, write_outcome, write_unregistered
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
@@ -108,10 +109,12 @@ def find_stresses(args: argparse.Namespace) -> list[Stress]:
 
 def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str, str]]:
     """The methods that can run, and why the others cannot. All work at the size of the first checkpoint among them."""
-    weights = {"superretina": args.weights, "loftr": args.loftr_weights}
+    # One of our checkpoints says itself which method it is.
+    trained = method_of(args.weights) if args.weights else "superretina"
+    weights = {"loftr": args.loftr_weights, trained: args.weights}
     setting = MethodSetting(weights, args.transform, args.img_size, args.device)
     methods, lacking = {}, {}
-    for name in dict.fromkeys(args.compare):
+    for name in dict.fromkeys(args.compare or [trained, "identity", "oracle"]):
         try:
             methods[name] = load_method(name, setting)
         except NotAvailable as error:
@@ -214,8 +217,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="forget the results that DIR holds")
     parser.add_argument("--device", default="auto", choices=DEVICES)
     methods = parser.add_argument_group("methods")
-    methods.add_argument("--compare", nargs="+", default=["superretina", "identity", "oracle"], metavar="METHOD",
-                         help=f"of {', '.join(available_methods())}; the first is compared with the others")
+    methods.add_argument("--compare", nargs="+", metavar="METHOD", help="default: the method of --weights, identity and oracle; "
+                         f"of {', '.join(available_methods())}; the first is compared with the others")
     methods.add_argument("--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)")
     methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR")
     methods.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)

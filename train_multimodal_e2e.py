@@ -28,7 +28,7 @@ from dataset.generated_pairs import (
     split_by_eye,
     write_manifest,
 )
-from dataset.real_pairs import describe_pairs, load_real_pairs
+from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
 from model.factory import ModelSettings, build_model, describe_model, load_pretrained
@@ -75,12 +75,12 @@ class Config:
     seed: int = 0
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    """Arguments; those left out keep the config's value."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_args_parser(description: str | None = __doc__, default_config: str = DEFAULT_CONFIG) -> argparse.ArgumentParser:
+    """Arguments that all training scripts share; those left out keep the config's value."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES), help="kinds of pairs")
     parser.add_argument("--name", default="e2e", help="name of the run")
-    parser.add_argument("--config", help=f"settings (default: {DEFAULT_CONFIG})")
+    parser.add_argument("--config", help=f"settings (default: {default_config})")
     parser.add_argument("--data", help=f"generated data, see README, 'Your own data' (default: {DEFAULT_DATA})")
     parser.add_argument("--val_data", nargs="+", help="folders of real landmark pairs, validated every epoch")
     parser.add_argument("--fixed_role", choices=("01", "02"), help="fixed image of --val_data (default: 01)")
@@ -96,7 +96,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="of weights, split and views")
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--precision", choices=list(PRECISIONS), help="fp16 scales its loss, and needs a GPU (default: 32)")
-    parser.add_argument("--pretrained", metavar="FILE", help="start from these weights (ours, or official SuperRetina)")
+    parser.add_argument("--pretrained", metavar="FILE", help="start from these weights (ours, or published ones; see README)")
     parser.add_argument("--resume", nargs="?", const="latest", metavar="FILE",
                         help="continue a run: from its newest good checkpoint, or FILE")
     parser.add_argument("--overfit", action="store_true", default=None, help="train on one batch only, to see that it can learn")
@@ -118,6 +118,22 @@ def resolve_arguments(args: argparse.Namespace, saved: dict | None) -> None:
             setattr(args, name, was)
 
 
+def given(**values: object) -> dict:
+    """The arguments that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def override_train(train: TrainSettings, args: argparse.Namespace) -> TrainSettings:
+    """Settings of the loop with the arguments on top of them."""
+    return replace(train, **given(epochs=args.epoch, batch_size=args.batch_size, lr=args.lr, workers=args.workers,
+                                  accumulate=args.accumulate, views_per_sample=args.views_per_sample))
+
+
+def override_view(view: ViewGeometry, args: argparse.Namespace) -> ViewGeometry:
+    """Settings of the views with the arguments on top of them."""
+    return replace(view, **given(img_size=args.img_size, rotation_deg=args.rotation))
+
+
 def resolve_config(args: argparse.Namespace, saved: dict | None = None) -> Config:
     """The config file with the arguments on top of it; of a resumed run, the checkpoint's config.
 
@@ -133,13 +149,8 @@ def resolve_config(args: argparse.Namespace, saved: dict | None = None) -> Confi
     else:
         config = build(Config, read_yaml(source), source)
 
-    def given(**values: object) -> dict:
-        return {name: value for name, value in values.items() if value is not None}
-    config = replace(
-        config,
-        train=replace(config.train, **given(epochs=args.epoch, batch_size=args.batch_size, lr=args.lr, workers=args.workers,
-                                            accumulate=args.accumulate, views_per_sample=args.views_per_sample)),
-        view=replace(config.view, **given(img_size=args.img_size, rotation_deg=args.rotation)), **given(seed=args.seed))
+    config = replace(config, train=override_train(config.train, args), view=override_view(config.view, args),
+                     **given(seed=args.seed))
     if saved is not None:
         # Built first, so that settings which the run did not know yet have their defaults.
         before = build(Config, saved["settings"], str(args.resume))
@@ -173,9 +184,17 @@ def check_config(config: Config, source: str) -> None:
         multiple = build_model(config.model).size_multiple
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    if not config.view.img_size or config.view.img_size < 0 or config.view.img_size % multiple:
-        raise InputError(f"--img_size {config.view.img_size}: must be a multiple of {multiple} for this network.")
-    train = config.train
+    check_ranges(config, config.train, multiple, source)
+
+
+def check_ranges(config: Config, train: TrainSettings, size_multiple: int, source: str) -> None:
+    """Refuse impossible values of what every training script has.
+
+    Raises:
+        InputError
+    """
+    if not config.view.img_size or config.view.img_size < 0 or config.view.img_size % size_multiple:
+        raise InputError(f"--img_size {config.view.img_size}: must be a multiple of {size_multiple} for this network.")
     if min(train.epochs, train.batch_size, train.views_per_sample, config.validation.views) < 1 or train.workers < 0:
         raise InputError("--epoch, --batch_size, --views_per_sample and validation.views must be at least 1, --workers at "
                          "least 0.")
@@ -198,12 +217,11 @@ def find_data(root: str, modes: list[str], config: Config,
     return samples, split_by_eye([sample.eye for sample in samples], config.data.val_test_share, config.seed)
 
 
-def make_data(samples: list[Sample], split: dict[str, list[str]],
-              config: Config) -> tuple[GeneratedPairs, GeneratedPairs]:
-    """Training and validation views."""
+def make_data(samples: list[Sample], split: dict[str, list[str]], config: Config,
+              sigma: float) -> tuple[GeneratedPairs, GeneratedPairs]:
+    """Training and validation views; ``sigma`` is the width of the junctions in their heatmaps, pixels."""
     def part(name: str) -> list[Sample]:
         return [sample for sample in samples if sample.eye in set(split[name])]
-    sigma = config.loss.junction_sigma_px
     train = GeneratedPairs(part("train"), config.view, config.data.used_ranges(), config.seed, sigma, config.data.cache_mb)
     checks = config.validation
     whole = ViewGeometry(img_size=None, long_side=config.match.long_side, rotation_deg=checks.rotation_deg,
@@ -223,17 +241,23 @@ def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjecti
                                                                   pke.max_candidates, allowed, pke.border_px))
 
 
+def find_real_pairs(args: argparse.Namespace, log: Callable[[str], None]) -> list[RealPair]:
+    """Landmark pairs of all folders of ``--val_data``."""
+    real: list[RealPair] = []
+    for folder in args.val_data:
+        pairs = load_real_pairs(folder, Path(folder).resolve().name, fixed_role=args.fixed_role)
+        log(describe_pairs(folder, pairs))
+        if {pair.key for pair in pairs} & {pair.key for pair in real}:
+            raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")
+        real += pairs
+    return real
+
+
 def make_task(args: argparse.Namespace, config: Config, record: dict, model: SuperRetinaMultimodal,
               train: GeneratedPairs, val: GeneratedPairs, fabric: Fabric) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
     objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
-    real = []
-    for folder in args.val_data:
-        pairs = load_real_pairs(folder, Path(folder).resolve().name, fixed_role=args.fixed_role)
-        fabric.print(describe_pairs(folder, pairs))
-        if {pair.key for pair in pairs} & {pair.key for pair in real}:
-            raise InputError(f"--val_data {folder}: another folder of the same name is given too; rename one.")
-        real += pairs
+    real = find_real_pairs(args, fabric.print)
 
     def step(network: torch.nn.Module, batch: dict) -> StepOutput:
         fixed, moving = network(batch["fixed_image"], batch["moving_image"])
@@ -282,7 +306,7 @@ def main() -> None:
     record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
     if saved:
         check_same_data(saved, record, checkpoint)
-    train, val = make_data(samples, split, config)
+    train, val = make_data(samples, split, config, config.loss.junction_sigma_px)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if args.pretrained:

@@ -1,20 +1,24 @@
-"""Models from configs, from our checkpoints and from the official SuperRetina weights."""
+"""Models from configs, from our checkpoints and from published weights (SuperRetina; LoFTR and MINIMA)."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
-from model.registration import MatchSettings, SuperRetinaMatcher
+from model.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
+from model.loftr_vessel import LoFTRVessel
+from model.registration import Matcher, MatchSettings, SuperRetinaMatcher
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from utils.checkpoint import FORMAT, load_strictly, read_checkpoint, read_torch_file
 from utils.config import build, to_plain
 from utils.errors import InputError
 from utils.geometry import Plausibility
 
-KIND = "superretina_multimodal"
+KIND, LOFTR_KIND = "superretina_multimodal", "loftr_vessel"
 # The official checkpoint is flat; these layers belong to our decoder, all others to the encoder.
 OFFICIAL_DECODER_PREFIXES = ("convD", "trans_conv", "dconv_up", "conv_last")
 
@@ -31,21 +35,56 @@ class ModelSettings:
     descriptor_dim: int = 64
 
 
-def build_model(settings: ModelSettings) -> SuperRetinaMultimodal:
-    """An untrained network."""
-    return SuperRetinaMultimodal(**to_plain(settings))
+@dataclass(frozen=True)
+class LoFTRSettings:
+    """Arguments of :class:`model.loftr_vessel.LoFTRVessel`; see there. The defaults are the published size."""
+
+    stem: str = "raw"
+    ridge_sigmas: tuple[float, ...] = (1.3, 2.2, 3.6)
+    initial_dim: int = 128
+    block_dims: tuple[int, ...] = (128, 196, 256)
+    heads: int = 8
+    coarse_layers: int = 4
+    fine_layers: int = 1
+    temperature: float = 0.1
+    unit_features: bool = False
+    position_scale: float = 1.0
+    position_cells: int = 0
+    cell_offset_px: float = -0.5
 
 
-def describe_model(settings: ModelSettings, match_settings: MatchSettings,
+class ModelKind(NamedTuple):
+    """What belongs to a kind of model: its settings, the network, how it is matched with."""
+
+    settings: type
+    network: Callable[..., nn.Module]
+    match_settings: type
+    matcher: type[Matcher]
+
+
+KINDS = {KIND: ModelKind(ModelSettings, SuperRetinaMultimodal, MatchSettings, SuperRetinaMatcher),
+         LOFTR_KIND: ModelKind(LoFTRSettings, LoFTRVessel, LoFTRMatchSettings, LoFTRMatcher)}
+
+
+def _kind_of(settings: ModelSettings | LoFTRSettings) -> str:
+    return next(name for name, kind in KINDS.items() if isinstance(settings, kind.settings))
+
+
+def build_model(settings: ModelSettings | LoFTRSettings) -> nn.Module:
+    """An untrained network of the kind that the settings belong to."""
+    return KINDS[_kind_of(settings)].network(**to_plain(settings))
+
+
+def describe_model(settings: ModelSettings | LoFTRSettings, match_settings: MatchSettings,
                    plausibility: Plausibility | None = None) -> dict[str, Any]:
     """The part of a checkpoint from which the model rebuilds itself, and registers as it was validated."""
-    return {"kind": KIND, "model_settings": to_plain(settings), "match_settings": to_plain(match_settings),
+    return {"kind": _kind_of(settings), "model_settings": to_plain(settings), "match_settings": to_plain(match_settings),
             "plausibility": to_plain(plausibility or Plausibility())}
 
 
 def load_matcher(path: str | Path, device: torch.device | str = "cpu",
-                 long_side: int | None = None) -> tuple[SuperRetinaMatcher, Plausibility]:
-    """A ready matcher from a checkpoint alone.
+                 long_side: int | None = None) -> tuple[Matcher, Plausibility]:
+    """A ready matcher from a checkpoint alone; the checkpoint says of which kind.
 
     Args:
         path: one of our checkpoints.
@@ -56,23 +95,38 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
         The matcher, and the limits on its transforms.
 
     Raises:
-        InputError: unreadable checkpoint, another kind of model, unmatched keys.
+        InputError: unreadable checkpoint, unknown kind of model, unmatched keys.
     """
     content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "plausibility", "model"))
-    if content.get("kind") != KIND:
-        raise InputError(f"{path}: holds a model of kind '{content.get('kind')}', not '{KIND}'.")
-    model = build_model(build(ModelSettings, content["model_settings"], f"{path}: model_settings"))
+    kind = _kind_in(content, path)
+    model = build_model(build(kind.settings, content["model_settings"], f"{path}: model_settings"))
     load_strictly(model, content["model"], path)
     match_settings = dict(content["match_settings"])
     if long_side is not None:
         match_settings["long_side"] = long_side
     model = model.to(device, memory_format=torch.channels_last).eval()
-    matcher = SuperRetinaMatcher(model, build(MatchSettings, match_settings, f"{path}: match_settings"), device)
+    matcher = kind.matcher(model, build(kind.match_settings, match_settings, f"{path}: match_settings"), device)
     return matcher, build(Plausibility, content["plausibility"], f"{path}: plausibility")
 
 
-def load_pretrained(model: SuperRetinaMultimodal, path: str | Path) -> str:
-    """Start from other weights: our checkpoint of the same architecture, or the official SuperRetina file.
+def method_of(path: str | Path) -> str:
+    """Name of the method that a checkpoint of ours belongs to: "superretina" or "loftr".
+
+    Raises:
+        InputError: unreadable checkpoint, or one of an unknown kind.
+    """
+    return _kind_in(read_checkpoint(path, ["kind"]), path).matcher.name
+
+
+def _kind_in(content: dict[str, Any], path: str | Path) -> ModelKind:
+    if content["kind"] not in KINDS:
+        raise InputError(f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(KINDS)}.")
+    return KINDS[content["kind"]]
+
+
+def load_pretrained(model: nn.Module, path: str | Path) -> str:
+    """Start from other weights: our checkpoint of the same architecture, or published ones: the official SuperRetina
+    file, or a LoFTR or MINIMA checkpoint (``state_dict`` with keys that start with ``matcher.``).
 
     Returns:
         A line for the log with the number of tensors loaded.
@@ -87,12 +141,18 @@ def load_pretrained(model: SuperRetinaMultimodal, path: str | Path) -> str:
             raise InputError(f"{path}: its weights do not fit this architecture: it was trained with {ours['model_settings']}, "
                              f"not {model.arguments}. Use the config it was trained with.")
         return load_strictly(model, ours["model"], path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: neither a checkpoint of this project nor SuperRetina weights.")
-    state = content.get("net", content)
+    wrapper, title = ("state_dict", "LoFTR") if isinstance(model, LoFTRVessel) else ("net", "SuperRetina")
+    state = content.get(wrapper, content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path}: neither a checkpoint of this project nor SuperRetina weights.")
+        raise InputError(f"{path}: neither a checkpoint of this project nor {title} weights.")
+    if isinstance(model, LoFTRVessel):
+        return load_strictly(model, {_with_prefix(name): tensor for name, tensor in state.items()}, path)
     return load_strictly(model, _from_official_layout(state, dual=model.moving_encoder is not None), path)
+
+
+def _with_prefix(name: str) -> str:
+    """LoFTR files are written with or without the name of the module that held the network."""
+    return name if name.startswith("matcher.") else f"matcher.{name}"
 
 
 def _from_official_layout(state: dict[str, torch.Tensor], dual: bool) -> dict[str, torch.Tensor]:

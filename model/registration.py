@@ -116,9 +116,11 @@ class Matcher(ABC):
     """Finds matches between two images. A new kind of matcher says how it describes one image and matches two.
 
     Attributes:
+        name: what tables call the method.
         settings: see :class:`MatchSettings`.
     """
 
+    name: str
     settings: MatchSettings
 
     @abstractmethod
@@ -194,6 +196,8 @@ class SuperRetinaMatcher(Matcher):
         settings: see :class:`MatchSettings`.
         device: where the network is.
     """
+
+    name = "superretina"
 
     def __init__(self, model: SuperRetinaMultimodal, settings: MatchSettings,
                  device: torch.device | str = "cpu") -> None:

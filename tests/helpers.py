@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.factory import ModelSettings, build_model, describe_model
+from model.factory import LoFTRSettings, ModelSettings, build_model, describe_model
 from model.registration import MatchSettings
 from utils import geometry as G
 from utils.checkpoint import save_checkpoint
@@ -22,6 +22,8 @@ from utils.errors import run_script
 from utils.image_io import read_color, read_gray, write_image
 
 SMALL_MODEL = ModelSettings(widths=(8, 16, 16), descriptor_dim=16)
+SMALL_LOFTR = LoFTRSettings(stem="ridge", initial_dim=8, block_dims=(8, 8, 16), heads=2, coarse_layers=1, temperature=0.07,
+                            unit_features=True, position_scale=0.1, position_cells=16, cell_offset_px=0.0)
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_pairs"
 
 

@@ -33,13 +33,16 @@ class EpochLog:
 
 
 def curve_panels(history: list[dict[str, float]]) -> dict[str, list[str]]:
-    """Names of the figures of each panel, by its title."""
-    return {"loss terms": ["total", "det", "des", "geo", "pke"],
-            "validation: MSE of the registered image": ["val_mse"],
-            "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
-            "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
-            "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
-            "learning rate": ["lr"]}
+    """Names of the figures of each panel that this run has, by its title."""
+    panels = {"loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
+              "validation: MSE of the registered image": ["val_mse"],
+              "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
+              "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
+              "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+              "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
+              "learning rate": ["lr"]}
+    known = set().union(*history)
+    return {title: names for title, names in panels.items() if known & set(names)}
 
 
 def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
@@ -55,7 +58,10 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     panels = curve_panels(history)
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axis, (title, names) in zip(figure.subplots(2, 3).ravel(), panels.items(), strict=True):
+    axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
+    for axis in axes[len(panels):]:
+        axis.set_axis_off()
+    for axis, (title, names) in zip(axes, panels.items(), strict=False):
         for name in names:
             points = [(record["epoch"], record[name]) for record in history
                       if name in record and np.isfinite(record[name])]

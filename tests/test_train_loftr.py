@@ -1,0 +1,155 @@
+"""The LoFTR training script, run for real on a few small eyes: base, then v3, then registration with the result."""
+import csv
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from helpers import run_main
+
+import evaluate
+import register
+import train_loftr_v3
+from dataset.synthesize import write_generated_set
+from model.factory import LOFTR_KIND
+from utils.checkpoint import read_checkpoint
+from utils.step_meter import StepMeter
+
+FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
+LOOP = {"batch_size": 2, "views_per_sample": 1, "workers": 0}
+TINY = {"model": {"stem": "ridge", "initial_dim": 8, "block_dims": [8, 8, 16], "heads": 2, "coarse_layers": 1,
+                  "temperature": 0.07, "unit_features": True, "position_cells": 12, "cell_offset_px": 0.0},
+        "view": {"img_size": 64, "long_side": 96},
+        "match": {"long_side": 96, "try_turns": False, "smaller_copy": 1.0, "min_cell_confidence": 0.001},
+        "base": {"loss": {"eps": 0.1}, "train": LOOP | {"epochs": 1}},
+        "v3": {"freeze": list(FROZEN), "train": LOOP | {"epochs": 2}},
+        "validation": {"views": 2, "pictures": 1}}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Arguments for a tiny run; the eyes and the config are read only."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_generated_set(folder / "generated", eyes=6, size=96, progress=False)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return ["--config", folder / "tiny.yaml", "--data", folder / "generated", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """The folder of base and v3 after one call without --pretrained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_main(train_loftr_v3, patch, *tiny, "--save", folder) == 0
+    return folder / "cffa"
+
+
+def test_frozen_tensors_equal_the_base_bit_for_bit(trained):
+    base = read_checkpoint(trained / "loftr_v3_base" / "best.pth")["model"]
+    content = read_checkpoint(trained / "loftr_v3" / "latest.pth")
+    assert content["epoch"] == 2 and base.keys() == content["model"].keys()
+    heads = tuple(f"matcher.{name}." for name in FROZEN)
+    frozen = [name for name in base if name.startswith(heads)]
+    assert len(frozen) > 50 and any("running_mean" in name for name in frozen)
+    assert all(torch.equal(base[name], content["model"][name]) for name in frozen)
+    learnt = [name for name in base if name not in frozen]
+    assert all(not torch.equal(base[name], content["model"][name]) for name in learnt)
+    assert len(content["optimizer"]["state"]) == len(learnt)
+
+
+def test_base_trains_everything(trained):
+    content = read_checkpoint(trained / "loftr_v3_base" / "latest.pth")
+    names = [name for name in content["model"] if "running" not in name and "num_batches" not in name]
+    assert len(content["optimizer"]["state"]) == len(names)
+    assert content["config"]["settings"]["stage"] == "base" and content["kind"] == LOFTR_KIND
+
+
+def test_run_leaves_what_it_promises(trained):
+    run = trained / "loftr_v3"
+    for name in ("config.yaml", "split.yaml", "curves.png", "latest.pth", "best.pth", "validation_log.txt"):
+        assert (run / name).stat().st_size > 0, name
+    for epoch in (0, 1, 2):
+        names = sorted(path.name for path in (run / f"epoch{epoch}").iterdir())
+        sample = names[0].split("_fix_")[0]
+        assert names == [f"{sample}_{kind}.png" for kind in ("fix_registered_checkerboard", "keypoints", "matches",
+                                                             "registered")]
+    log = (run / "train_log.txt").read_text()
+    for figure in ("coarse", "fine", "total", "empty_coarse", "vessel_matches", "seconds_per_step", "step_memory_mb", "lr"):
+        assert re.search(rf"\b{figure} [\d.e+-]+", log), figure
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert re.fullmatch(r"[\d,]+ of [\d,]+ parameters train \(\d+%\)", written["parameters"])
+
+
+def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatch, capsys):
+    weights, data = trained / "loftr_v3" / "best.pth", tiny[3]
+    assert run_main(register, monkeypatch, data / "1_A" / "1_A_cf.png", data / "1_A" / "1_A_fa_gen.png", "--weights", weights,
+                    "--out", tmp_path / "registered", "--device", "cpu") == 0
+    written = json.loads((tmp_path / "registered" / "1_A_cf_1_A_fa_gen" / "transform.json").read_text())
+    assert written["status"] in ("ok", "failed") and written["weights"] == str(weights)
+    split = trained / "loftr_v3" / "split.yaml"
+    assert run_main(evaluate, monkeypatch, "--layout", "generated", "--data", data, "--split", split, "--weights", weights,
+                    "--rotations", 0, "--draws", 1, "--out", tmp_path / "out", "--device", "cpu", "--no_pictures") == 0
+    with open(tmp_path / "out" / "pairs.csv", encoding="utf-8", newline="") as handle:
+        assert {row["method"] for row in csv.DictReader(handle)} == {"loftr", "identity", "oracle"}
+
+
+def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, monkeypatch, capsys):
+    base = trained / "loftr_v3_base"
+    before = (base / "latest.pth").read_bytes()
+    assert run_main(train_loftr_v3, monkeypatch, *tiny, "--save", trained.parent, "--name", "full", "--pretrained",
+                    base / "best.pth", "--freeze", "none", "--mask", "soft", "--photometric", "--epoch", 1) == 0
+    assert (base / "latest.pth").read_bytes() == before
+    content = read_checkpoint(trained / "full" / "latest.pth")
+    settings = content["config"]["settings"]["v3"]
+    assert settings["freeze"] == [] and settings["loss"]["eps"] == 0.1 and settings["photometric"]
+    start = read_checkpoint(base / "best.pth")["model"]
+    assert not torch.equal(start["matcher.backbone.bn1.running_mean"], content["model"]["matcher.backbone.bn1.running_mean"])
+
+
+def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, monkeypatch):
+    from utils.engine import Engine
+    original = Engine._train_one_epoch
+
+    def interrupted(self, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch)
+    start = trained / "loftr_v3_base" / "best.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_train_one_epoch", interrupted)
+        assert run_main(train_loftr_v3, patch, *tiny, "--save", tmp_path, "--pretrained", start) != 0
+    which = ["--save", tmp_path, "--device", "cpu", "--resume"]
+    assert run_main(train_loftr_v3, monkeypatch, *which, "--eps", 0.5) == 2
+    assert run_main(train_loftr_v3, monkeypatch, *which) == 0
+    resumed, whole = (read_checkpoint(folder / "loftr_v3" / "latest.pth")["model"] for folder in (tmp_path / "cffa", trained))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--freeze", "backbones"], "unknown; choose from"),
+    (["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"], "nothing is left to train"),
+    (["--eps", "3"], "must lie between 0 and 1"),
+    (["--img_size", "60"], "multiple of 8"),
+    (["--pretrained", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+    (["--resume"], "nothing to resume"),
+])
+def test_wrong_arguments_are_one_line(tiny, tmp_path, monkeypatch, capsys, arguments, message):
+    stage = [] if "--pretrained" in arguments or "--resume" in arguments else ["--pretrained", "unused.pth"]
+    assert run_main(train_loftr_v3, monkeypatch, *tiny, "--save", tmp_path, *stage, *arguments) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and len(error.strip().splitlines()) == 1, error
+
+
+def test_meter_sees_what_a_step_allocates():
+    meter = StepMeter(torch.device("cpu"))
+    meter.start()
+    meter.stop()
+    before = meter.last["step_memory_mb"]
+    meter.start()
+    torch.ones(60 * 2**18).sum()
+    meter.stop()
+    assert meter.last["step_memory_mb"] > before + 50 and meter.last["seconds_per_step"] > 0
+    meter.start()
+    meter.stop()
+    assert meter.last["step_memory_mb"] < before + 30

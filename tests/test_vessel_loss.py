@@ -1,0 +1,146 @@
+"""The strict vessel loss: background does not teach, does not dilute, and an empty batch is a zero with a graph."""
+import math
+
+import pytest
+import torch
+
+from loss.vessel_matching import (
+    VesselLossSettings,
+    VesselObjective,
+    VesselWeights,
+    choose_for_fine,
+    coarse_loss,
+    fine_loss,
+)
+from utils.cells import CellMatches
+from utils.errors import InputError
+
+N_CELLS = 6
+
+
+def make(eps, n_pairs=2, seed=0):
+    """Random logits; each cell's true match is the next one; cells 0 to 2 of the fixed image hold vessels, so matches
+    0, 1 and 2 join vessels and the others do not."""
+    generator = torch.Generator().manual_seed(seed)
+    similarity = torch.randn(n_pairs, N_CELLS, N_CELLS, generator=generator).requires_grad_()
+    cells = torch.arange(N_CELLS).repeat(n_pairs)
+    batch = torch.arange(n_pairs).repeat_interleave(N_CELLS)
+    matches = CellMatches(batch, cells, (cells + 1) % N_CELLS, torch.zeros(len(cells), 2))
+    fixed = torch.tensor([1.0, 1, 1, 0, 0, 0]).repeat(n_pairs, 1)
+    return similarity, matches, VesselWeights(fixed, fixed.roll(1, dims=1), eps)
+
+
+def test_plain_cross_entropy_is_minus_log_of_the_dual_softmax():
+    similarity, matches, weights = make(eps=0.0)
+    value = coarse_loss(similarity, matches, weights, focal_gamma=0.0).per_sample
+    p = similarity.softmax(1) * similarity.softmax(2)
+    for index in range(2):
+        expected = -sum(math.log(p[index, cell, cell + 1].item()) for cell in range(3)) / 3
+        assert value[index].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_focal_loss_has_its_formula():
+    similarity, matches, weights = make(eps=0.3)
+    value = coarse_loss(similarity, matches, weights, focal_gamma=2.0).per_sample
+    p = (similarity.softmax(1) * similarity.softmax(2))[matches.batch, matches.fixed_cell, matches.moving_cell].detach()
+    w = weights.of(matches)
+    terms = (w * (1 - p) ** 2 * -p.log()).view(2, -1).sum(1) / w.view(2, -1).sum(1)
+    assert torch.allclose(value, terms, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_background_similarities_have_no_gradient_without_eps(gamma):
+    similarity, matches, weights = make(eps=0.0)
+    coarse_loss(similarity, matches, weights, gamma).per_sample.sum().backward()
+    background = weights.matrix() == 0
+    assert background.any() and (similarity.grad[background] == 0).all()
+    assert (similarity.grad[~background] != 0).all()
+
+
+def test_background_learns_in_proportion_to_eps():
+    gradients = []
+    for eps in (1e-4, 1e-3):
+        similarity, matches, weights = make(eps)
+        coarse_loss(similarity, matches, weights, 0.0).per_sample.sum().backward()
+        gradients.append(similarity.grad[weights.matrix() < 0.5].abs().mean())
+    assert gradients[0] > 0 and gradients[1] / gradients[0] == pytest.approx(10.0, rel=0.2)
+
+
+def test_background_matches_do_not_dilute():
+    similarity, matches, weights = make(eps=0.0)
+    vessels = matches.pick(weights.on_vessel(matches))
+    assert len(vessels.batch) == 6 < len(matches.batch)
+    assert torch.equal(coarse_loss(similarity, matches, weights).per_sample, coarse_loss(similarity, vessels, weights).per_sample)
+
+
+def test_vessels_must_win_against_background():
+    """A background cell that looks like the right one raises the loss, although it does not learn itself."""
+    similarity, matches, weights = make(eps=0.0)
+    before = coarse_loss(similarity, matches, weights).per_sample[0]
+    tempting = similarity.detach().clone()
+    tempting[0, 0, 5] += 8.0
+    assert weights.moving[0, 5] == 0
+    assert coarse_loss(tempting.requires_grad_(), matches, weights).per_sample[0] > before + 1.0
+
+
+def test_gradient_is_that_of_finite_differences_on_vessels():
+    similarity, matches, _ = make(eps=0.0)
+    everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
+    assert torch.autograd.gradcheck(lambda s: coarse_loss(s, matches, everything, 2.0).per_sample,
+                                    similarity.detach().double().requires_grad_(), eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-4])
+def test_pair_without_vessels_is_an_empty_zero_with_a_graph(eps):
+    """Also with eps: background weighted by eps and divided by the sum of eps would teach at full strength."""
+    similarity, matches, weights = make(eps)
+    weights.fixed[1] = 0
+    term = coarse_loss(similarity, matches, weights)
+    assert term.valid.tolist() == [True, False] and term.per_sample[1] == 0 and term.n_empty() == 1
+    term.mean().backward()
+    assert (similarity.grad[1] == 0).all() and torch.isfinite(similarity.grad).all()
+
+
+def test_batch_without_any_match_keeps_its_graph():
+    similarity, matches, weights = make(eps=1e-4)
+    none = matches.pick(torch.zeros(len(matches.batch), dtype=torch.bool))
+    asked = choose_for_fine(none, weights, 8)
+    offset, spread = torch.zeros(len(asked.batch), 2, requires_grad=True), torch.ones(len(asked.batch))
+    terms = VesselObjective(VesselLossSettings(), 4.0)(similarity, offset, spread, none, asked,
+                                                       VesselWeights(weights.fixed * 0, weights.moving, 1e-4))
+    total = terms["coarse"].mean() + terms["fine"].mean()
+    assert total == 0 and total.requires_grad
+    total.backward()
+    assert (similarity.grad == 0).all() and (offset.grad == 0).all()
+
+
+def test_fine_loss_counts_vessels_only():
+    _, matches, weights = make(eps=0.0)
+    answer = torch.full((len(matches.batch), 2), 2.0, requires_grad=True)
+    term = fine_loss(answer, torch.ones(len(matches.batch)), matches, weights, half_window_px=4.0)
+    assert torch.allclose(term.per_sample, torch.tensor(0.5))
+    term.mean().backward()
+    on_vessel = weights.on_vessel(matches)
+    assert (answer.grad[~on_vessel] == 0).all() and (answer.grad[on_vessel] > 0).all()
+    right = fine_loss(matches.offset_px, torch.ones(len(matches.batch)), matches, weights, 4.0)
+    assert (right.per_sample == 0).all()
+
+
+def test_fine_matches_are_vessels_first():
+    _, matches, weights = make(eps=1e-4)
+    chosen = choose_for_fine(matches, weights, 6)
+    assert weights.on_vessel(chosen).all() and len(chosen.batch) == 6
+    assert len(choose_for_fine(matches, weights, 100).batch) == 12
+
+
+def test_without_mask_every_match_counts_the_same():
+    objective = VesselObjective(VesselLossSettings(mask=False), 4.0)
+    weights = objective.weights(torch.zeros(1, 4), torch.zeros(1, 4))
+    assert (weights.matrix() == 1).all()
+
+
+@pytest.mark.parametrize("wrong", [{"eps": -0.1}, {"eps": 2.0}, {"min_vessel_area": 0.0}, {"focal_gamma": -1.0},
+                                   {"fine_matches": 0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(InputError):
+        VesselLossSettings(**wrong)
