@@ -24,7 +24,7 @@ from utils.errors import InputError
 from utils.field_of_view import estimate_field_of_view
 from utils.image_io import read_color, read_gray, write_image
 
-COLUMNS = ("id,status,reason,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22").split(",")
+COLUMNS = ("id,status,reason,confidence,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22").split(",")
 MATRIX = [f"h{row}{column}" for row in range(3) for column in range(3)]
 
 
