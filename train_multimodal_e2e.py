@@ -241,6 +241,27 @@ def make_objective(config: Config, model: SuperRetinaMultimodal) -> JointObjecti
                                                                   pke.max_candidates, allowed, pke.border_px))
 
 
+class JointStep:
+    """One training step: the network and the joint objective.
+
+    Args:
+        config: of the run.
+        model: the unwrapped network, for its strides.
+
+    Attributes:
+        value_map: what the keypoint expansion remembers.
+    """
+
+    def __init__(self, config: Config, model: SuperRetinaMultimodal) -> None:
+        self.objective, self.value_map = make_objective(config, model), ValueMap(config.loss.pke)
+
+    def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
+        """See :class:`utils.engine.TrainingTask`."""
+        fixed, moving = network(batch["fixed_image"], batch["moving_image"])
+        result = self.objective(fixed, moving, batch, self.value_map)
+        return StepOutput(result.losses, result.n_valid, result.counts, result.observations)
+
+
 def find_real_pairs(args: argparse.Namespace, log: Callable[[str], None]) -> list[RealPair]:
     """Landmark pairs of all folders of ``--val_data``."""
     real: list[RealPair] = []
@@ -256,19 +277,12 @@ def find_real_pairs(args: argparse.Namespace, log: Callable[[str], None]) -> lis
 def make_task(args: argparse.Namespace, config: Config, record: dict, model: SuperRetinaMultimodal,
               train: GeneratedPairs, val: GeneratedPairs, fabric: Fabric) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
-    objective, value_map = make_objective(config, model), ValueMap(config.loss.pke)
-    real = find_real_pairs(args, fabric.print)
-
-    def step(network: torch.nn.Module, batch: dict) -> StepOutput:
-        fixed, moving = network(batch["fixed_image"], batch["moving_image"])
-        result = objective(fixed, moving, batch, value_map)
-        return StepOutput(result.losses, result.n_valid, result.counts, result.observations)
-
+    step, real = JointStep(config, model), find_real_pairs(args, fabric.print)
     validator = Validator(SuperRetinaMatcher(model, config.match, fabric.device), val, real, config.validation,
                           config.plausibility)
-    return TrainingTask(model, train, step, value_map.apply, validator,
+    return TrainingTask(model, train, step, step.value_map.apply, validator,
                         describe_model(config.model, config.match, config.plausibility), record,
-                        {"value_map": value_map}, value_map.statistics,
+                        {"value_map": step.value_map}, step.value_map.statistics,
                         shlex.join(["python", "train_multimodal_e2e.py", "--save", args.save, "--mode", *args.mode, "--name",
                                     args.name, "--resume"]))
 

@@ -54,7 +54,7 @@ def fit_logistic(evidence: list[Evidence]) -> np.ndarray:
     Raises:
         InputError: only right or only wrong pairs.
     """
-    right = np.array([item.right for item in evidence])
+    right = np.array([item.right for item in evidence], dtype=bool)
     if right.all() or not right.any():
         raise InputError(f"{right.sum()} right and {(~right).sum()} wrong matrices: both are needed; give more pairs.")
     design = np.array([[1.0, min(item.significance, MAX_SIGNIFICANCE), item.agreement] for item in evidence])
