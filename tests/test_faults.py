@@ -349,7 +349,7 @@ def test_names_cannot_lead_out_of_the_output_folder(tmp_path, name, untrained_we
         run_folder(tmp_path, "cffa", name)
     row = register.PairRow(name, "a.png", "b.png", {})
     before = sorted(tmp_path.rglob("*"))
-    record = register.process_row(row, None, tmp_path / "out", set())
+    record = register.process_row(row, None, tmp_path / "out", set(), [])
     assert record["status"] == "failed" and "plain name" in record["reason"] and sorted(tmp_path.rglob("*")) == before
     import evaluate
     arguments = ("--data", numbered_root[0], "--mode", name, "--weights", untrained_weights, "--out", tmp_path / "out")

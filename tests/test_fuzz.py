@@ -176,7 +176,7 @@ def test_tables_given_to_register(tmp_path_factory, registrar, content):
         assert "pairs.csv" in str(error)
         return
     seen: set[str] = set()
-    records = [register.process_row(row, registrar, folder / "out", seen) for row in rows]
+    records = [register.process_row(row, registrar, folder / "out", seen, []) for row in rows]
     register.write_results(folder / "out" / "results.csv", records, list(rows[0].extra) if rows else [])
     for record in records:
         assert record["status"] in ("ok", "failed") and "internal error" not in record["reason"], record
@@ -241,5 +241,5 @@ def test_real_data_sets(tmp_path_factory, small_sets, untrained_weights, data):
 @cases(30)
 @given(row=st.tuples(CELLS, CELLS, CELLS))
 def test_single_rows(tmp_path_factory, registrar, row):
-    record = register.process_row(PairRow(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set())
+    record = register.process_row(PairRow(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), [])
     assert record["status"] == "failed" and record["reason"] and "internal error" not in record["reason"]

@@ -113,6 +113,9 @@ def start_worker(_: int) -> None:
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
     """Seed every global generator by the place in the run: what a model or a library draws repeats on a resumed run."""
     value = int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
-    torch.manual_seed(value)
+    # Not torch.manual_seed: for every kind of device that is absent it notes down the stack, which takes milliseconds.
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(value)
     random.seed(value)
     np.random.seed(value)  # noqa: NPY002  (for libraries; the project itself draws from generators of its own)
