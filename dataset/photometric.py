@@ -50,7 +50,8 @@ def smooth_field(size: tuple[int, int], cells: int, rng: np.random.Generator) ->
 
 def _light(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generator) -> np.ndarray:
     """Gamma, contrast, brightness and uneven light."""
-    image = image ** np.exp(rng.uniform(-1.0, 1.0) * np.log(ranges.max_gamma))
+    # Warping and inverting leave values a rounding error below 0, of which no power exists.
+    image = np.clip(image, 0.0, 1.0) ** np.exp(rng.uniform(-1.0, 1.0) * np.log(ranges.max_gamma))
     mean = float(image.mean())
     image = mean + (image - mean) * rng.uniform(ranges.min_contrast, 1.2)
     image = image * (1.0 + rng.uniform(0.0, ranges.shading) * smooth_field(image.shape, int(rng.integers(1, 4)), rng))

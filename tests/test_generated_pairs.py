@@ -26,7 +26,7 @@ from dataset.generated_pairs import (
     write_manifest,
 )
 from dataset.junctions import find_junctions, gaussian_heatmap
-from dataset.photometric import PhotometricRanges
+from dataset.photometric import PhotometricRanges, randomise
 from model.keypoints import extract_keypoints
 from utils import geometry as G
 from utils.errors import InputError
@@ -378,3 +378,13 @@ def test_contact_sheet(generated_root, tmp_path, monkeypatch):
     arguments = ("--data", generated_root, "--mode", "cffa", "cfocta", "--show", tmp_path / "views.png", "--rows", 2)
     assert run_main(dataset.generated_pairs, monkeypatch, *arguments) == 0
     assert read_gray(tmp_path / "views.png").shape[0] > 400
+
+
+def test_rounding_beyond_the_range_of_an_image_makes_no_nan():
+    image = np.full((40, 50), 0.5, np.float32)
+    image[:10], image[10:20] = 1.0 + 2e-7, -2e-7
+    seen = np.ones(image.shape, bool)
+    ranges = PhotometricRanges(p_apply=1.0, p_invert=0.5, p_patches=0.0, p_new_field=0.0)
+    for seed in range(20):
+        result, _ = randomise(image, seen, ranges, np.random.default_rng(seed))
+        assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
