@@ -2,14 +2,17 @@
 #   make demo    build the data, train 5 epochs on the CPU, register, evaluate; prints where the pictures are
 #   make test    run the tests
 # After the demo:
+#   make weights train the weights that ship (hours; docs/model_card.md)
 #   make compare all methods under every stress on the real and on the generated pairs, with a report
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= data/generated
 RUN := save/cffa/demo
 REAL := ../shared/data/real_pairs
+SOURCES := ../shared/data
+RELEASE := save/cffa_cfoct_octfa_cfocta/release
 
-.PHONY: demo test lint setup browser compare clean
+.PHONY: demo test lint setup browser weights compare clean
 
 setup: .venv/installed
 
@@ -35,6 +38,15 @@ browser:
 
 demo: setup
 	$(BIN)/python -m utils.demo --data $(DATA) --run $(RUN) --real $(REAL)
+
+# Real pictures are used where they are; red-free frames among the angiograms have no bright vessels and stay out.
+weights: setup
+	$(BIN)/python -m dataset.synthesize --out data/release --eyes 170 --seed 1 --processes 2 $(if $(wildcard $(SOURCES)), \
+	  --from_cf $(SOURCES)/cf_vessel --from_octa $(SOURCES)/octa_rossa \
+	  --from_fa $(filter-out %non_ffa,$(wildcard $(SOURCES)/fa_unpaired/*)))
+	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release.yaml --data data/release \
+	  --mode cffa cfoct octfa cfocta --name release --precision bf16
+	$(BIN)/python -m utils.release $(RELEASE)/best.pth save/pretrained/superretina_multimodal.pth --max_mb 8
 
 compare: setup
 	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated $(DATA) --split $(RUN)/split.yaml \
