@@ -1,0 +1,71 @@
+"""The weights in save/pretrained do what the README promises, on eyes that nothing was trained on."""
+import numpy as np
+import pytest
+from helpers import REAL_DATA
+
+from dataset.real_pairs import load_real_pairs
+from dataset.synthesize import file_names, write_generated_set
+from register import DEFAULT_WEIGHTS, Registrar
+from utils import geometry as G
+from utils.image_io import read_gray
+from utils.metrics import corner_error, pair_error
+from utils.pictures import register_onto_fixed
+
+EYES, MIN_RIGHT = 4, {"fa": 4, "oct": 2}
+
+
+@pytest.fixture(scope="module")
+def registrar():
+    return Registrar()
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory):
+    """Per eye: role to image."""
+    root = tmp_path_factory.mktemp("unseen") / "set"
+    names = write_generated_set(root, EYES, seed=990, progress=False)
+    return [{role: read_gray(root / name / file_names(name, 512)[role]) for role in ("cf", "fa", "oct")} for name in names]
+
+
+def turned(image, angle, scale=1.0):
+    """The image turned and scaled on a canvas that loses nothing, and where its pixels went."""
+    H_to_canvas, size = G.turn_about_centre(image.shape, angle, scale)
+    return register_onto_fixed(image, np.linalg.inv(H_to_canvas), size), H_to_canvas
+
+
+def test_the_file_is_small_enough_to_ship():
+    assert DEFAULT_WEIGHTS.stat().st_size <= 8e6
+
+
+@pytest.mark.parametrize("kind", ["fa", "oct"])
+def test_unseen_pairs_are_registered_at_any_angle(registrar, eyes, kind):
+    right = 0
+    for eye, angle, scale in zip(eyes, (0.0, 70.0, 160.0, 275.0), (1.0, 0.8, 1.25, 1.0), strict=True):
+        moving, H = turned(eye[kind], angle, scale)
+        result = registrar.register(eye["cf"], moving)
+        error = corner_error(result.matrix, H, eye["cf"].shape, moving.shape)
+        right += error < 3
+        assert error < 20 or result.status == "failed", "wrong and sure of it"
+    assert right >= MIN_RIGHT[kind]
+
+
+def test_other_eyes_and_mirrored_images_fail(registrar, eyes):
+    for first, second in ((0, 1), (2, 3)):
+        result = registrar.register(eyes[first]["cf"], eyes[second]["fa"])
+        assert result.status == "failed" and result.matrix is None and result.reason and result.confidence == 0
+    mirrored = registrar.register(eyes[0]["cf"], np.ascontiguousarray(eyes[0]["fa"][:, ::-1]))
+    assert mirrored.status == "failed" and "mirrored" in mirrored.reason
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="../shared/data/real_pairs is absent")
+@pytest.mark.parametrize("angle", [0.0, 150.0])
+def test_real_development_pairs(registrar, angle):
+    errors = []
+    for folder in sorted(REAL_DATA.iterdir()):
+        for pair in load_real_pairs(folder, folder.name):
+            fixed, moving = pair.images()
+            moving, H = turned(moving, angle)
+            result = registrar.register(fixed, moving)
+            moved = G.warp_points(pair.moving_landmarks, H)
+            errors.append(pair_error(result.matrix, pair.fixed_landmarks, moved, moving.shape).median)
+    assert len(errors) == 8 and np.mean(np.array(errors) < 5) >= 7 / 8
