@@ -46,7 +46,8 @@ weights: setup
 	  --from_fa $(filter-out %non_ffa,$(wildcard $(SOURCES)/fa_unpaired/*)))
 	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release.yaml --data data/release \
 	  --mode cffa cfoct octfa cfocta --name release --precision bf16
-	$(BIN)/python -m utils.release $(RELEASE)/best.pth save/pretrained/superretina_multimodal.pth --max_mb 8
+	$(BIN)/python -m utils.release $(RELEASE)/best.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
+	  --match configs/superretina_release.yaml
 
 compare: setup
 	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated $(DATA) --split $(RUN)/split.yaml \

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class MatchSettings:
         try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees.
         smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
             size: the fields of an OCT and a photograph, both at 512 px, differ in scale by 1.6 and more. 1 = off.
-        undoubted_significance: no further copy is tried once one is this significant.
+        sure_confidence: no further copy is tried once a result is this likely to be right.
         refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.refinement`).
     """
 
@@ -72,7 +72,7 @@ class MatchSettings:
     min_confidence: float = 0.5
     try_turns: bool = True
     smaller_copy: float = 0.6
-    undoubted_significance: float = 9.0
+    sure_confidence: float = 0.95
     refine: bool = True
 
 
@@ -304,24 +304,6 @@ def _refuse_accidents(estimate: TransformEstimate, decided: float, settings: Mat
     return TransformEstimate("failed", reason, None, estimate.inliers)
 
 
-def best_candidate(candidates: Iterable[PairMatches], settings: MatchSettings, transform: str,
-                   plausibility: Plausibility) -> Candidate:
-    """The most significant of several candidates; the rest is not computed once one is beyond doubt."""
-    best = None
-    for matches in candidates:
-        candidate = estimate_from_matches(matches, settings, transform, plausibility)
-        if best is None or _rank(candidate) > _rank(best):
-            best = candidate
-        if best.estimate.H_fix_to_mov is not None and best.significance >= settings.undoubted_significance:
-            break
-    return best
-
-
-def _rank(candidate: Candidate) -> tuple[bool, float, int]:
-    estimate = candidate.estimate
-    return estimate.H_fix_to_mov is not None, candidate.significance, estimate.n_inliers
-
-
 def confidence_of(decided: float, agreement: float) -> float:
     """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
 
@@ -330,6 +312,62 @@ def confidence_of(decided: float, agreement: float) -> float:
     evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
                 + CONFIDENCE_PER_AGREEMENT * agreement)
     return 1.0 / (1.0 + math.exp(-evidence))
+
+
+class Judged(NamedTuple):
+    """A candidate with what the ridges say of it: ``H_fix_to_mov`` in original pixels, refined (None when there is none), how
+    far the ridges agree under it, and the confidence in it."""
+
+    candidate: Candidate
+    H_fix_to_mov: np.ndarray | None
+    agreement: float
+    confidence: float
+
+
+def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: MatchSettings) -> Judged:
+    """Refine a candidate on the ridges, and ask them whether it is right.
+
+    Args:
+        ridges: of the images at their full working size, whatever copies of them were matched.
+    """
+    matches, H_working = candidate.matches, candidate.estimate.H_fix_to_mov
+    if H_working is None:
+        return Judged(candidate, None, 0.0, 0.0)
+    H_fix_to_mov = compose(matches.fixed.frame.H_image_to_working, H_working,
+                           np.linalg.inv(matches.moving.frame.H_image_to_working))
+    H_fixed_to_ridges, H_moving_to_ridges = (image.frame.H_image_to_working for image in ridges.images)
+    H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
+    if settings.refine:
+        H_ridges = ridges.refine(H_ridges, transform)
+        H_fix_to_mov = compose(H_fixed_to_ridges, H_ridges, np.linalg.inv(H_moving_to_ridges))
+    agreement = ridges.agreement(H_ridges)
+    return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))
+
+
+def search(matcher: Matcher, fixed: WorkingImage, moving: WorkingImage, transform: str, plausibility: Plausibility) -> Judged:
+    """The most likely of the matcher's candidates; further ones are not computed once one is sure.
+
+    One that is less likely than ``min_confidence`` comes back failed, with the reason.
+    """
+    settings, ridges, best = matcher.settings, RidgePair(fixed, moving), None
+    for matches in matcher.candidates(fixed, moving):
+        candidate = estimate_from_matches(matches, settings, transform, plausibility)
+        judged = judge(candidate, ridges, transform, settings)
+        if best is None or _rank(judged) > _rank(best):
+            best = judged
+        if best.confidence >= settings.sure_confidence:
+            break
+    if best.H_fix_to_mov is None or best.confidence >= settings.min_confidence:
+        return best
+    reason = (f"the matches ({best.candidate.significance:.1f} standard deviations above accident) and the vessels laid on each "
+              f"other ({best.agreement:.1f} above displaced ones) do not bear the transform out")
+    estimate = TransformEstimate("failed", reason, None, best.candidate.estimate.inliers)
+    return Judged(best.candidate._replace(estimate=estimate), None, best.agreement, 0.0)
+
+
+def _rank(judged: Judged) -> tuple[bool, float, float, int]:
+    candidate = judged.candidate
+    return judged.H_fix_to_mov is not None, judged.confidence, candidate.significance, candidate.estimate.n_inliers
 
 
 def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, transform: str = "affine",
@@ -344,39 +382,16 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         transform: "affine", "similarity" or "homography".
         plausibility: limits on the result; the defaults when None.
     """
-    start = time.perf_counter()
-    settings, limits = matcher.settings, plausibility or Plausibility()
-    working = [to_working_frame(image, settings.long_side) for image in (fixed, moving)]
-    best = best_candidate(matcher.candidates(*working), settings, transform, limits)
-    if best.estimate.H_fix_to_mov is None:
-        flipped = best_candidate(matcher.candidates(working[0], working[1].mirrored()), settings, transform, limits)
-        if flipped.estimate.H_fix_to_mov is not None:
-            best = best._replace(estimate=replace(best.estimate, reason="the moving image is mirrored: flip it and try again"))
-        return _registration(best, None, 0.0, start)
-    H_fix_to_mov = compose(best.matches.fixed.frame.H_image_to_working, best.estimate.H_fix_to_mov,
-                           np.linalg.inv(best.matches.moving.frame.H_image_to_working))
-    # On the images at their full working size, whatever copies were matched.
-    H_to_working = [image.frame.H_image_to_working for image in working]
-    H = compose(np.linalg.inv(H_to_working[0]), H_fix_to_mov, H_to_working[1])
-    ridges = RidgePair(*working)
-    if settings.refine:
-        H = ridges.refine(H, transform)
-        H_fix_to_mov = compose(H_to_working[0], H, np.linalg.inv(H_to_working[1]))
-    agreement = ridges.agreement(H)
-    if confidence_of(best.significance, agreement) < settings.min_confidence:
-        reason = (f"the matches ({best.significance:.1f} standard deviations above accident) and the vessels laid on each other "
-                  f"({agreement:.1f} above displaced ones) do not bear the transform out")
-        best = best._replace(estimate=TransformEstimate("failed", reason, None, best.estimate.inliers))
-        H_fix_to_mov = None
-    return _registration(best, H_fix_to_mov, agreement, start)
-
-
-def _registration(best: Candidate, H_fix_to_mov: np.ndarray | None, agreement: float, start: float) -> Registration:
-    """The result, with the matches in original pixels."""
-    estimate, matches, decided = best
+    start, limits = time.perf_counter(), plausibility or Plausibility()
+    working = [to_working_frame(image, matcher.settings.long_side) for image in (fixed, moving)]
+    best = search(matcher, *working, transform, limits)
+    (estimate, matches, decided), reason = best.candidate, best.candidate.estimate.reason
+    if best.H_fix_to_mov is None:
+        flipped = search(matcher, working[0], working[1].mirrored(), transform, limits)
+        if flipped.H_fix_to_mov is not None:
+            reason = "the moving image is mirrored: flip it and try again"
     return Registration(
-        estimate.status, estimate.reason, None if H_fix_to_mov is None else H_fix_to_mov / H_fix_to_mov[2, 2],
+        estimate.status, reason, best.H_fix_to_mov,
         warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
         warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
-        time.perf_counter() - start, decided, agreement,
-        0.0 if H_fix_to_mov is None else confidence_of(decided, agreement))
+        time.perf_counter() - start, decided, best.agreement, best.confidence)
