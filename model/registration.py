@@ -26,7 +26,7 @@ from utils.field_of_view import erode_field
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
 
 # Of the logistic model of the confidence.
-CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.5, 0.6, 0.6
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -5.81, 0.393, 0.856
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 MIN_PROPOSAL_INLIERS = 6
 
@@ -72,7 +72,7 @@ class MatchSettings:
     min_confidence: float = 0.5
     try_turns: bool = True
     smaller_copy: float = 0.6
-    sure_confidence: float = 0.95
+    sure_confidence: float = 0.9
     refine: bool = True
 
 
