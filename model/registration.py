@@ -25,8 +25,8 @@ from model.working_frame import WorkingImage, to_working_frame
 from utils.field_of_view import erode_field
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
 
-# Of the logistic model of the confidence.
-CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -5.81, 0.393, 0.856
+# Of the logistic model of the confidence, see confidence_of.
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 MIN_PROPOSAL_INLIERS = 6
 
@@ -307,7 +307,8 @@ def _refuse_accidents(estimate: TransformEstimate, decided: float, settings: Mat
 def confidence_of(decided: float, agreement: float) -> float:
     """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
 
-    Logistic; the coefficients were fitted by ``benchmarks/confidence.py``.
+    Logistic. ``benchmarks/confidence.py`` fits the coefficients and prints what right and wrong matrices of validation eyes
+    show; those in use trust the matches more than its fit does, because noise hides ridges sooner than junctions.
     """
     evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
                 + CONFIDENCE_PER_AGREEMENT * agreement)
