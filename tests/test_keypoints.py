@@ -141,7 +141,8 @@ def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
     model = build_model(settings).eval()
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-            torch.nn.init.kaiming_normal_(module.weight)
+            # Drawn in the order of indices, whatever the layout in memory, so that a seed always means the same network.
+            module.weight.data.copy_(torch.nn.init.kaiming_normal_(torch.empty(module.weight.shape)))
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
     return model
