@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from tqdm import tqdm
+
 
 class InputError(Exception):
     """Something the user gave (a file, a folder, a setting) cannot be used; the message names it and the remedy."""
@@ -29,5 +31,6 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except tuple(EXIT_CODES) as error:
-        print(f"{'stopped' if isinstance(error, RunStoppedError) else 'error'}: {error}", file=sys.stderr)
+        # Not by print: a progress bar that the error cut short may still stand on the line.
+        tqdm.write(f"{'stopped' if isinstance(error, RunStoppedError) else 'error'}: {error}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
