@@ -20,7 +20,7 @@ from utils.metrics import image_corners
 
 RIDGE_SIGMAS_PX = (1.3, 2.2, 3.6)
 FIELD_MARGIN_PX = 8  # the edge of a field of view is a ridge too
-MAX_ITERATIONS, LEAST_GAIN = 30, 1e-4
+MAX_ITERATIONS, LEAST_GAIN = 60, 3e-5
 MAX_CORRECTION_PX = 8.0
 SEARCH_PX = 24  # displacements up to this are what the true one is compared with
 PEAK_PX = 6  # nearer displacements belong to the true one's own peak

@@ -72,7 +72,7 @@ class MatchSettings:
     min_confidence: float = 0.5
     try_turns: bool = True
     smaller_copy: float = 0.6
-    sure_confidence: float = 0.9
+    sure_confidence: float = 0.97
     refine: bool = True
 
 

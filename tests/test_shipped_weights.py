@@ -11,7 +11,9 @@ from utils.image_io import read_gray
 from utils.metrics import corner_error, pair_error
 from utils.pictures import register_onto_fixed
 
-EYES, MIN_RIGHT = 4, {"fa": 4, "oct": 2}
+# One of these angiograms is too faint to be matched, and one OCT too small; the others must be right, but for one OCT.
+ANGLES, SCALES = (0.0, 70.0, 160.0, 275.0, 30.0, 200.0), (1.0, 0.8, 1.25, 1.0, 0.7, 1.3)
+MIN_RIGHT = {"fa": 5, "oct": 4}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def registrar():
 def eyes(tmp_path_factory):
     """Per eye: role to image."""
     root = tmp_path_factory.mktemp("unseen") / "set"
-    names = write_generated_set(root, EYES, seed=990, progress=False)
+    names = write_generated_set(root, len(ANGLES), seed=990, progress=False)
     return [{role: read_gray(root / name / file_names(name, 512)[role]) for role in ("cf", "fa", "oct")} for name in names]
 
 
@@ -40,7 +42,7 @@ def test_the_file_is_small_enough_to_ship():
 @pytest.mark.parametrize("kind", ["fa", "oct"])
 def test_unseen_pairs_are_registered_at_any_angle(registrar, eyes, kind):
     right = 0
-    for eye, angle, scale in zip(eyes, (0.0, 70.0, 160.0, 275.0), (1.0, 0.8, 1.25, 1.0), strict=True):
+    for eye, angle, scale in zip(eyes, ANGLES, SCALES, strict=True):
         moving, H = turned(eye[kind], angle, scale)
         result = registrar.register(eye["cf"], moving)
         error = corner_error(result.matrix, H, eye["cf"].shape, moving.shape)
