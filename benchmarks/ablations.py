@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 
+from benchmarks.loftr_study import write_into
+from evaluate import ALL_REAL
 from utils.config import read_yaml
 from utils.demo import run
-from utils.errors import InputError, run_script
+from utils.errors import run_script
 from utils.image_io import write_text_atomically
 
 BASE_CONFIG = "configs/superretina_release.yaml"
@@ -37,7 +39,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 STAGES = (FULL | {"geo": 0.0, "pke": 0.0}, FULL | {"pke": 0.0}, FULL)
 STAGE_EPOCHS = (2, 1, 1)
 SCORES = (("generated", 0.0), ("real", 0.0), ("real", 30.0), ("real", 150.0))
-MARKERS = ("<!-- ablations: begin -->", "<!-- ablations: end -->")
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +91,8 @@ def evaluate(name: str, checkpoint: Path, args: argparse.Namespace) -> list[dict
 
 def score(records: list[dict[str, Any]], kind: str, angle: float) -> str:
     """Pairs under 5 px of all pairs of a kind at an angle, "-" where there are none."""
-    names = {record["set"] for record in records}
-    wanted = {"generated"} if kind == "generated" else names - {"generated"}
-    chosen = [r for r in records if r["set"] in wanted and r["rotation"] == angle and " + " not in r["set"]]
+    wanted = {"generated"} if kind == "generated" else {record["set"] for record in records} - {"generated", ALL_REAL}
+    chosen = [record for record in records if record["set"] in wanted and record["rotation"] == angle]
     total = sum(record["pairs"] for record in chosen)
     found = sum(record["success_median5"] * record["pairs"] for record in chosen)
     return f"{found:.0f}/{total:.0f}" if total else "-"
@@ -104,19 +104,6 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = ["| variant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(score(records, *which) for which in SCORES) + " |" for name, records in results.items()]
     return "\n".join(lines) + "\n"
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a document.
-
-    Raises:
-        InputError: the document has no markers.
-    """
-    document = path.read_text(encoding="utf-8")
-    if any(document.count(marker) != 1 for marker in MARKERS):
-        raise InputError(f"{path}: needs the lines {' and '.join(MARKERS)} once each.")
-    before, rest = document.split(MARKERS[0])
-    write_text_atomically(path, f"{before}{MARKERS[0]}\n{text}{MARKERS[1]}{rest.split(MARKERS[1])[1]}")
 
 
 def main() -> None:
@@ -138,7 +125,7 @@ def main() -> None:
         results[name] = evaluate(name, train_variant(name, args), args)
         write_text_atomically(Path(args.save) / "ablations" / "table.md", table(results))
         if args.doc:
-            write_between_markers(args.doc, table(results))
+            write_into(args.doc, table(results))
     print(table(results))
 
 

@@ -8,10 +8,14 @@ import pytest
 import benchmarks.confidence
 import benchmarks.register
 import benchmarks.train_step
+from benchmarks.ablations import BASE_CONFIG, BUDGET, VARIANTS, merged, score
 from benchmarks.confidence import Evidence, fit_logistic
 from benchmarks.pairs import write_pairs
 from benchmarks.register import StageClock
+from evaluate import ALL_REAL
 from tests.helpers import run_main
+from train_multimodal_e2e import Config
+from utils.config import build, read_yaml
 from utils.errors import InputError
 from utils.image_io import read_gray
 
@@ -81,3 +85,15 @@ def test_confidence_is_fitted_from_pairs(generated_root, untrained_weights, monk
     # An untrained network may find nothing at all: then that is said, and nothing is fitted.
     text = capsys.readouterr()
     assert (code == 0 and "per significance" in text.out) or (code == 2 and "both are needed" in text.err)
+
+
+def test_ablations_change_one_thing_and_count_pairs():
+    base = {"model": {"stem": "ridge", "widths": [1, 2]}, "seed": 0}
+    assert merged(base, {"model": {"stem": "raw"}}) == {"model": {"stem": "raw", "widths": [1, 2]}, "seed": 0}
+    assert base["model"]["stem"] == "ridge"
+    for change in VARIANTS.values():
+        build(Config, merged(merged(read_yaml(BASE_CONFIG), BUDGET), change), "ablation")
+    records = [{"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share} for name, pairs, share in (
+        ("cffa", 6, 0.5), ("cfmono", 2, 1.0), ("generated", 10, 0.9), (ALL_REAL, 8, 0.625))]
+    assert score(records, "real", 30.0) == "5/8" and score(records, "generated", 30.0) == "9/10"
+    assert score(records, "generated", 0.0) == "-"
