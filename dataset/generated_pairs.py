@@ -371,9 +371,8 @@ class GeneratedPairs(Dataset):
         difficulty = self.geometry.difficulty(key.epoch)
         H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, self.geometry.eased(difficulty), rng)
         H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
-        own = stack[None].float() / 255.0
-        fixed = warp_image(own[:, FIXED_CHANNELS + MOVING_CHANNELS[:1]], _matrix(H_fix_to_own), size, antialias=True)[0]
-        moving = warp_image(own[:, MOVING_CHANNELS], _matrix(H_mov_to_own), size, antialias=True)[0]
+        fixed = _seen(stack[FIXED_CHANNELS + MOVING_CHANNELS[:1]], H_fix_to_own, size)
+        moving = _seen(stack[MOVING_CHANNELS], H_mov_to_own, size)
         view = {"aligned_moving": fixed[4:5], "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
                 "H_fix_to_own": _matrix(H_fix_to_own)[0], "key": sample.key, "eye": sample.eye, "mode": sample.mode}
         for role, rasters in (("fixed", fixed), ("moving", moving)):
@@ -392,6 +391,11 @@ class GeneratedPairs(Dataset):
         seen = torch.from_numpy(field_of_view.astype(np.float32))[None]
         return {f"{role}_image": torch.from_numpy(image)[None], f"{role}_fov": seen,
                 f"{role}_mask": (rasters[1:2] > 0.5).float() * seen, f"{role}_heatmap": rasters[2:3] * seen}
+
+
+def _seen(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """A view of uint8 rasters (C, H, W) of one sample: (C, *size) in [0, 1], scaled last because a view has fewer pixels."""
+    return warp_image(rasters[None].float(), _matrix(H_view_to_own), size, antialias=True)[0] / 255.0
 
 
 def _matrix(H: np.ndarray) -> torch.Tensor:
