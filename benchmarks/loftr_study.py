@@ -31,6 +31,7 @@ from train_loftr_v3 import DEFAULT_CONFIG, Config, VesselStep, count_parameters
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml
 from utils.demo import run
+from utils.engine import PRECISIONS
 from utils.errors import InputError, run_script
 from utils.geometry import (
     Plausibility,
@@ -160,7 +161,8 @@ def train(name: str, arguments: list[object], args: argparse.Namespace, epochs: 
             return run_dir
         resume = ["--resume"]
     run("train_loftr_v3.py", "--name", name, "--mode", args.mode, "--save", args.save, "--data", args.data,
-        *(resume or ["--config", args.config, *arguments, *(["--epoch", epochs] if epochs else [])]))
+        *(resume or ["--config", args.config, "--precision", args.precision, *arguments,
+                     *(["--epoch", epochs] if epochs else [])]))
     return run_dir
 
 
@@ -252,6 +254,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", type=Path, default=Path("save"), help="folder of all runs")
     parser.add_argument("--out", type=Path, default=Path("save/loftr_study"))
     parser.add_argument("--doc", type=Path, help="document between whose markers the tables are written")
+    parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="of the training")
     parser.add_argument("--base_epoch", type=int, help="epochs of the base")
     parser.add_argument("--epoch", type=int, help="epochs of every variant")
     parser.add_argument("--only", choices=("accuracy", "cost"), help="one part of the study")
