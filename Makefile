@@ -1,9 +1,9 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
 #   make demo    build the data, train 5 epochs on the CPU, register, evaluate; prints where the pictures are
 #   make test    run the tests
-# After the demo:
+# And:
+#   make compare all methods under every stress on the real and on the generated pairs, with a report (an hour)
 #   make weights train the weights that ship (hours; docs/model_card.md)
-#   make compare all methods under every stress on the real and on the generated pairs, with a report
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= data/generated
@@ -50,9 +50,10 @@ weights: setup
 	  --match configs/superretina_release.yaml
 
 compare: setup
-	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated $(DATA) --split $(RUN)/split.yaml \
-	  --weights $(RUN)/best.pth --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
-	  --stress all --hard --wrong_pairs 40 --out $(RUN)/comparison
+	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 8 --seed 7
+	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
+	  --generated_mode cffa+cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
+	  --stress all --hard --wrong_pairs 40 --out save/comparison
 
 clean:
-	rm -rf .venv $(DATA) $(RUN)
+	rm -rf .venv $(DATA) $(RUN) data/comparison save/comparison

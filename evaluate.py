@@ -2,7 +2,7 @@
 
     python evaluate.py --data ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
     python evaluate.py --data ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \\
-        --weights save/cffa/demo/best.pth --compare superretina sift mi identity oracle --stress all --wrong_pairs 40 --out DIR
+        --compare superretina sift mi identity oracle --stress all --wrong_pairs 40 --out DIR
 
 Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
 to the method ("px at 512"). A pair without a transform has an infinite error and counts everywhere. Beside the methods

@@ -24,7 +24,7 @@ import numpy as np
 
 from dataset.evaluation_sets import EvaluationPair
 from model.registration import MatchSettings, Registration
-from model.working_frame import WorkingFrame, to_working_frame
+from model.working_frame import WorkingImage, to_working_frame
 from utils.errors import InputError
 from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, implausible_because, warp_points
 from utils.metrics import image_corners
@@ -99,26 +99,20 @@ class Method:
 
 
 class WorkingPair(NamedTuple):
-    """Both images in their working frames, with their fields of view (bool)."""
+    """Both images in their working frames: the field of view, at the working size."""
 
-    fixed: np.ndarray
-    moving: np.ndarray
-    fixed_seen: np.ndarray
-    moving_seen: np.ndarray
-    fixed_frame: WorkingFrame
-    moving_frame: WorkingFrame
+    fixed: WorkingImage
+    moving: WorkingImage
 
 
 def working_pair(pair: EvaluationPair, working_px: int) -> WorkingPair:
     """Cut the fields of view out of both images and bring them to the working size, as our own method does."""
-    fixed, fixed_seen, fixed_frame = to_working_frame(pair.fixed, working_px)
-    moving, moving_seen, moving_frame = to_working_frame(pair.moving, working_px)
-    return WorkingPair(fixed, moving, fixed_seen, moving_seen, fixed_frame, moving_frame)
+    return WorkingPair(to_working_frame(pair.fixed, working_px), to_working_frame(pair.moving, working_px))
 
 
-def inverted(image: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def inverted(work: WorkingImage) -> np.ndarray:
     """Bright vessels made dark and dark ones bright, inside the field of view."""
-    return np.where(seen, 1.0 - image, image).astype(np.float32)
+    return np.where(work.field_of_view, 1.0 - work.image, work.image).astype(np.float32)
 
 
 def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: MethodSetting, settings: dict[str, object],
@@ -137,15 +131,15 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
     def run(pair: EvaluationPair) -> Outcome:
         start = time.perf_counter()
         work = working_pair(pair, setting.working_px)
-        looks = [work.moving, *([inverted(work.moving, work.moving_seen)] if try_inverted else [])]
+        looks = [work.moving.image, *([inverted(work.moving)] if try_inverted else [])]
         tried: list[tuple[TransformEstimate, Matches]] = []
         for moving in looks:
-            found = find(work.fixed, moving)
-            tried.append((estimate_transform(*found, work.fixed_frame.size, setting.transform, threshold_px, limits), found))
+            found = find(work.fixed.image, moving)
+            tried.append((estimate_transform(*found, work.fixed.frame.size, setting.transform, threshold_px, limits), found))
         estimate, found = max(tried, key=lambda item: (item[0].status == "ok", item[0].n_inliers))
         return Outcome(_to_original(estimate.H_fix_to_mov, work), estimate.reason,
-                       warp_points(found.fixed_points, np.linalg.inv(work.fixed_frame.H_image_to_working)),
-                       warp_points(found.moving_points, np.linalg.inv(work.moving_frame.H_image_to_working)),
+                       warp_points(found.fixed_points, np.linalg.inv(work.fixed.frame.H_image_to_working)),
+                       warp_points(found.moving_points, np.linalg.inv(work.moving.frame.H_image_to_working)),
                        estimate.inliers, time.perf_counter() - start)
     return Method(run, settings | {"working_size": setting.working_px, "transform": setting.transform,
                                    "estimator": "estimate_transform (MAGSAC)", "inlier_threshold_px": threshold_px,
@@ -166,8 +160,8 @@ def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting,
         except RuntimeError as error:
             return Outcome(None, str(error).strip().splitlines()[-1][:200], seconds=time.perf_counter() - start)
         # No matches to count or to spread: the corners stand in, so that only the matrix itself is judged.
-        corners = image_corners(work.fixed_frame.size)
-        reason = implausible_because(H, corners, len(corners), work.fixed_frame.size, Plausibility(min_inliers=len(corners)))
+        corners = image_corners(work.fixed.frame.size)
+        reason = implausible_because(H, corners, len(corners), work.fixed.frame.size, Plausibility(min_inliers=len(corners)))
         return Outcome(None if reason else _to_original(H, work), reason, seconds=time.perf_counter() - start)
     return Method(run, settings | {"working_size": setting.working_px})
 
@@ -175,7 +169,7 @@ def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting,
 def _to_original(H_working: np.ndarray | None, work: WorkingPair) -> np.ndarray | None:
     if H_working is None:
         return None
-    H = compose(work.fixed_frame.H_image_to_working, H_working, np.linalg.inv(work.moving_frame.H_image_to_working))
+    H = compose(work.fixed.frame.H_image_to_working, H_working, np.linalg.inv(work.moving.frame.H_image_to_working))
     return H / H[2, 2]
 
 

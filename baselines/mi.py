@@ -22,7 +22,7 @@ def find(work: WorkingPair) -> np.ndarray:
     """
     # One thread: with several, the order of the sums changes the result from run to run.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    fixed, moving = (sitk.GetImageFromArray(image.astype(np.float32)) for image in (work.fixed, work.moving))
+    fixed, moving = (sitk.GetImageFromArray(side.image.astype(np.float32)) for side in work)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)

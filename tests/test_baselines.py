@@ -75,9 +75,9 @@ def test_a_new_matcher_is_one_function(small_move):
     points = np.random.default_rng(0).uniform(50, 140, (60, 2))
 
     def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
-        assert fixed.shape == work.fixed.shape and moving.shape == work.moving.shape
-        return Matches(G.warp_points(points, work.fixed_frame.H_image_to_working),
-                       G.warp_points(G.warp_points(points, H), work.moving_frame.H_image_to_working))
+        assert fixed.shape == work.fixed.image.shape and moving.shape == work.moving.image.shape
+        return Matches(G.warp_points(points, work.fixed.frame.H_image_to_working),
+                       G.warp_points(G.warp_points(points, H), work.moving.frame.H_image_to_working))
     method = by_matches(find, SETTING, {"made": "up"}, try_inverted=False)
     outcome = method.run(small_move)
     assert error(outcome, small_move) < 1e-3 and np.allclose(outcome.fixed_points, points)
