@@ -25,14 +25,13 @@ from utils.geometry import Size, fit_affine, resize_matrix, warp_points
 from utils.image_io import IMAGE_SUFFIXES, read_color, read_gray
 from utils.metrics import pair_error
 from utils.names import is_plain_name
+from utils.points import read_points
 
 LAYOUTS = ("auto", "numbered", "cfocta")
 FIXED_ROLES = ("01", "02")
 CFOCTA_SPACE = (256, 256)
 # Landmarks clicked by hand leave 2 to 4 px at 512; a median beyond this means that they do not belong together.
 MAX_MEDIAN_RESIDUAL_PX = 12.0
-MAX_LANDMARK_BYTES = 4 << 20
-MAX_COORDINATE = 1e6
 
 
 @dataclass(frozen=True)
@@ -63,35 +62,6 @@ class RealPair:
     def color_images(self) -> tuple[np.ndarray, np.ndarray]:
         """The same in RGB, for pictures."""
         return read_color(self.fixed_path), read_color(self.moving_path)
-
-
-def read_points(path: Path, columns: int) -> np.ndarray:
-    """Read a landmark file: (N, columns) float64; blank lines are skipped.
-
-    Raises:
-        InputError: missing or unreadable file, a line with another number of values, or a value that is not a finite number.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such landmark file; every image of a pair needs one.")
-    try:
-        if path.stat().st_size > MAX_LANDMARK_BYTES:
-            raise InputError(f"{path}: larger than {MAX_LANDMARK_BYTES >> 20} MB; that is no landmark file.")
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk.") from error
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.replace(",", " ").split()
-        if not words:
-            continue
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            raise InputError(f"{path}: line {number} is not numbers: {line[:60]!r}.") from None
-        if len(values) != columns or not np.isfinite(values).all() or max(map(abs, values)) > MAX_COORDINATE:
-            raise InputError(f"{path}: line {number} must hold {columns} finite numbers of pixels, not {line[:60]!r}.")
-        rows.append(values)
-    return np.array(rows, dtype=np.float64).reshape(-1, columns)
 
 
 class PairFiles(NamedTuple):

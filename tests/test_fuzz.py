@@ -19,13 +19,14 @@ import evaluate
 import register
 from dataset.check import check
 from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
-from dataset.real_pairs import load_real_pairs, read_points
+from dataset.real_pairs import load_real_pairs
 from register import PairRow, Registrar
 from train_multimodal_e2e import Config
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml
 from utils.errors import InputError
 from utils.image_io import read_color, read_gray, read_mask, write_image
+from utils.points import read_points
 
 
 def cases(n: int):

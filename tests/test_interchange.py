@@ -123,6 +123,24 @@ def test_there_and_back_again(moving):
     assert set(np.unique(apply_transform.warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
 
 
+def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
+    transform = write_transform(tmp_path / "transform.json")
+    points = np.array([[0.0, 0.0], [95.0, 79.0], [33.25, 17.5]])
+    (tmp_path / "points.txt").write_text("0 0\n95, 79\n\n33.25 17.5\n", encoding="utf-8")
+    assert run_main(apply_transform, monkeypatch, "--transform", transform, "--points", tmp_path / "points.txt", "--out",
+                    tmp_path / "there.txt") == 0
+    assert np.abs(np.loadtxt(tmp_path / "there.txt") - G.warp_points(points, H)).max() < 1e-5
+    assert run_main(apply_transform, monkeypatch, "--transform", transform, "--points", tmp_path / "there.txt", "--out",
+                    tmp_path / "back.txt", "--inverse") == 0
+    assert np.abs(np.loadtxt(tmp_path / "back.txt") - points).max() < 1e-5
+    (tmp_path / "broken.txt").write_text("1 2 3\n", encoding="utf-8")
+    for name, out, words in (("broken.txt", "out.txt", "line 1"), ("points.txt", "points.txt", "overwrite")):
+        assert run_main(apply_transform, monkeypatch, "--transform", transform, "--points", tmp_path / name, "--out",
+                        tmp_path / out) == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out.txt").exists()
+
+
 def read_all(matrix: np.ndarray) -> apply_transform.SavedTransform:
     return apply_transform.SavedTransform(matrix, FIXED_SIZE, MOVING_SIZE)
 

@@ -1,10 +1,14 @@
-"""Warp further images with a saved transform: other frames of the same examination, masks, stacks.
+"""Apply a saved transform to further images (other frames of the same examination, masks, stacks) or to points.
 
     python -m utils.apply_transform --transform out/pair/transform.json late_phase.png frames.tif --out warped
     python -m utils.apply_transform --transform out/pair/transform.json --inverse vessels_of_cf.png --out warped --nearest
+    python -m utils.apply_transform --transform out/pair/transform.json --points points_of_cf.txt --out points_of_fa.txt
 
 Each image lies in the frame of the moving image (with ``--inverse``: of the fixed one) and has its size; the result lies in
 the frame of the other, and keeps its bit depth, its channels and, in a TIFF, its pages. What the image does not show is 0.
+
+Points, one ``x y`` per line, go the other way: from the fixed image into the moving one, as ``H_fix_to_mov`` does (with
+``--inverse`` back).
 """
 from __future__ import annotations
 
@@ -20,10 +24,11 @@ import tifffile
 from tqdm import tqdm
 
 from utils.errors import InputError, run_script
-from utils.geometry import Size
+from utils.geometry import Size, warp_points
 from utils.image_io import replace_atomically, write_bytes_atomically
 from utils.interchange import SavedTransform, read_transform
 from utils.pictures import register_onto_fixed
+from utils.points import read_points, write_points
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 KEPT_TYPES = (np.uint8, np.uint16, np.float32)
@@ -124,16 +129,38 @@ def _warp_tiff(path: Path, out: Path, transform: SavedTransform, inverse: bool, 
         return len(file.pages)
 
 
+def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bool = False) -> int:
+    """Map the points of a text file. Returns their number.
+
+    Convention: from pixels of the fixed image to pixels of the moving one; ``inverse``: back.
+
+    Raises:
+        InputError: unreadable file, or one that would be overwritten.
+    """
+    if out.resolve() == path.resolve():
+        raise InputError(f"--out {out}: would overwrite the points that are mapped; give another file.")
+    points = read_points(path, 2)
+    H = np.linalg.inv(transform.H_fix_to_mov) if inverse else transform.H_fix_to_mov
+    write_points(out, warp_points(points, H))
+    return len(points)
+
+
 def main() -> None:
-    """Warp every file into --out under its own name."""
+    """Warp every file into --out under its own name, or map points."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
+    parser.add_argument("--points", type=Path, metavar="TXT", help="map these points instead, one `x y` per line")
     parser.add_argument("--transform", required=True, metavar="JSON", help="transform.json of a registered pair")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--inverse", action="store_true", help="from the fixed frame to the moving one")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="folder of the warped images; file of the points")
+    parser.add_argument("--inverse", action="store_true", help="images: from the fixed frame to the moving one; points: back")
     parser.add_argument("--nearest", action="store_true", help="no interpolation (masks, labels)")
     args = parser.parse_args()
+    if bool(args.points) == bool(args.images):
+        parser.error("give either images or --points")
     transform = read_transform(args.transform)
+    if args.points:
+        print(f"{args.out}: {map_point_file(args.points, args.out, transform, args.inverse)} points")
+        return
     targets = [args.out / path.name for path in args.images]
     for path, target in zip(args.images, targets, strict=True):
         if target.resolve() == path.resolve():
