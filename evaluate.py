@@ -108,20 +108,25 @@ def find_stresses(args: argparse.Namespace) -> list[Stress]:
 
 
 def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str, str]]:
-    """The methods that can run, and why the others cannot. All work at the size of the first checkpoint among them."""
+    """The methods that can run, and why the others cannot.
+
+    A trained network works at the size that it was trained for, all others at that of the first checkpoint among the methods;
+    --img_size holds for all.
+    """
     # One of our checkpoints says itself which method it is.
     trained = method_of(args.weights) if args.weights else "superretina"
     weights = {"loftr": args.loftr_weights, trained: args.weights}
     setting = MethodSetting(weights, args.transform, args.img_size, args.device)
-    methods, lacking = {}, {}
+    methods, lacking, usual_is_known = {}, {}, False
     for name in dict.fromkeys(args.compare or [trained, "identity", "oracle"]):
         try:
             methods[name] = load_method(name, setting)
         except NotAvailable as error:
             lacking[name] = str(error)
             continue
-        if setting.long_side is None and "match" in methods[name].settings:
-            setting = replace(setting, long_side=methods[name].settings["match"]["long_side"])
+        if "match" in methods[name].settings and not usual_is_known:
+            setting = replace(setting, usual_long_side=methods[name].settings["match"]["long_side"])
+            usual_is_known = True
     if not methods:
         raise InputError(f"--compare: none of these can run here: {'; '.join(lacking.values())}")
     return methods, lacking
@@ -220,7 +225,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     methods.add_argument("--compare", nargs="+", metavar="METHOD", help="default: the method of --weights, identity and oracle; "
                          f"of {', '.join(available_methods())}; the first is compared with the others")
     methods.add_argument("--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)")
-    methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR")
+    methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR (default: the one in save/pretrained)")
     methods.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
     methods.add_argument("--img_size", type=int, help="working size of all methods, long side in pixels")
     stress = parser.add_argument_group("what is done to the moving image")

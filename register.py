@@ -49,7 +49,8 @@ from utils.interchange import EXPORTS, export_files
 from utils.names import is_plain_name
 from utils.pictures import checkerboard, draw_matches, plot_registration, register_onto_fixed
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "save" / "pretrained" / "superretina_multimodal.pth"
+PRETRAINED = Path(__file__).resolve().parent / "save" / "pretrained"
+DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
 RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json", *EXPORTS.values())

@@ -43,20 +43,21 @@ class MethodSetting:
     Attributes:
         weights: by name of the method, checkpoint files.
         transform: model of the transform.
-        long_side: working size: the field of view of either image is brought to it, pixels; None takes each checkpoint's own,
-            and the default for methods without one.
+        long_side: working size: the field of view of either image is brought to it, pixels; None takes each checkpoint's own.
+        usual_long_side: the one of methods that have no checkpoint, where ``long_side`` is None.
         device: "auto", "cpu" or "cuda".
     """
 
     weights: dict[str, str | None] = field(default_factory=dict)
     transform: str = "affine"
     long_side: int | None = None
+    usual_long_side: int = MatchSettings().long_side
     device: str = "auto"
 
     @property
     def working_px(self) -> int:
         """Working size of methods that have no checkpoint."""
-        return self.long_side or MatchSettings().long_side
+        return self.long_side or self.usual_long_side
 
 
 class Matches(NamedTuple):

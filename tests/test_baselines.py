@@ -112,7 +112,8 @@ def test_optional_matchers_find_a_small_move(name, package, small_move):
     assert error(load_method(name, SETTING).run(small_move), small_move) < 2.0
 
 
-def test_missing_weights_and_unknown_names():
+def test_missing_weights_and_unknown_names(monkeypatch, tmp_path):
+    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     with pytest.raises(NotAvailable, match="no weights"):
         load_method("loftr", SETTING)
     with pytest.raises(InputError, match="no such method; there are .*sift"):

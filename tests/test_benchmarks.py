@@ -38,6 +38,7 @@ def test_a_stage_leaves_out_the_stages_inside_it():
 
 def test_benchmark_of_the_registration(untrained_weights, monkeypatch, tmp_path, capsys):
     out = tmp_path / "figures.json"
+    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     assert run_main(benchmarks.register, monkeypatch, "--weights", untrained_weights, "--pairs", 2, "--side", 192, "--sizes", 96,
                     160, "--compare", "superretina", "sift", "loftr", "--out", out) == 0
     figures = json.loads(out.read_text())

@@ -369,7 +369,9 @@ def test_results_of_other_settings_are_not_mixed(run_evaluate, numbered_root, un
     assert run_main(evaluate, monkeypatch, *given, "--img_size", 128, "--overwrite") == 0
 
 
-def test_stress_wrong_pairs_and_several_sets_in_one_run(run_evaluate, numbered_root, generated_root, tmp_path, capsys):
+def test_stress_wrong_pairs_and_several_sets_in_one_run(run_evaluate, numbered_root, generated_root, tmp_path, capsys,
+                                                        monkeypatch):
+    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     (tmp_path / "split.yaml").write_text(yaml.safe_dump({"train": ["1"], "val": ["2", "3", "4"], "test": ["5", "6"]}),
                                          encoding="utf-8")
     rows, metrics = run_evaluate(
