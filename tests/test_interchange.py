@@ -19,6 +19,7 @@ from helpers import run_main
 
 import register
 from model.factory import load_matcher
+from model.super_retina_multimodal import SuperRetinaMultimodal
 from register import Registrar
 from utils import apply_transform, export_onnx
 from utils import geometry as G
@@ -197,6 +198,18 @@ def test_another_network_would_be_noticed(exported, untrained_weights):
     with torch.no_grad():
         network.decoder.detector_head.bias += 0.5
     assert export_onnx.largest_difference(network, "fixed", exported, (64, 64)) > 1e-3
+
+
+@pytest.mark.parametrize("role, arguments", [
+    ("fixed", {"architecture": "published", "stem": "raw"}),
+    ("moving", {"encoders": "dual", "widths": (8, 8, 8), "descriptor_dim": 8})])
+def test_the_other_networks_are_exported_too(role, arguments, tmp_path):
+    torch.manual_seed(0)
+    network = SuperRetinaMultimodal(**arguments).eval()
+    export_onnx.export(network, role, tmp_path / "network.onnx")
+    multiple = network.size_multiple
+    for size in ((6 * multiple, 5 * multiple), (4 * multiple, 9 * multiple)):
+        assert export_onnx.largest_difference(network, role, tmp_path / "network.onnx", size) < 1e-4
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------
