@@ -48,6 +48,8 @@ weights: setup
 	  --mode cffa cfoct octfa cfocta --name release --precision bf16
 	$(BIN)/python -m utils.release $(RELEASE)/best.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
 	  --match configs/superretina_release.yaml
+	$(BIN)/python train_loftr_v3.py --name release --precision bf16
+	$(BIN)/python -m utils.release save/cffa/release/latest.pth save/pretrained/loftr_v3_lite.pth --max_mb 16
 
 compare: setup
 	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 8 --seed 7
