@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from helpers import REAL_DATA
 
+from baselines.loftr import DEFAULT_WEIGHTS as LOFTR_WEIGHTS
 from dataset.real_pairs import load_real_pairs
 from dataset.synthesize import file_names, write_generated_set
 from register import DEFAULT_WEIGHTS, Registrar
@@ -57,6 +58,16 @@ def test_other_eyes_and_mirrored_images_fail(registrar, eyes):
         assert result.status == "failed" and result.matrix is None and result.reason and result.confidence == 0
     mirrored = registrar.register(eyes[0]["cf"], np.ascontiguousarray(eyes[0]["fa"][:, ::-1]))
     assert mirrored.status == "failed" and "mirrored" in mirrored.reason
+
+
+def test_the_lite_loftr_is_small_and_right(eyes):
+    assert LOFTR_WEIGHTS.stat().st_size <= 16e6
+    loftr, errors = Registrar(LOFTR_WEIGHTS), []
+    for eye, angle in zip(eyes, (0.0, 20.0, -25.0, 30.0, 10.0, -15.0), strict=True):
+        moving, H = turned(eye["fa"], angle)
+        errors.append(corner_error(loftr.register(eye["cf"], moving).matrix, H, eye["cf"].shape, moving.shape))
+    assert np.sum(np.array(errors) < 5) >= 5
+    assert loftr.register(eyes[0]["cf"], eyes[1]["fa"]).status == "failed", "images of different eyes"
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="../shared/data/real_pairs is absent")
