@@ -54,6 +54,7 @@ from utils.statistics import accepted_wrong_pairs, compare, summarise
 
 DEFAULT_ROTATIONS = (0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
 ALL_REAL = "all real pairs"
+TRAINED = ("superretina", "loftr")
 TABLE = [("success_median5", "median<5"), ("SR_ME", "SR_ME"), ("SR_MAE", "SR_MAE"), ("AUC@5", "AUC@5"),
          ("AUC@10", "AUC@10"), ("AUC@20", "AUC@20"), ("mAUC", "mAUC"), ("failed_rate", "failed"),
          ("median_of_medians", "med.med."), ("seconds", "s/pair")]
@@ -83,6 +84,9 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
         sets.append(EvaluationSet(mode, loaders))
         described[mode] = {"kind": "real", "data": str(Path(root).resolve()), "layout": args.layout,
                            "fixed_role": args.fixed_role, "pairs": len(loaders)}
+    if args.layout == "generated" and args.data and (args.generated or len(args.data) > 1):
+        raise InputError("--layout generated reads one --data folder and nothing else; for several sets give the generated one "
+                         "with --generated.")
     root = args.data[0] if args.layout == "generated" and args.data else args.generated
     if root:
         mode = args.generated_mode if args.generated else "+".join(args.mode or ["cffa"])
@@ -92,6 +96,8 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
         sets.append(EvaluationSet("generated", loaders))
         described["generated"] = {"kind": "generated", "data": str(Path(root).resolve()), "mode": mode, "split": args.split,
                                   "subset": args.subset, **asdict(draw), "pairs": len(loaders)}
+    for pairs in sets:
+        described[pairs.name]["pairs_crc32"] = pairs.checksum()
     if not sets:
         raise InputError("give --data with folders of real pairs, or --generated, or both.")
     return sets, described
@@ -115,18 +121,21 @@ def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str,
     """
     # One of our checkpoints says itself which method it is.
     trained = method_of(args.weights) if args.weights else "superretina"
+    if trained == "loftr" and args.loftr_weights:
+        raise InputError(f"--weights {args.weights} is a LoFTR too; give it or --loftr_weights, not both.")
     weights = {"loftr": args.loftr_weights, trained: args.weights}
     setting = MethodSetting(weights, args.transform, args.img_size, args.device)
-    methods, lacking, usual_is_known = {}, {}, False
-    for name in dict.fromkeys(args.compare or [trained, "identity", "oracle"]):
+    asked = list(dict.fromkeys(args.compare or [trained, "identity", "oracle"]))
+    methods, lacking = {}, {}
+    # Trained networks first, whose working size the others share.
+    for name in sorted(asked, key=lambda name: name not in TRAINED):
         try:
             methods[name] = load_method(name, setting)
         except NotAvailable as error:
             lacking[name] = str(error)
-            continue
-        if "match" in methods[name].settings and not usual_is_known:
+        if name in TRAINED and name in methods and len(methods) == 1:
             setting = replace(setting, usual_long_side=methods[name].settings["match"]["long_side"])
-            usual_is_known = True
+    methods = {name: methods[name] for name in asked if name in methods}
     if not methods:
         raise InputError(f"--compare: none of these can run here: {'; '.join(lacking.values())}")
     return methods, lacking

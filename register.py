@@ -333,6 +333,8 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
         parser.error("give either FIXED and MOVING, or --pairs CSV")
+    if args.transform == "homography" and "itk" in args.export:
+        raise InputError("--export itk: ITK has no transform for a homography; use --transform affine or similarity.")
     if args.pairs:
         rows = read_pairs(args.pairs)
     else:

@@ -3,8 +3,8 @@
 A file ``baselines/<name>.py`` (dashes of the name become underscores) holds one function, ``make(setting) -> Method``. Most
 are made of a function on two grey images and one of the helpers here:
 
-- :func:`by_matches` for a function that returns corresponding points: the same robust estimator as our own method fits
-  the matrix;
+- :func:`by_matches` for a function that returns corresponding points: as in our own method a similarity proposes, the same
+  robust estimator fits the matrix to the matches near it, and none counts at the edge of a field of view;
 - :func:`by_matrix` for a function that returns a matrix.
 
 Both bring the two images to the same working size as our own method first (the field of view, not the frame), and both count
@@ -16,17 +16,27 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from dataset.evaluation_sets import EvaluationPair
-from model.registration import MatchSettings, Registration
+from model.registration import MIN_PROPOSAL_INLIERS, MatchSettings, Registration
 from model.working_frame import WorkingImage, to_working_frame
 from utils.errors import InputError
-from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, implausible_because, warp_points
+from utils.field_of_view import erode_field
+from utils.geometry import (
+    Plausibility,
+    Size,
+    TransformEstimate,
+    compose,
+    estimate_transform,
+    implausible_because,
+    warp_points,
+)
 from utils.metrics import image_corners
 
 FOLDER = Path(__file__).resolve().parent
@@ -121,13 +131,13 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
     """A method from a function that finds matches.
 
     Args:
-        find: two grey images (H, W) float32 in [0, 1] to matches in their pixels.
+        find: two grey images (H, W) float32 in [0, 1] to matches in their pixels; a RuntimeError counts as failed.
         setting: shared by all methods.
         settings: what else changes the results, for the record.
         try_inverted: match the moving image inverted too and keep what agrees with more matches. Vessels are dark in
             one modality and bright in another, which most descriptors cannot see past.
     """
-    limits, threshold_px = Plausibility(), MatchSettings().inlier_threshold_px
+    usual, limits = MatchSettings(), Plausibility()
 
     def run(pair: EvaluationPair) -> Outcome:
         start = time.perf_counter()
@@ -135,16 +145,52 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
         looks = [work.moving.image, *([inverted(work.moving)] if try_inverted else [])]
         tried: list[tuple[TransformEstimate, Matches]] = []
         for moving in looks:
-            found = find(work.fixed.image, moving)
-            tried.append((estimate_transform(*found, work.fixed.frame.size, setting.transform, threshold_px, limits), found))
+            try:
+                found = _off_the_edge(find(work.fixed.image, moving), work, usual.field_margin_px)
+            except (RuntimeError, cv2.error) as error:
+                return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
+            tried.append((_fit_near_a_similarity(found, work.fixed.frame.size, setting.transform, usual, limits), found))
         estimate, found = max(tried, key=lambda item: (item[0].status == "ok", item[0].n_inliers))
         return Outcome(_to_original(estimate.H_fix_to_mov, work), estimate.reason,
                        warp_points(found.fixed_points, np.linalg.inv(work.fixed.frame.H_image_to_working)),
                        warp_points(found.moving_points, np.linalg.inv(work.moving.frame.H_image_to_working)),
                        estimate.inliers, time.perf_counter() - start)
-    return Method(run, settings | {"working_size": setting.working_px, "transform": setting.transform,
-                                   "estimator": "estimate_transform (MAGSAC)", "inlier_threshold_px": threshold_px,
-                                   "moving_also_inverted": try_inverted})
+    return Method(run, settings | {
+        "working_size": setting.working_px, "transform": setting.transform, "estimator": "similarity, then estimate_transform "
+        "(MAGSAC) on the matches near it", "proposal_threshold_px": usual.proposal_threshold_px,
+        "radius_px": usual.guided_radii_px[0], "inlier_threshold_px": usual.inlier_threshold_px,
+        "field_margin_px": usual.field_margin_px, "plausibility": asdict(limits), "moving_also_inverted": try_inverted,
+        "opencv": cv2.__version__})
+
+
+def _off_the_edge(found: Matches, work: WorkingPair, margin_px: int) -> Matches:
+    """Matches away from the edges of both fields of view, which every detector likes."""
+    keep = np.ones(len(found.fixed_points), bool)
+    for points, side in zip(found, work, strict=True):
+        x, y = np.clip(np.rint(points).astype(int), 0, np.array(side.frame.size[::-1]) - 1).T
+        keep &= erode_field(side.field_of_view, margin_px)[y, x] > 0
+    return Matches(*(points[keep] for points in found))
+
+
+def _fit_near_a_similarity(found: Matches, fixed_size: Size, transform: str, usual: MatchSettings,
+                           limits: Plausibility) -> TransformEstimate:
+    """Propose a similarity, which needs two right matches at a time, and fit the transform to the matches near it."""
+    lenient = replace(limits, min_inliers=min(MIN_PROPOSAL_INLIERS, limits.min_inliers), min_inlier_share=0.0,
+                      min_spread=0.5 * limits.min_spread)
+    proposal = estimate_transform(*found, fixed_size, "similarity", usual.proposal_threshold_px, lenient)
+    if proposal.H_fix_to_mov is None:
+        return proposal
+    distance = np.linalg.norm(warp_points(found.fixed_points, proposal.H_fix_to_mov) - found.moving_points, axis=1)
+    near = distance <= usual.guided_radii_px[0]
+    estimate = estimate_transform(found.fixed_points[near], found.moving_points[near], fixed_size, transform,
+                                  usual.inlier_threshold_px, replace(limits, min_inlier_share=0.0))
+    inliers = np.zeros(len(near), bool)
+    inliers[near] = estimate.inliers
+    return replace(estimate, inliers=inliers)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
 
 
 def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting, settings: dict[str, object]) -> Method:
@@ -159,12 +205,12 @@ def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting,
         try:
             H = find(work)
         except RuntimeError as error:
-            return Outcome(None, str(error).strip().splitlines()[-1][:200], seconds=time.perf_counter() - start)
+            return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
         # No matches to count or to spread: the corners stand in, so that only the matrix itself is judged.
         corners = image_corners(work.fixed.frame.size)
         reason = implausible_because(H, corners, len(corners), work.fixed.frame.size, Plausibility(min_inliers=len(corners)))
         return Outcome(None if reason else _to_original(H, work), reason, seconds=time.perf_counter() - start)
-    return Method(run, settings | {"working_size": setting.working_px})
+    return Method(run, settings | {"working_size": setting.working_px, "plausibility": asdict(Plausibility())})
 
 
 def _to_original(H_working: np.ndarray | None, work: WorkingPair) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""SIFT (Lowe, IJCV 2004) on locally equalised images, with the ratio test."""
+"""SIFT (Lowe, IJCV 2004) on locally equalised images, with the ratio test and the mutual check."""
 from __future__ import annotations
 
 import cv2
@@ -20,13 +20,15 @@ def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
         descriptors.append(described)
     if min(len(each) for each in points) < 2:
         return Matches(np.zeros((0, 2)), np.zeros((0, 2)))
-    nearest = cv2.BFMatcher(cv2.NORM_L2).knnMatch(*descriptors, k=2)
-    kept = [first for first, second in nearest if first.distance < RATIO * second.distance]
+    matcher = cv2.BFMatcher(cv2.NORM_L2)
+    nearest, back = matcher.knnMatch(*descriptors, k=2), matcher.match(*descriptors[::-1])
+    kept = [first for first, second in nearest
+            if first.distance < RATIO * second.distance and back[first.trainIdx].trainIdx == first.queryIdx]
     rows, columns = [match.queryIdx for match in kept], [match.trainIdx for match in kept]
     return Matches(points[0][rows], points[1][columns])
 
 
 def make(setting: MethodSetting) -> Method:
     """See ``baselines``."""
-    return by_matches(find, setting, {"opencv": cv2.__version__, "ratio": RATIO, "contrast_threshold": CONTRAST_THRESHOLD,
+    return by_matches(find, setting, {"ratio": RATIO, "mutual": True, "contrast_threshold": CONTRAST_THRESHOLD,
                                       "clahe": [CLAHE_LIMIT, CLAHE_TILES], "max_keypoints": MAX_KEYPOINTS})

@@ -45,7 +45,17 @@ class EvaluationPair:
         return f"{value:08x}"
 
 
-PairLoader = Callable[[], EvaluationPair]
+@dataclass(frozen=True)
+class PairLoader:
+    """A pair that is read when it is called; its name and eye are known before."""
+
+    key: str
+    eye: str
+    load: Callable[[], EvaluationPair]
+
+    def __call__(self) -> EvaluationPair:
+        """Read it."""
+        return self.load()
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,10 @@ class EvaluationSet:
     name: str
     loaders: list[PairLoader]
 
+    def checksum(self) -> str:
+        """Changes with the names of the pairs and their order."""
+        return f"{zlib.crc32(repr([loader.key for loader in self.loaders]).encode()):08x}"
+
 
 def real_set(root: str | Path, mode: str, layout: str, fixed_role: str) -> tuple[list[RealPair], list[PairLoader]]:
     """Real pairs below ``root`` (see ``dataset.real_pairs``), and their loaders."""
@@ -62,7 +76,7 @@ def real_set(root: str | Path, mode: str, layout: str, fixed_role: str) -> tuple
 
     def load(pair: RealPair) -> EvaluationPair:
         return EvaluationPair(pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks)
-    return pairs, [partial(load, pair) for pair in pairs]
+    return pairs, [PairLoader(pair.key, pair.eye, partial(load, pair)) for pair in pairs]
 
 
 @dataclass(frozen=True)
@@ -107,13 +121,18 @@ def generated_set(root: str | Path, modes: list[str], split: str | Path | None, 
                             scale=(1 / draw.scale, draw.scale), shear=0.0, mirror=False, min_overlap=draw.overlap)
     views = GeneratedPairs(samples, geometry, seed=draw.seed)
 
-    def load(index: int) -> EvaluationPair:
-        view = views[ViewKey(0, index)]
-        fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
-        corners = image_corners(fixed.shape)
-        return EvaluationPair(f"{view['key']}_{index:03d}", view["eye"], fixed, moving, corners,
-                              warp_points(corners, view["H_fix_to_mov"].double().numpy()))
-    return [partial(load, index) for index in range(len(samples) * draw.draws)]
+    def loader(index: int) -> PairLoader:
+        sample = samples[index % len(samples)]
+        key = f"{sample.key}_{index:03d}"
+
+        def load() -> EvaluationPair:
+            view = views[ViewKey(0, index)]
+            fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
+            corners = image_corners(fixed.shape)
+            return EvaluationPair(key, sample.eye, fixed, moving, corners,
+                                  warp_points(corners, view["H_fix_to_mov"].double().numpy()))
+        return PairLoader(key, sample.eye, load)
+    return [loader(index) for index in range(len(samples) * draw.draws)]
 
 
 def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[PairLoader]:
@@ -126,9 +145,7 @@ def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[Pair
         InputError: all pairs are of one eye.
     """
     rng = np.random.default_rng(seed)
-    # Eye and name without keeping the images.
-    names = [(pair.key, pair.eye) for pair in (load() for load in loaders)]
-    partners = [[other for other, (_, eye) in enumerate(names) if eye != names[index][1]] for index in range(len(names))]
+    partners = [[other for other, candidate in enumerate(loaders) if candidate.eye != loader.eye] for loader in loaders]
     if not any(partners):
         raise InputError("--wrong_pairs: all pairs are of one eye; pairs of different eyes need at least two.")
     queues = [list(rng.permutation(choices)) for choices in partners]
@@ -139,8 +156,10 @@ def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[Pair
                 chosen.append((int(index), int(queues[index].pop())))
 
     def load(index: int, other: int) -> EvaluationPair:
-        fixed, moving = loaders[index](), loaders[other]()
         none = np.zeros((0, 2))
-        return replace(fixed, key=f"{fixed.key}__with__{moving.key}", moving=moving.moving, fixed_landmarks=none,
+        return replace(loaders[index](), key=name(index, other), moving=loaders[other]().moving, fixed_landmarks=none,
                        moving_landmarks=none)
-    return [partial(load, *pair) for pair in chosen]
+
+    def name(index: int, other: int) -> str:
+        return f"{loaders[index].key}__with__{loaders[other].key}"
+    return [PairLoader(name(*pair), loaders[pair[0]].eye, partial(load, *pair)) for pair in chosen]

@@ -36,6 +36,7 @@ def evaluation(numbered_root, tmp_path_factory) -> Path:
     """The report of methods that need no network, moved away from everything that it was made of."""
     out = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("baselines.loftr.DEFAULT_WEIGHTS", out / "gone.pth")
         assert run_main(evaluate, patch, "--data", numbered_root[0], "--compare", "sift", "identity", "oracle", "loftr",
                         "--rotations", 0, 40, "--stress", "noise", "--img_size", 192, "--out", out / "made") == 0
     page = tmp_path_factory.mktemp("elsewhere") / "report.html"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.evaluation_sets import EvaluationPair, wrong_pairs
+from dataset.evaluation_sets import EvaluationPair, PairLoader, wrong_pairs
 from dataset.stress import CURVES, LEVEL_NAMES, SIDES, UNCHANGED, Stress, apply_stress, crop_box, curve, hard_set, stress_geometry
 from utils import geometry as G
 from utils.errors import InputError
@@ -144,7 +144,7 @@ def test_curves_vary_one_thing_and_the_hard_set_is_what_it_says():
 def test_wrong_pairs_are_of_different_eyes(pair):
     pairs = [replace(pair, key=f"{eye}{index}", eye=eye, moving=pair.moving + 0.001 * index)
              for index, eye in enumerate("aabbc")]
-    loaders = [lambda each=each: each for each in pairs]
+    loaders = [PairLoader(each.key, each.eye, lambda each=each: each) for each in pairs]
     chosen = [load() for load in wrong_pairs(loaders, 7, seed=3)]
     assert len({each.key for each in chosen}) == 7 and all(not len(each.fixed_landmarks) for each in chosen)
     for each in chosen:

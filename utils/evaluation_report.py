@@ -44,7 +44,8 @@ def write_evaluation_report(path: Path, rows: Iterable[PairRow], metrics: dict[s
     charts = [(name, draw_charts(rows, metrics["results"], name, methods)) for name in sets]
     write_page(path, "evaluation.html.j2", images, charts,
                title="Registration, evaluated", first=first, methods=methods, metrics=metrics, cases=cases, n_cases=n_cases,
-               headline=[headline(metrics["results"], name, first) for name in sets],
+               headline=[headline(metrics["results"], name, first) for name in sets
+                         if any(row.set == name and row.method == first for row in rows)],
                tables=[(name, condition_tables(metrics["results"], name)) for name in sets],
                matrices=[(name, success_matrix(metrics["results"], name, methods)) for name in sets],
                comparisons=[record | {"stress": _stress(record).label()} for record in metrics["comparisons"]])
