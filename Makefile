@@ -52,7 +52,7 @@ weights: setup
 	$(BIN)/python -m utils.release save/cffa/release/latest.pth save/pretrained/loftr_v3_lite.pth --max_mb 16
 
 compare: setup
-	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 8 --seed 7
+	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 6 --seed 7
 	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
 	  --generated_mode cffa+cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
 	  --stress all --hard --wrong_pairs 40 --out save/comparison

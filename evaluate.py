@@ -6,8 +6,8 @@
 
 Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
 to the method ("px at 512"). A pair without a transform has an infinite error and counts everywhere. Beside the methods
-stand ``identity`` (the images laid on each other, centre on centre) and ``oracle`` (the best affine through the landmarks
-themselves: the floor that hand-placed points leave). Each method is one file in baselines/.
+stand ``identity`` (the images laid on each other, centre on centre) and ``oracle`` (the least-squares affine through
+the landmarks themselves, for reference: what hand-placed points leave). Each method is one file in baselines/.
 
 Writes DIR/pairs.csv (every result, kept: what is there is not computed again, and never mixed with results of other settings),
 metrics.json (all figures, with intervals, and every switch behind them), report.html (one file, opens anywhere) and pictures.

@@ -58,6 +58,7 @@ from utils.engine import (
 )
 from utils.errors import InputError, run_script
 from utils.geometry import Plausibility
+from utils.processes import on_first_process
 from utils.step_meter import StepMeter
 from utils.validation import ValidationSettings, Validator
 
@@ -130,13 +131,20 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
         InputError: unknown keys, impossible values, or arguments that differ from the run that is resumed.
     """
     source = args.config or DEFAULT_CONFIG
+    if saved is not None and saved["settings"]["stage"] != stage:
+        raise InputError(f"--resume: that run is of stage {saved['settings']['stage']}, not {stage}; give its --stage, or "
+                         "start a new run from its weights with --pretrained.")
     if saved is not None and not args.config:
         source = str(args.resume or source)
         config = build(Config, saved["settings"], source)
     else:
         config = replace(build(Config, read_yaml(source), source), stage=stage)
     settings = config.now
-    loss = replace(settings.loss, **MASKS.get(args.mask, {}), **given(eps=args.eps))
+    if args.mask == "none" and args.eps is not None:
+        raise InputError("--eps: without a mask (--mask none) there is no weight of background; leave it out.")
+    if args.freeze is not None and "none" in args.freeze and len(args.freeze) > 1:
+        raise InputError(f"--freeze {' '.join(args.freeze)}: either none or names of modules.")
+    loss = replace(settings.loss, **{**MASKS.get(args.mask, {}), **given(eps=args.eps)})
     freeze = None if args.freeze is None else tuple(name for name in args.freeze if name != "none")
     settings = replace(settings, loss=loss, train=override_train(settings.train, args),
                        **given(freeze=freeze, photometric=args.photometric))
@@ -231,10 +239,11 @@ def make_task(config: Config, record: dict, model: LoFTRVessel, train: Generated
 def find_or_make_data(args: argparse.Namespace, saved: dict | None, fabric: Fabric) -> str:
     """Root of the generated data; the built-in set is written where it is wanted and missing."""
     root = args.data or (saved["data"] if saved else DEFAULT_DATA)
-    if args.data is None and not Path(root).exists() and fabric.is_global_zero:
-        fabric.print(f"{root}: not there yet; synthesising {EYES} eyes")
-        write_generated_set(Path(root), EYES, processes=2)
-    fabric.barrier()
+    def make() -> None:
+        if args.data is None and not Path(root).exists():
+            fabric.print(f"{root}: not there yet; synthesising {EYES} eyes")
+            write_generated_set(Path(root), EYES, processes=2)
+    on_first_process(fabric, make)
     return root
 
 
@@ -278,7 +287,9 @@ def run_stage(args: argparse.Namespace, run: StageRun, pretrained: str | Path | 
     record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
     if run.saved:
         check_same_data(run.saved, record, run.checkpoint)
-    config_of_data = replace(config, data=replace(config.data, photometric=config.now.photometric))
+    # Other views in each stage: v3 would learn little from those that its base has seen.
+    config_of_data = replace(config, data=replace(config.data, photometric=config.now.photometric),
+                             seed=config.seed + 1000 * STAGES.index(config.stage))
     train, val = make_data(samples, split, config_of_data, JUNCTION_SIGMA_PX)
     torch.manual_seed(config.seed)
     model = build_model(config.model)

@@ -5,8 +5,8 @@
 
 Trains what is not trained yet (save/<mode>/study_*), scores every variant on (i) generated pairs of unseen eyes, (ii) real
 landmark pairs, as found and turned, and (iii) photographs outside of the training domain, under known homographies; writes
-the table to save/loftr_study/table.md and, with --doc, between that file's markers. All variants start from one base,
-take the same steps and are scored at their last epoch.
+the table to save/loftr_study/table.md and, with --doc, between that file's markers. All variants start from one base (at the
+epoch that its validation chose, which is what is scored), take the same steps and are scored at their last epoch.
 """
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from torch.utils.data import default_collate
 
 from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples, read_manifest
 from dataset.real_pairs import load_real_pairs
+from dataset.synthesize import write_generated_set
 from model.factory import build_model, load_matcher
 from model.registration import Matcher, register_pair
-from train_loftr_v3 import DEFAULT_CONFIG, Config, VesselStep, count_parameters
+from train_loftr_v3 import DEFAULT_CONFIG, DEFAULT_DATA, Config, VesselStep, count_parameters
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml
-from utils.demo import run
+from utils.demo import EYES, run
 from utils.engine import PRECISIONS
 from utils.errors import InputError, run_script
 from utils.geometry import (
@@ -248,7 +249,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     """Arguments of the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=DEFAULT_CONFIG)
-    parser.add_argument("--data", default="data/generated")
+    parser.add_argument("--data", default=DEFAULT_DATA)
     parser.add_argument("--mode", default="cffa")
     parser.add_argument("--real", type=Path, default=Path("../shared/data/real_pairs"), help="folders of real landmark pairs")
     parser.add_argument("--save", type=Path, default=Path("save"), help="folder of all runs")
@@ -273,6 +274,8 @@ def main() -> None:
         config = build(Config, read_yaml(args.config), args.config)
         print(json.dumps(measure_cost(config, COST_VARIANTS[args.measure], args.data, args.mode, args.steps)))
         return
+    if args.data == DEFAULT_DATA and not Path(args.data).exists():
+        write_generated_set(Path(args.data), EYES, processes=2)
     parts: dict[str, Callable[[argparse.Namespace], str]] = {"cost": study_cost, "accuracy": study_accuracy}
     text = "\n\n".join(part(args) for name, part in parts.items() if args.only in (None, name))
     write_text_atomically(args.out / "table.md", text + "\n")

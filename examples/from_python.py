@@ -1,6 +1,6 @@
-"""Register a pair from Python, cell by cell: run it as a script, or open it as a notebook (VS Code, Jupyter with jupytext).
+"""Register a pair from Python, step by step.
 
-    python examples/from_python.py FIXED MOVING --weights save/cffa/demo/best.pth --out from_python
+    python examples/from_python.py FIXED MOVING --out from_python       # --weights FILE for others than those that ship
 """
 # %% Where the images and the weights are
 import argparse
@@ -17,7 +17,7 @@ from utils.image_io import read_gray, write_image  # noqa: E402
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("fixed")
 parser.add_argument("moving")
-parser.add_argument("--weights", default="save/cffa/demo/best.pth")
+parser.add_argument("--weights", help="checkpoint (default: the weights that ship)")
 parser.add_argument("--out", type=Path, default=Path("from_python"))
 args = parser.parse_args()
 

@@ -24,7 +24,8 @@ class VesselLossSettings:
 
     Attributes:
         mask: weigh by vessels; without, every true match counts the same (W = 1), as in LoFTR.
-        eps: weight of everything that is not a vessel; the strict mask has 1e-4 or 0, a soft one 0.1.
+        eps: weight of everything that is not a vessel, in the mean and once more in the gradient; the strict mask has 1e-4 or 0,
+            a soft one 0.1.
         min_vessel_area: least share of a coarse cell that must be vessel.
         focal_gamma: exponent of the focal loss (Lin et al., ICCV 2017); 0 is the plain cross-entropy.
         fine_weight: of the fine loss beside the coarse one.
@@ -66,14 +67,16 @@ class VesselWeights(NamedTuple):
         return (self.fixed[matches.batch, matches.fixed_cell] * self.moving[matches.batch, matches.moving_cell]) > 0.5
 
 
-def _weighted_mean(loss: torch.Tensor, batch: torch.Tensor, weights: VesselWeights, matches: CellMatches) -> Term:
-    """Mean of (M,) per pair, weighted by W. A pair without a match on vessels is empty: its background, weighted by
-    eps and divided by the sum of eps, would teach at full strength."""
-    n_pairs = len(weights.fixed)
-    weight = weights.of(matches)
-    total, count = (loss.new_zeros(n_pairs).index_add(0, batch, values) for values in (loss * weight, weight.to(loss)))
-    on_vessel = loss.new_zeros(n_pairs).index_add(0, batch, weights.on_vessel(matches).to(loss))
-    valid = on_vessel > 0
+def _weighted_mean(loss: torch.Tensor, weights: VesselWeights, matches: CellMatches,
+                   certainty: torch.Tensor | float = 1.0) -> Term:
+    """Mean of (M,) per pair, weighted by W and the network's own certainty. A pair without a match on vessels is empty: its
+    background, weighted by eps and divided by the sum of eps, would teach at full strength."""
+    weight = weights.of(matches) * certainty
+
+    def sum_per_pair(values: torch.Tensor) -> torch.Tensor:
+        return loss.new_zeros(len(weights.fixed)).index_add(0, matches.batch, values.to(loss))
+    total, count = sum_per_pair(loss * weight), sum_per_pair(weight)
+    valid = sum_per_pair(weights.on_vessel(matches)) > 0
     return Term(torch.where(valid, total / count.clamp_min(1e-12), 0.0 * total), valid)
 
 
@@ -95,7 +98,7 @@ def coarse_loss(similarity: torch.Tensor, matches: CellMatches, weights: VesselW
              - torch.logsumexp(similarity, dim=2)[batch, fixed_cell] - torch.logsumexp(similarity, dim=1)[batch, moving_cell])
     # exp of a tiny positive rounding error must not make 1 - p negative: its power would not be a number.
     focal = (1.0 - log_p.exp()).clamp_min(0.0) ** focal_gamma if focal_gamma else 1.0
-    return _weighted_mean(-focal * log_p, batch, weights, matches)
+    return _weighted_mean(-focal * log_p, weights, matches)
 
 
 def fine_loss(offset_px: torch.Tensor, spread: torch.Tensor, matches: CellMatches, weights: VesselWeights,
@@ -107,15 +110,14 @@ def fine_loss(offset_px: torch.Tensor, spread: torch.Tensor, matches: CellMatche
         half_window_px: unit in which errors count.
     """
     error = ((offset_px - matches.offset_px) / half_window_px).square().sum(-1)
-    certainty = 1.0 / spread.detach().clamp_min(1e-2)
-    return _weighted_mean(error * certainty / certainty.mean(), matches.batch, weights, matches)
+    return _weighted_mean(error, weights, matches, certainty=1.0 / spread.detach().clamp_min(1e-2))
 
 
 def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int) -> CellMatches:
     """True matches at which the fine stage is trained: at random, those on vessels first.
 
-    Without any, the first cells of the first pair stand in: they lie on no vessel, so they count nothing, and every
-    process keeps the same graph.
+    Without any, the first cells of the first pair stand in, so that every process keeps the same graph; the objective lets
+    them count nothing.
     """
     if len(matches.batch) == 0:
         first = torch.zeros(1, dtype=torch.long, device=matches.batch.device)
@@ -145,6 +147,8 @@ class VesselObjective:
             matches: all true matches.
             weights: from :meth:`weights`.
         """
+        n_true = min(len(asked.batch), len(matches.batch))
+        offset_px, spread, asked = offset_px[:n_true], spread[:n_true], asked.pick(slice(n_true))
         return {"coarse": coarse_loss(similarity, matches, weights, self.settings.focal_gamma),
                 "fine": fine_loss(offset_px, spread, asked, weights, self.half_window_px)}
 

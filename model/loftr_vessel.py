@@ -32,6 +32,15 @@ MODULES = ("backbone", "pos_encoding", "loftr_coarse", "fine_preprocess", "loftr
 RESIDUAL_START = 0.1
 
 
+def cut_off_by(frozen: Sequence[str]) -> list[str]:
+    """Modules that are not frozen but that no gradient reaches, because frozen modules run without a graph."""
+    coarse, fine = "loftr_coarse" not in frozen, "loftr_fine" not in frozen
+    through_fine = fine and "fine_preprocess" not in frozen
+    reached = {"backbone": coarse or through_fine, "pos_encoding": coarse, "loftr_coarse": True, "fine_preprocess": fine,
+               "loftr_fine": True}
+    return [name for name in MODULES if name not in frozen and not reached[name]]
+
+
 class PairFeatures(NamedTuple):
     """What the network says about a batch of pairs, for training.
 
@@ -165,11 +174,15 @@ class LoFTRVessel(nn.Module):
             names: among ``MODULES``; replaces what was frozen before.
 
         Raises:
-            InputError: unknown name.
+            InputError: unknown name, or a module that is not frozen but that no gradient would reach.
         """
         unknown = sorted(set(names) - set(MODULES))
         if unknown:
             raise InputError(f"--freeze {' '.join(unknown)}: unknown; choose from {', '.join(MODULES)}, or none.")
+        cut_off = [name for name in cut_off_by(names) if any(True for _ in getattr(self.matcher, name).parameters())]
+        if cut_off:
+            raise InputError(f"--freeze {' '.join(names)}: {', '.join(cut_off)} would not learn either, because what is frozen "
+                             "lies between it and the loss; freeze it too, or less.")
         self.frozen = tuple(name for name in MODULES if name in names)
         for name in MODULES:
             getattr(self.matcher, name).requires_grad_(name not in self.frozen)
@@ -184,8 +197,12 @@ class LoFTRVessel(nn.Module):
 
     def _run(self, name: str, *arguments: object) -> object:
         """Run one of the modules; a frozen one without a graph, so that nothing is kept for it."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
-            return getattr(self.matcher, name)(*arguments)
+        module, frozen = getattr(self.matcher, name), name in self.frozen
+        if frozen:
+            # Whatever a script switched to training mode, this one's statistics do not move.
+            module.eval()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return module(*arguments)
 
     # --- features ----------------------------------------------------------------------------------------------------
 

@@ -118,6 +118,17 @@ def test_frozen_modules_stay_in_evaluation_mode(small):
         assert not any(module.training for name in FROZEN for module in getattr(small.matcher, name).modules())
 
 
+def test_a_script_that_switches_the_modules_itself_moves_no_statistics():
+    small = build_model(SMALL_LOFTR)
+    small.freeze(FROZEN)
+    small.train()
+    small.matcher.train()
+    before = {name: value.clone() for name, value in small.matcher.backbone.state_dict().items()}
+    cells = torch.zeros(2, dtype=torch.long)
+    small(torch.rand(1, 1, 64, 64), torch.rand(1, 1, 64, 64), CellMatches(cells, cells, cells, torch.zeros(2, 2)))
+    assert all(torch.equal(before[name], value) for name, value in small.matcher.backbone.state_dict().items())
+
+
 def test_frozen_modules_run_without_a_graph():
     small = build_model(replace(SMALL_LOFTR, position_cells=0))
     small.freeze(FROZEN)

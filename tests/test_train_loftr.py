@@ -128,6 +128,10 @@ def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, mo
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--freeze", "backbones"], "unknown; choose from"),
+    (["--freeze", "loftr_fine"], "fine_preprocess would not learn either"),
+    (["--freeze", "loftr_coarse", "loftr_fine"], "would not learn either"),
+    (["--freeze", "none", "backbone"], "either none or names"),
+    (["--mask", "none", "--eps", "0.1"], "leave it out"),
     (["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"], "nothing is left to train"),
     (["--eps", "3"], "must lie between 0 and 1"),
     (["--img_size", "60"], "multiple of 8"),

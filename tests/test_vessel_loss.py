@@ -114,6 +114,33 @@ def test_batch_without_any_match_keeps_its_graph():
     assert (similarity.grad == 0).all() and (offset.grad == 0).all()
 
 
+def test_a_stand_in_teaches_nothing_even_where_everything_counts():
+    """Without a mask the cells that stand in for a batch without matches would be a vessel like any other."""
+    similarity, matches, weights = make(eps=0.0)
+    none = matches.pick(slice(0))
+    asked = choose_for_fine(none, weights, 8)
+    offset = torch.ones(len(asked.batch), 2, requires_grad=True)
+    everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
+    terms = VesselObjective(VesselLossSettings(mask=False), 4.0)(similarity, offset, torch.ones(len(asked.batch)), none, asked,
+                                                                 everything)
+    assert terms["fine"].n_empty() == terms["coarse"].n_empty() == 2
+    terms["fine"].mean().backward()
+    assert (offset.grad == 0).all()
+
+
+def test_how_sure_the_network_is_elsewhere_changes_nothing():
+    _, matches, weights = make(eps=0.0)
+    answer, spread = torch.full((len(matches.batch), 2), 2.0), torch.linspace(0.2, 2.0, len(matches.batch))
+    answer[weights.on_vessel(matches)] += torch.rand(int(weights.on_vessel(matches).sum()), 1)
+    before = fine_loss(answer, spread, matches, weights, 4.0).per_sample
+    elsewhere = torch.where(weights.on_vessel(matches) & (matches.batch == 0), spread, torch.tensor(0.05))
+    assert torch.allclose(fine_loss(answer, elsewhere, matches, weights, 4.0).per_sample[0], before[0])
+    on = weights.on_vessel(matches) & (matches.batch == 0)
+    certainty = 1.0 / spread[on]
+    error = ((answer[on] - matches.offset_px[on]) / 4.0).square().sum(-1)
+    assert before[0].item() == pytest.approx(((certainty * error).sum() / certainty.sum()).item(), rel=1e-5)
+
+
 def test_fine_loss_counts_vessels_only():
     _, matches, weights = make(eps=0.0)
     answer = torch.full((len(matches.batch), 2), 2.0, requires_grad=True)

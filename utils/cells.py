@@ -29,8 +29,8 @@ class CellMatches(NamedTuple):
     moving_cell: torch.Tensor
     offset_px: torch.Tensor
 
-    def pick(self, rows: torch.Tensor) -> CellMatches:
-        """Some of the matches, by index or by bool."""
+    def pick(self, rows: torch.Tensor | slice) -> CellMatches:
+        """Some of the matches, by index, by bool or by slice."""
         return CellMatches(*(column[rows] for column in self))
 
 
