@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -100,33 +99,34 @@ def _read_as_stored(path: Path) -> np.ndarray:
     return image
 
 
-@contextmanager
-def _open_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+def _pages_of_tiff(path: Path) -> Iterator[np.ndarray]:
+    """Page by page, so that a long recording does not have to fit into memory."""
     if not path.is_file():
         raise InputError(f"{path}: no such image file; check the path.")
     try:
         with tifffile.TiffFile(path) as file:
-            yield file
+            for page in file.pages:
+                yield page.asarray()
     except (tifffile.TiffFileError, ValueError, OSError, struct.error, RuntimeError) as error:
-        # A cut-off header is a struct.error, damaged compressed data a RuntimeError.
+        # A cut-off header is a struct.error, damaged compressed data a RuntimeError. What goes wrong with the written file is
+        # raised where it is written, not in here.
         raise InputError(f"{path}: unreadable TIFF ({error}); export it again.") from error
 
 
 def _warp_tiff(path: Path, out: Path, transform: SavedTransform, inverse: bool, nearest: bool) -> int:
-    """Page by page, so that a long recording does not have to fit into memory."""
-    with _open_tiff(path) as file, replace_atomically(out) as temporary, tifffile.TiffWriter(temporary) as writer:
-        for number, page in enumerate(file.pages, start=1):
-            image = page.asarray()
+    n_pages = 0
+    with replace_atomically(out) as temporary, tifffile.TiffWriter(temporary) as writer:
+        for n_pages, image in enumerate(_pages_of_tiff(path), start=1):
             if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-                raise InputError(f"{path}: page {number} has the shape {image.shape}; grey or colour pages are needed.")
+                raise InputError(f"{path}: page {n_pages} has the shape {image.shape}; grey or colour pages are needed.")
             try:
                 warped = warp_frame(image, transform, inverse, nearest)
             except InputError as error:
-                raise InputError(f"{path}: page {number}: {error}") from error
+                raise InputError(f"{path}: page {n_pages}: {error}") from error
             writer.write(warped, photometric="rgb" if image.ndim == 3 else "minisblack", compression="zlib",
                          # Plain pages, which every reader takes for one stack.
                          metadata=None)
-        return len(file.pages)
+    return n_pages
 
 
 def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bool = False) -> int:

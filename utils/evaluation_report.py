@@ -147,7 +147,9 @@ def error_along(along: dict[Stress, dict[str, dict[str, Any]]], name: str, metho
     """Median error over the levels of one stress; where half of the pairs failed it is infinite, and drawn on the upper edge."""
     figures = [record["median_of_medians"] for by_method in along.values() for record in by_method.values()]
     top = 2.0 * max([10.0, *(value for value in figures if math.isfinite(value))])
-    figure = chart(f"median error and {name}", AXES[name], "px at 512 (log)", yaxis_type="log")
+    # A turned canvas is larger, so that the same pixel counts less: the oracle's curve shows by how much.
+    unit = "px at 512 of the turned canvas (log)" if name == "rotation" else "px at 512 (log)"
+    figure = chart(f"median error and {name}", AXES[name], unit, yaxis_type="log")
     for method in methods:
         points = sorted((getattr(stress, name), by_method[method]["median_of_medians"]) for stress, by_method in along.items()
                         if method in by_method)
