@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from dataset.evaluation_sets import EvaluationPair
-from model.registration import MIN_PROPOSAL_INLIERS, MatchSettings, Registration
+from model.registration import MatchSettings, Registration, propose_similarity
 from model.working_frame import WorkingImage, to_working_frame
 from utils.errors import InputError
 from utils.field_of_view import erode_field
@@ -142,11 +142,12 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
     def run(pair: EvaluationPair) -> Outcome:
         start = time.perf_counter()
         work = working_pair(pair, setting.working_px)
+        inner = [erode_field(side.field_of_view, usual.field_margin_px) for side in work]
         looks = [work.moving.image, *([inverted(work.moving)] if try_inverted else [])]
         tried: list[tuple[TransformEstimate, Matches]] = []
         for moving in looks:
             try:
-                found = _off_the_edge(find(work.fixed.image, moving), work, usual.field_margin_px)
+                found = _within(inner, find(work.fixed.image, moving))
             except (RuntimeError, cv2.error) as error:
                 return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
             tried.append((_fit_near_a_similarity(found, work.fixed.frame.size, setting.transform, usual, limits), found))
@@ -163,21 +164,19 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
         "opencv": cv2.__version__})
 
 
-def _off_the_edge(found: Matches, work: WorkingPair, margin_px: int) -> Matches:
-    """Matches away from the edges of both fields of view, which every detector likes."""
+def _within(fields: list[np.ndarray], found: Matches) -> Matches:
+    """Matches whose points both lie in the fields (H, W) of their images: every detector likes the edges."""
     keep = np.ones(len(found.fixed_points), bool)
-    for points, side in zip(found, work, strict=True):
-        x, y = np.clip(np.rint(points).astype(int), 0, np.array(side.frame.size[::-1]) - 1).T
-        keep &= erode_field(side.field_of_view, margin_px)[y, x] > 0
+    for points, field_of_view in zip(found, fields, strict=True):
+        x, y = np.clip(np.rint(points).astype(int), 0, np.array(field_of_view.shape[::-1]) - 1).T
+        keep &= field_of_view[y, x] > 0
     return Matches(*(points[keep] for points in found))
 
 
 def _fit_near_a_similarity(found: Matches, fixed_size: Size, transform: str, usual: MatchSettings,
                            limits: Plausibility) -> TransformEstimate:
     """Propose a similarity, which needs two right matches at a time, and fit the transform to the matches near it."""
-    lenient = replace(limits, min_inliers=min(MIN_PROPOSAL_INLIERS, limits.min_inliers), min_inlier_share=0.0,
-                      min_spread=0.5 * limits.min_spread)
-    proposal = estimate_transform(*found, fixed_size, "similarity", usual.proposal_threshold_px, lenient)
+    proposal = propose_similarity(*found, fixed_size, usual, limits)
     if proposal.H_fix_to_mov is None:
         return proposal
     distance = np.linalg.norm(warp_points(found.fixed_points, proposal.H_fix_to_mov) - found.moving_points, axis=1)

@@ -23,7 +23,7 @@ from model.refinement import RidgePair
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from model.working_frame import WorkingImage, to_working_frame
 from utils.field_of_view import erode_field
-from utils.geometry import Plausibility, TransformEstimate, compose, estimate_transform, warp_points
+from utils.geometry import Plausibility, Size, TransformEstimate, compose, estimate_transform, warp_points
 
 # Of the logistic model of the confidence, see confidence_of.
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0.7, 0.5
@@ -254,6 +254,19 @@ class Candidate(NamedTuple):
     significance: float
 
 
+def propose_similarity(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, settings: MatchSettings,
+                       plausibility: Plausibility) -> TransformEstimate:
+    """A similarity that a handful of matches agrees with: where to look for more, not yet a result.
+
+    Args:
+        fixed_points, moving_points: (K, 2), working pixels, row i corresponds.
+        fixed_size: (height, width) of the fixed working image.
+    """
+    lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
+                      min_spread=0.5 * plausibility.min_spread)
+    return estimate_transform(fixed_points, moving_points, fixed_size, "similarity", settings.proposal_threshold_px, lenient)
+
+
 def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
                           plausibility: Plausibility) -> Candidate:
     """Fit a transform, match again under it, and fit again.
@@ -263,17 +276,14 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
     hardly any under a wrong one. Further, narrower rounds add accuracy. A matcher without descriptors cannot be guided: its
     first fit decides.
     """
-    def fit(current: PairMatches, limits: Plausibility, proposal: bool = False) -> TransformEstimate:
-        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size,
-                                  "similarity" if proposal else transform,
-                                  settings.proposal_threshold_px if proposal else settings.inlier_threshold_px, limits)
+    def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
+        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
+                                  settings.inlier_threshold_px, limits)
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
         estimate = fit(matches, plausibility)
         return Candidate(estimate, matches, _significance_of(estimate, settings))
-    lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
-                      min_spread=0.5 * plausibility.min_spread)
-    estimate, decided = fit(matches, lenient, proposal=True), 0.0
-    limits = replace(plausibility, min_inlier_share=0.0)
+    estimate = propose_similarity(matches.fixed_points, matches.moving_points, matches.fixed.frame.size, settings, plausibility)
+    decided, limits = 0.0, replace(plausibility, min_inlier_share=0.0)
     for index, radius_px in enumerate(settings.guided_radii_px):
         if estimate.H_fix_to_mov is None:
             break

@@ -112,6 +112,11 @@ def test_optional_matchers_find_a_small_move(name, package, small_move):
     assert error(load_method(name, SETTING).run(small_move), small_move) < 2.0
 
 
+def test_weights_of_another_method_are_refused(untrained_weights):
+    with pytest.raises(InputError, match="weights of superretina, not of loftr"):
+        load_method("loftr", MethodSetting({"loftr": str(untrained_weights)}))
+
+
 def test_missing_weights_and_unknown_names(monkeypatch, tmp_path):
     monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     with pytest.raises(NotAvailable, match="no weights"):

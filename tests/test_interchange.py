@@ -124,6 +124,12 @@ def test_there_and_back_again(moving):
     assert set(np.unique(apply_transform.warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
 
 
+def test_itk_and_homography_are_refused_before_the_work(monkeypatch, tmp_path, capsys):
+    assert run_main(register, monkeypatch, "a.png", "b.png", "--out", tmp_path / "out", "--transform", "homography", "--export",
+                    "itk") == 2
+    assert "no transform for a homography" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
     transform = write_transform(tmp_path / "transform.json")
     points = np.array([[0.0, 0.0], [95.0, 79.0], [33.25, 17.5]])
