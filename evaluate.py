@@ -42,11 +42,11 @@ from dataset.generated_pairs import MODE_FILES
 from dataset.real_pairs import LAYOUTS, describe_pairs
 from dataset.stress import CURVES, UNCHANGED, Stress, apply_stress, curve, hard_set
 from model.factory import method_of
+from model.registration import TRANSFORMS
 from utils.case_pictures import case_folder, write_outcome, write_unregistered
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
 from utils.evaluation_report import write_evaluation_report
-from utils.geometry import TRANSFORM_MODELS
 from utils.image_io import check_writable, write_text_atomically
 from utils.metrics import PairError, pair_error
 from utils.pair_cache import PairCache, PairRow
@@ -147,7 +147,7 @@ def score(set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcom
     """The row of a method on a (stressed) pair; without landmarks the error is not a number."""
     error = PairError(math.nan, math.nan, math.nan)
     if len(pair.fixed_landmarks):
-        error = pair_error(outcome.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
+        error = pair_error(outcome.fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
     matrix = () if outcome.H_fix_to_mov is None else tuple(map(float, outcome.H_fix_to_mov.ravel()))
     return PairRow(set_name, name, pair.key, pair.eye, stress, outcome.status, outcome.reason, error,
                    len(outcome.fixed_points), int(outcome.inliers.sum()), outcome.seconds, matrix, checksum)
@@ -235,7 +235,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                          f"of {', '.join(available_methods())}; the first is compared with the others")
     methods.add_argument("--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)")
     methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR (default: the one in save/pretrained)")
-    methods.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
+    methods.add_argument("--transform", default="affine", choices=TRANSFORMS,
+                         help="beyond affine for the project's own methods; the others take the affine then")
     methods.add_argument("--img_size", type=int, help="working size of all methods, long side in pixels")
     stress = parser.add_argument_group("what is done to the moving image")
     stress.add_argument("--rotations", type=float, nargs="+", metavar="DEG",

@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from model.factory import load_matcher
-from model.registration import Registration, register_pair
+from model.registration import TRANSFORMS, Registration, register_pair
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError, run_script
-from utils.geometry import TRANSFORM_MODELS
+from utils.field_of_view import estimate_field_of_view
 from utils.image_io import (
     MIN_SIDE_PX,
     check_content,
@@ -45,15 +45,24 @@ from utils.image_io import (
     write_image,
     write_text_atomically,
 )
-from utils.interchange import EXPORTS, export_files
+from utils.interchange import EXPORTS, ITK_KINDS, export_files
 from utils.names import is_plain_name
-from utils.pictures import checkerboard, draw_matches, plot_registration, register_onto_fixed
+from utils.pictures import (
+    checkerboard,
+    draw_displacement,
+    draw_matches,
+    encoded_figure,
+    plot_registration,
+    register_onto_fixed,
+)
+from utils.transforms import CURVED_KINDS, displacement_after_affine
 
 PRETRAINED = Path(__file__).resolve().parent / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
 RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
-PAIR_FILES = ("registered.png", "checkerboard.png", "matches.png", "transform.json", *EXPORTS.values())
+PAIR_FILES = ("registered.png", "checkerboard.png", "checkerboard_affine.png", "displacement.png", "matches.png",
+              "transform.json", *EXPORTS.values())
 RESULTS_NAME = "results.csv"
 MAX_TABLE_BYTES = 256 << 20
 
@@ -72,11 +81,12 @@ class Result:
 
     Attributes:
         registration: the pipeline's own record, with the working frames that debugging needs.
+        fixed, moving: the images as they were given.
     """
 
     def __init__(self, registration: Registration, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> None:
         self.registration = registration
-        self._fixed, self._moving = fixed, moving
+        self.fixed, self.moving = fixed, moving
 
     def __repr__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
@@ -90,7 +100,8 @@ class Result:
 
     @property
     def matrix(self) -> np.ndarray | None:
-        """``H_fix_to_mov`` (3, 3): fixed pixels to moving pixels, (x, y), pixel centres at integers; None when failed."""
+        """``H_fix_to_mov`` (3, 3): fixed pixels to moving pixels, (x, y), pixel centres at integers; None when failed. Of a
+        curved transform its affine part: ``transform.map`` maps points by the whole of it."""
         return self.registration.H_fix_to_mov
 
     @property
@@ -112,22 +123,20 @@ class Result:
         """
         if self.matrix is None:
             raise InputError(f"nothing can be warped, for the registration failed: {self.reason}")
-        moving_size = _as_picture(self._moving).shape[:2]
-        picture = _as_picture(self._moving if image is None else image)
+        moving_size = _as_picture(self.moving).shape[:2]
+        picture = _as_picture(self.moving if image is None else image)
         if picture.shape[:2] != moving_size:
             raise InputError(f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix is for a moving "
                              f"image of {moving_size[1]} x {moving_size[0]} px.")
-        return register_onto_fixed(picture, self.matrix, _as_picture(self._fixed).shape[:2])
+        return register_onto_fixed(picture, self.transform, _as_picture(self.fixed).shape[:2])
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Fixed image, registered image, checkerboard and matches in one figure, also written to ``path`` when given."""
         registered = None if self.matrix is None else self.warp()
-        figure = plot_registration(_as_picture(self._fixed), _as_picture(self._moving), registered, *self.matches,
+        figure = plot_registration(_as_picture(self.fixed), _as_picture(self.moving), registered, *self.matches,
                                    self.status + (f": {self.reason}" if self.reason else ""))
         if path is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=Path(path).suffix.lstrip(".") or "png")
-            write_bytes_atomically(path, buffer.getvalue())
+            write_bytes_atomically(path, encoded_figure(figure, Path(path).suffix.lstrip(".") or "png"))
         return figure
 
 
@@ -136,7 +145,8 @@ class Registrar:
 
     Args:
         weights: a checkpoint of a training run; the weights shipped with the project when None.
-        transform: "affine", "similarity" or "homography".
+        transform: "affine", "similarity", "homography", or beyond a matrix "quadratic", "deformable", "auto": as far as the
+            images bear it out (see ``model.beyond_affine``).
         img_size: working size (long side, pixels); the checkpoint's when None.
         device: "auto", "cpu" or "cuda".
 
@@ -146,8 +156,8 @@ class Registrar:
 
     def __init__(self, weights: str | Path | None = None, transform: str = "affine", img_size: int | None = None,
                  device: str = "auto") -> None:
-        if transform not in TRANSFORM_MODELS:
-            raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORM_MODELS)}.")
+        if transform not in TRANSFORMS:
+            raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORMS)}.")
         if img_size is not None and not 64 <= img_size <= 8192:
             raise InputError(f"--img_size {img_size}: must lie between 64 and 8192.")
         if weights is None and not DEFAULT_WEIGHTS.is_file():
@@ -236,21 +246,43 @@ def read_pairs(path: str | Path) -> list[PairRow]:
                     {name: row[name] or "" for name in extra}) for row in rows]
 
 
+def describe_transform(result: Result) -> dict[str, object]:
+    """The entries of ``transform.json`` about the transform: its kind, why it was chosen, whether it folds, and itself."""
+    transform = result.transform
+    if transform is None:
+        return {"transform": None, "transform_reason": "", "least_jacobian": None, "fix_to_mov": None}
+    return {"transform": transform.kind, "transform_reason": result.transform_reason,
+            "least_jacobian": transform.least_jacobian(_as_picture(result.fixed).shape[:2]), "fix_to_mov": transform.to_dict()}
+
+
+def write_what_affine_leaves(folder: Path, fixed: np.ndarray, moving: np.ndarray, result: Result) -> None:
+    """Write ``checkerboard_affine.png`` and ``displacement.png``: what a curved transform puts right."""
+    size = fixed.shape[:2]
+    write_image(folder / "checkerboard_affine.png", checkerboard(fixed, register_onto_fixed(moving, result.H_affine, size)))
+    left = displacement_after_affine(result.transform, result.H_affine, size)
+    seen = register_onto_fixed(estimate_field_of_view(moving.max(axis=-1)).astype(np.float32), result.transform, size) > 0.5
+    figure = draw_displacement(fixed, left, seen & estimate_field_of_view(fixed.max(axis=-1)))
+    write_bytes_atomically(folder / "displacement.png", encoded_figure(figure, "png"))
+
+
 def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar, exports: list[str]) -> None:
     """Write a pair's pictures, ``transform.json`` (docs/transform_json.md) and the files of ``exports``."""
     fixed, moving = read_color(row.fixed), read_color(row.moving)
     write_image(folder / "matches.png",
                 draw_matches(fixed, moving, *result.matches))
-    if result.H_fix_to_mov is not None:
-        registered = register_onto_fixed(moving, result.H_fix_to_mov, fixed.shape[:2])
+    if result.transform is not None:
+        registered = register_onto_fixed(moving, result.transform, fixed.shape[:2])
         write_image(folder / "registered.png", registered)
         write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
+        if result.transform.kind in CURVED_KINDS:
+            write_what_affine_leaves(folder, fixed, moving, result)
     content = {
         "convention": "H_fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
                       "integers, origin top-left, both images at their own size",
         "status": result.status, "reason": result.reason, "confidence": round(result.confidence, 4),
-        "transform": registrar.transform,
+        "asked_for": registrar.transform, **describe_transform(result),
         "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
+        "H_affine": None if result.H_affine is None else result.H_affine.tolist(),
         "fixed": {"path": row.fixed, "height": fixed.shape[0], "width": fixed.shape[1]},
         "moving": {"path": row.moving, "height": moving.shape[0], "width": moving.shape[1]},
         "n_matches": result.n_matches, "n_inliers": result.n_inliers, "seconds": round(result.seconds, 4),
@@ -319,7 +351,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", metavar="CSV", help="table with columns id,fixed,moving")
     parser.add_argument("--out", required=True, metavar="DIR")
     parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
-    parser.add_argument("--transform", default="affine", choices=TRANSFORM_MODELS)
+    parser.add_argument("--transform", default="affine", choices=TRANSFORMS,
+                        help="beyond matrices (quadratic, deformable, auto) as far as the images bear it out; the affine matrix "
+                        "is always reported (default affine)")
     parser.add_argument("--img_size", type=int, metavar="N", help="working size, long side in pixels")
     parser.add_argument("--export", nargs="+", default=[], choices=list(EXPORTS), metavar="KIND",
                         help="also write, per pair, " + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()))
@@ -333,8 +367,8 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
         parser.error("give either FIXED and MOVING, or --pairs CSV")
-    if args.transform == "homography" and "itk" in args.export:
-        raise InputError("--export itk: ITK has no transform for a homography; use --transform affine or similarity.")
+    if args.transform not in ITK_KINDS and "itk" in args.export:
+        raise InputError("--export itk: ITK has no transform for this; use --transform " + " or ".join(ITK_KINDS) + ".")
     if args.pairs:
         rows = read_pairs(args.pairs)
     else:

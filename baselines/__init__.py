@@ -29,6 +29,7 @@ from model.working_frame import WorkingImage, to_working_frame
 from utils.errors import InputError
 from utils.field_of_view import erode_field
 from utils.geometry import (
+    MATRIX_KINDS,
     Plausibility,
     Size,
     TransformEstimate,
@@ -38,6 +39,7 @@ from utils.geometry import (
     warp_points,
 )
 from utils.metrics import image_corners
+from utils.transforms import CURVED_KINDS, Transform
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -52,7 +54,8 @@ class MethodSetting:
 
     Attributes:
         weights: by name of the method, checkpoint files.
-        transform: model of the transform.
+        transform: one of ``model.registration.TRANSFORMS``; methods that know no other than matrices take the affine where it is
+            none of those.
         long_side: working size: the field of view of either image is brought to it, pixels; None takes each checkpoint's own.
         usual_long_side: the one of methods that have no checkpoint, where ``long_side`` is None.
         device: "auto", "cpu" or "cuda".
@@ -63,6 +66,11 @@ class MethodSetting:
     long_side: int | None = None
     usual_long_side: int = MatchSettings().long_side
     device: str = "auto"
+
+    @property
+    def matrix_kind(self) -> str:
+        """The transform of methods that only find matrices."""
+        return self.transform if self.transform in MATRIX_KINDS else "affine"
 
     @property
     def working_px(self) -> int:
@@ -79,7 +87,10 @@ class Matches(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method says about a pair, in original pixels of both images; ``H_fix_to_mov`` is None exactly when failed."""
+    """What a method says about a pair, in original pixels of both images; ``H_fix_to_mov`` is None exactly when failed.
+
+    ``curved`` is a transform beyond affine, where there is one; ``H_fix_to_mov`` is then the affine part of it.
+    """
 
     H_fix_to_mov: np.ndarray | None
     reason: str = ""
@@ -87,11 +98,17 @@ class Outcome:
     moving_points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
     inliers: np.ndarray = field(default_factory=lambda: np.zeros(0, bool), repr=False)
     seconds: float = 0.0
+    curved: Transform | None = None
 
     @property
     def status(self) -> str:
         """"ok" or "failed"."""
         return "failed" if self.H_fix_to_mov is None else "ok"
+
+    @property
+    def fix_to_mov(self) -> np.ndarray | Transform | None:
+        """What maps fixed pixels to moving pixels."""
+        return self.curved or self.H_fix_to_mov
 
 
 @dataclass(frozen=True)
@@ -150,14 +167,14 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
                 found = _within(inner, find(work.fixed.image, moving))
             except (RuntimeError, cv2.error) as error:
                 return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
-            tried.append((_fit_near_a_similarity(found, work.fixed.frame.size, setting.transform, usual, limits), found))
+            tried.append((_fit_near_a_similarity(found, work.fixed.frame.size, setting.matrix_kind, usual, limits), found))
         estimate, found = max(tried, key=lambda item: (item[0].status == "ok", item[0].n_inliers))
         return Outcome(_to_original(estimate.H_fix_to_mov, work), estimate.reason,
                        warp_points(found.fixed_points, np.linalg.inv(work.fixed.frame.H_image_to_working)),
                        warp_points(found.moving_points, np.linalg.inv(work.moving.frame.H_image_to_working)),
                        estimate.inliers, time.perf_counter() - start)
     return Method(run, settings | {
-        "working_size": setting.working_px, "transform": setting.transform, "estimator": "similarity, then estimate_transform "
+        "working_size": setting.working_px, "transform": setting.matrix_kind, "estimator": "similarity, then estimate_transform "
         "(MAGSAC) on the matches near it", "proposal_threshold_px": usual.proposal_threshold_px,
         "radius_px": usual.guided_radii_px[0], "inlier_threshold_px": usual.inlier_threshold_px,
         "field_margin_px": usual.field_margin_px, "plausibility": asdict(limits), "moving_also_inverted": try_inverted,
@@ -221,8 +238,9 @@ def _to_original(H_working: np.ndarray | None, work: WorkingPair) -> np.ndarray 
 
 def from_registration(result: Registration) -> Outcome:
     """The outcome of our own pipeline."""
+    curved = result.transform if result.transform is not None and result.transform.kind in CURVED_KINDS else None
     return Outcome(result.H_fix_to_mov, result.reason, result.fixed_points, result.moving_points, result.inliers,
-                   result.seconds)
+                   result.seconds, curved)
 
 
 def available_methods() -> list[str]:

@@ -1,7 +1,7 @@
 """From two images to a matrix: the pipeline behind register.py, evaluate.py and the validation of a training run.
 
     image -> working frame -> features -> matches, moving image turned if need be -> robust transform -> ridges settle
-    the last pixels -> H_fix_to_mov in original pixels
+    the last pixels -> H_fix_to_mov in original pixels -> where asked for, a transform beyond affine on top
 
 A :class:`Matcher` finds the matches; :class:`SuperRetinaMatcher` is ours.
 """
@@ -18,17 +18,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from model.beyond_affine import Choice, estimate_affine, estimate_beyond_affine
 from model.keypoints import extract_keypoints, match_descriptors, sample_descriptors
 from model.refinement import RidgePair
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from model.working_frame import WorkingImage, to_working_frame
 from utils.field_of_view import erode_field
-from utils.geometry import Plausibility, Size, TransformEstimate, compose, estimate_transform, warp_points
+from utils.geometry import MATRIX_KINDS, Plausibility, Size, TransformEstimate, compose, estimate_transform, warp_points
+from utils.transforms import CURVED_KINDS, MatrixTransform, Transform, affine_of
+
+TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
 
 # Of the logistic model of the confidence, see confidence_of.
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
-MIN_PROPOSAL_INLIERS = 6
+MIN_PROPOSAL_INLIERS = 4  # a proposal costs little, and guided matching refutes the wrong ones
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,8 @@ class Registration:
         agreement: how far the ridges of both images agree better under the matrix than beside it; see
             :func:`model.refinement.ridge_agreement`. 0 when failed.
         confidence: probability in [0, 1] that the matrix is right, by both; 0 when failed.
+        transform: what takes fixed to moving pixels: the matrix, or a curved transform that ``H_fix_to_mov`` is the affine part
+            of; None when failed. ``transform_reason`` says why this one, where there was a choice.
     """
 
     status: str
@@ -176,6 +182,8 @@ class Registration:
     significance: float = 0.0
     agreement: float = 0.0
     confidence: float = 0.0
+    transform: Transform | None = None
+    transform_reason: str = ""
 
     @property
     def n_matches(self) -> int:
@@ -186,6 +194,13 @@ class Registration:
     def n_inliers(self) -> int:
         """Number of matches that agree with the matrix."""
         return int(self.inliers.sum())
+
+    @property
+    def H_affine(self) -> np.ndarray | None:
+        """The affine ``H_fix_to_mov`` (3, 3), whatever the transform: the one that is nearest to it where matches agree."""
+        if self.transform is None or self.transform.kind != "homography":
+            return self.H_fix_to_mov
+        return affine_of(self.transform, self.fixed_points[self.inliers])
 
 
 class SuperRetinaMatcher(Matcher):
@@ -350,18 +365,20 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
     if settings.refine:
         H_ridges = ridges.refine(H_ridges, transform)
+        if transform == "affine":
+            H_ridges = estimate_affine(ridges, H_ridges)
         H_fix_to_mov = compose(H_fixed_to_ridges, H_ridges, np.linalg.inv(H_moving_to_ridges))
     agreement = ridges.agreement(H_ridges)
     return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))
 
 
-def search(matcher: Matcher, fixed: WorkingImage, moving: WorkingImage, transform: str, plausibility: Plausibility) -> Judged:
-    """The most likely of the matcher's candidates; further ones are not computed once one is sure.
+def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Plausibility) -> Judged:
+    """The most likely of the matcher's candidates for a pair; further ones are not computed once one is sure.
 
     One that is less likely than ``min_confidence`` comes back failed, with the reason.
     """
-    settings, ridges, best = matcher.settings, RidgePair(fixed, moving), None
-    for matches in matcher.candidates(fixed, moving):
+    settings, best = matcher.settings, None
+    for matches in matcher.candidates(*ridges.images):
         candidate = estimate_from_matches(matches, settings, transform, plausibility)
         judged = judge(candidate, ridges, transform, settings)
         if best is None or _rank(judged) > _rank(best):
@@ -390,19 +407,39 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     Args:
         matcher: finds the matches.
         fixed, moving: (H, W) float in [0, 1]; the sizes may differ.
-        transform: "affine", "similarity" or "homography".
+        transform: one of ``TRANSFORMS``. Beyond affine a matrix is found first, then refined as far as the images bear it out.
         plausibility: limits on the result; the defaults when None.
     """
     start, limits = time.perf_counter(), plausibility or Plausibility()
-    working = [to_working_frame(image, matcher.settings.long_side) for image in (fixed, moving)]
-    best = search(matcher, *working, transform, limits)
+    ridges = RidgePair(*(to_working_frame(image, matcher.settings.long_side) for image in (fixed, moving)))
+    matrix_kind = transform if transform in MATRIX_KINDS else "affine"
+    best = search(matcher, ridges, matrix_kind, limits)
     (estimate, matches, decided), reason = best.candidate, best.candidate.estimate.reason
-    if best.H_fix_to_mov is None:
-        flipped = search(matcher, working[0], working[1].mirrored(), transform, limits)
+    chosen = Choice(None, "")
+    if best.H_fix_to_mov is not None:
+        chosen = choose_transform(ridges, best.H_fix_to_mov, transform)
+    else:
+        working = ridges.images
+        flipped = search(matcher, RidgePair(working[0], working[1].mirrored()), matrix_kind, limits)
         if flipped.H_fix_to_mov is not None:
             reason = "the moving image is mirrored: flip it and try again"
     return Registration(
         estimate.status, reason, best.H_fix_to_mov,
         warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
         warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
-        time.perf_counter() - start, decided, best.agreement, best.confidence)
+        time.perf_counter() - start, decided, best.agreement, best.confidence, chosen.transform, chosen.reason)
+
+
+def choose_transform(ridges: RidgePair, H_fix_to_mov: np.ndarray, asked: str) -> Choice:
+    """The transform of a registered pair in original pixels: the matrix itself, or what refines it.
+
+    Args:
+        H_fix_to_mov: (3, 3), original pixels.
+        asked: one of ``TRANSFORMS``.
+    """
+    if asked in MATRIX_KINDS:
+        return Choice(MatrixTransform(H_fix_to_mov, asked), "")
+    H_fixed_to_working, H_moving_to_working = (image.frame.H_image_to_working for image in ridges.images)
+    H_working = compose(np.linalg.inv(H_fixed_to_working), H_fix_to_mov, H_moving_to_working)
+    choice = estimate_beyond_affine(ridges, H_working, asked)
+    return Choice(choice.transform.rescaled(H_fixed_to_working, np.linalg.inv(H_moving_to_working)), choice.reason)

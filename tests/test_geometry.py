@@ -105,7 +105,7 @@ def test_fit_affine_recovers_and_refuses():
         G.fit_affine(np.array([[0, 0], [1, 1], [2, 2.0]]), np.array([[0, 0], [1, 1], [2, 2.0]]))
 
 
-@pytest.mark.parametrize("model", G.TRANSFORM_MODELS)
+@pytest.mark.parametrize("model", G.MATRIX_KINDS)
 def test_robust_fit_survives_outliers(model):
     rng = np.random.default_rng(1)
     H = G.affine_about(140, 1.2, 0.0, [250, 200], [300, 240])

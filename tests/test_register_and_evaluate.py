@@ -81,7 +81,7 @@ def test_transform_json_says_what_the_table_says(run_register, cf, tmp_path):
     assert content["n_matches"] == int(row["n_matches"]) and content["weights"].endswith("untrained.pth")
 
 
-@pytest.mark.parametrize("transform", G.TRANSFORM_MODELS)
+@pytest.mark.parametrize("transform", G.MATRIX_KINDS)
 def test_the_matrix_is_in_pixels_of_images_of_different_size(untrained_weights, cf, transform):
     """The moving image is the fixed one, cropped in its dark surround and enlarged: no network is needed to see that."""
     registrar = Registrar(untrained_weights, transform, device="cpu")

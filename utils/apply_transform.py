@@ -23,7 +23,6 @@ import tifffile
 from tqdm import tqdm
 
 from utils.errors import InputError, run_script
-from utils.geometry import Size, warp_points
 from utils.image_io import replace_atomically, write_bytes_atomically
 from utils.interchange import SavedTransform, read_transform
 from utils.pictures import register_onto_fixed
@@ -49,23 +48,25 @@ def warp_frame(image: np.ndarray, transform: SavedTransform, inverse: bool = Fal
         InputError: the image has another size than the transform holds for, or another type.
     """
     source, target = (transform.fixed_size, transform.moving_size) if inverse else (transform.moving_size, transform.fixed_size)
-    H_out_to_source = np.linalg.inv(transform.H_fix_to_mov) if inverse else transform.H_fix_to_mov
     if image.shape[:2] != source:
         raise InputError(f"{image.shape[1]} x {image.shape[0]} px, but the transform holds for "
                          f"{'fixed' if inverse else 'moving'} images of {source[1]} x {source[0]} px; give frames of the same "
                          "size.")
     if image.dtype not in KEPT_TYPES:
         raise InputError(f"pixels of type {image.dtype}; 8 or 16 bit or 32-bit float are needed.")
+    out_to_source = transform.fix_to_mov.inverse() if inverse else transform.fix_to_mov
     if nearest:
-        return _warp_nearest(image, H_out_to_source, target)
-    warped = register_onto_fixed(image.astype(np.float32), H_out_to_source, target)
+        return _warp_nearest(image, out_to_source.dense_map(target))
+    warped = register_onto_fixed(image.astype(np.float32), out_to_source, target)
     if np.issubdtype(image.dtype, np.integer):
         warped = np.clip(np.rint(warped), 0, np.iinfo(image.dtype).max)
     return warped.astype(image.dtype)
 
 
-def _warp_nearest(image: np.ndarray, H_out_to_source: np.ndarray, size: Size) -> np.ndarray:
-    return cv2.warpPerspective(image, H_out_to_source, size[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+def _warp_nearest(image: np.ndarray, source_xy: np.ndarray) -> np.ndarray:
+    """Read an image at the nearest pixels of places (height, width, 2); 0 outside."""
+    places = np.nan_to_num(source_xy, nan=-1e6)
+    return cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
 
 
 def warp_file(path: Path, out: Path, transform: SavedTransform, inverse: bool, nearest: bool) -> int:
@@ -140,8 +141,13 @@ def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bo
     if out.resolve() == path.resolve():
         raise InputError(f"--out {out}: would overwrite the points that are mapped; give another file.")
     points = read_points(path, 2)
-    H = np.linalg.inv(transform.H_fix_to_mov) if inverse else transform.H_fix_to_mov
-    write_points(out, warp_points(points, H))
+    mapped = (transform.fix_to_mov.inverse() if inverse else transform.fix_to_mov).map(points)
+    lost = np.flatnonzero(~np.isfinite(mapped).all(axis=1))
+    if len(lost):
+        x, y = points[lost[0]]
+        raise InputError(f"{path}: point {lost[0] + 1} ({x:g} {y:g}) has no counterpart under this transform ({len(lost)} of "
+                         f"{len(points)} have none); remove it.")
+    write_points(out, mapped)
     return len(points)
 
 

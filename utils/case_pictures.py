@@ -15,9 +15,10 @@ import numpy as np
 from baselines import Outcome
 from baselines.identity import identity_matrix
 from dataset.evaluation_sets import EvaluationPair
-from utils.geometry import compose, fit_within, resize_matrix
+from utils.geometry import fit_within, resize_matrix
 from utils.image_io import resize_image, write_image
 from utils.pictures import draw_matches, register_onto_fixed
+from utils.transforms import Transform, as_transform
 
 PICTURE_PX = 512
 
@@ -27,9 +28,10 @@ def case_folder(folder: Path, set_name: str, pair_id: str, stress_slug: str) -> 
     return folder / set_name / pair_id / stress_slug
 
 
-def _onto_small_fixed(pair: EvaluationPair, H_fix_to_mov: np.ndarray) -> np.ndarray:
+def _onto_small_fixed(pair: EvaluationPair, fix_to_mov: np.ndarray | Transform) -> np.ndarray:
     size = fit_within(pair.fixed.shape, PICTURE_PX)
-    return register_onto_fixed(pair.moving, compose(resize_matrix(size, pair.fixed.shape), H_fix_to_mov), size)
+    small_to_mov = as_transform(fix_to_mov).rescaled(resize_matrix(size, pair.fixed.shape), np.eye(3))
+    return register_onto_fixed(pair.moving, small_to_mov, size)
 
 
 def write_unregistered(folder: Path, pair: EvaluationPair) -> None:
@@ -44,8 +46,8 @@ def write_outcome(folder: Path, method: str, pair: EvaluationPair, outcome: Outc
     registered, matches = folder / f"{method}_registered.jpg", folder / f"{method}_matches.jpg"
     for path in (registered, matches):
         path.unlink(missing_ok=True)
-    if outcome.H_fix_to_mov is not None:
-        write_image(registered, _onto_small_fixed(pair, outcome.H_fix_to_mov))
+    if outcome.fix_to_mov is not None:
+        write_image(registered, _onto_small_fixed(pair, outcome.fix_to_mov))
     if len(outcome.fixed_points):
         write_image(matches, draw_matches(pair.fixed, pair.moving, outcome.fixed_points, outcome.moving_points,
                                           outcome.inliers, PICTURE_PX))

@@ -29,7 +29,7 @@ from utils.errors import InputError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Size = tuple[int, int]
-TRANSFORM_MODELS = ("affine", "similarity", "homography")
+MATRIX_KINDS = ("similarity", "affine", "homography")
 NOTICEABLE_SHRINK = 1.15
 MIN_MATCHES = {"similarity": 2, "affine": 3, "homography": 4}
 
@@ -335,8 +335,8 @@ def estimate_transform(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
     Raises:
         InputError: unknown model.
     """
-    if model not in TRANSFORM_MODELS:
-        raise InputError(f"unknown transform '{model}'; choose one of {', '.join(TRANSFORM_MODELS)}.")
+    if model not in MATRIX_KINDS:
+        raise InputError(f"unknown transform '{model}'; choose one of {', '.join(MATRIX_KINDS)}.")
     limits = plausibility or Plausibility()
     none = np.zeros(len(fixed_points), dtype=bool)
     fixed_points, moving_points = np.asarray(fixed_points, np.float64), np.asarray(moving_points, np.float64)

@@ -12,8 +12,10 @@ import numpy as np
 from utils.errors import InputError
 from utils.geometry import Size
 from utils.image_io import write_bytes_atomically, write_text_atomically
+from utils.transforms import Transform, transform_from_dict
 
 # Kind of export to the file's name in the folder of a pair.
+ITK_KINDS = ("similarity", "affine")
 EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
 
 
@@ -22,11 +24,11 @@ class SavedTransform:
     """A registration read from ``transform.json``.
 
     Attributes:
-        H_fix_to_mov: (3, 3), fixed pixels to moving pixels.
+        fix_to_mov: fixed pixels to moving pixels.
         fixed_size, moving_size: (height, width) of the images that it holds for.
     """
 
-    H_fix_to_mov: np.ndarray
+    fix_to_mov: Transform
     fixed_size: Size
     moving_size: Size
 
@@ -43,16 +45,16 @@ def read_transform(path: str | Path) -> SavedTransform:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         sizes = [(int(content[role]["height"]), int(content[role]["width"])) for role in ("fixed", "moving")]
-        status, values = content["status"], content["H_fix_to_mov"]
-        H = None if values is None else np.array(values, dtype=float)
+        status, description = content["status"], content["fix_to_mov"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a transform.json of register.py ({type(error).__name__}: {error}).") from error
-    if status != "ok" or H is None:
+    if status != "ok" or description is None:
         raise InputError(f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
                          "transform to apply.")
-    if H.shape != (3, 3) or not np.isfinite(H).all() or abs(np.linalg.det(H)) < 1e-12:
-        raise InputError(f"{path}: H_fix_to_mov is not an invertible 3 x 3 matrix.")
-    return SavedTransform(H, *sizes)
+    try:
+        return SavedTransform(transform_from_dict(description), *sizes)
+    except InputError as error:
+        raise InputError(f"{path}: fix_to_mov: {error}.") from error
 
 
 def itk_transform(H_fix_to_mov: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.geometry import Size, warp_points
+from utils.transforms import Transform, as_transform
 
 REFERENCE_SIDE = 512.0
 N_BOOTSTRAP = 1000
@@ -31,20 +32,20 @@ def to_reference_px(moving_size: Size) -> float:
     return REFERENCE_SIDE / max(moving_size)
 
 
-def pair_error(H_fix_to_mov: np.ndarray | None, fixed_landmarks: np.ndarray, moving_landmarks: np.ndarray,
+def pair_error(fix_to_mov: np.ndarray | Transform | None, fixed_landmarks: np.ndarray, moving_landmarks: np.ndarray,
                moving_size: Size) -> PairError:
     """Transfer error of landmarks.
 
-    Convention: fixed landmarks are mapped by ``H_fix_to_mov`` and compared with the moving ones in the moving image.
+    Convention: fixed landmarks are mapped into the moving image and compared with the moving ones there.
 
     Args:
-        H_fix_to_mov: (3, 3), or None for a failed registration.
+        fix_to_mov: ``H_fix_to_mov`` (3, 3) or a transform; None for a failed registration.
         fixed_landmarks, moving_landmarks: (N, 2) pixels of each image.
         moving_size: (height, width) of the moving image.
     """
-    if H_fix_to_mov is None:
+    if fix_to_mov is None:
         return FAILED
-    distance = np.linalg.norm(warp_points(fixed_landmarks, H_fix_to_mov) - moving_landmarks, axis=1)
+    distance = np.linalg.norm(as_transform(fix_to_mov).map(fixed_landmarks) - moving_landmarks, axis=1)
     distance = distance * to_reference_px(moving_size)
     return PairError(float(distance.mean()), float(np.median(distance)), float(distance.max()))
 

@@ -4,6 +4,7 @@ Images come as (H, W) or (H, W, 3) float in [0, 1]; points as (N, 2) pixels (x, 
 """
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from utils.geometry import NOTICEABLE_SHRINK, Size, fit_within, mean_shrink, warp_image
 from utils.image_io import write_image
+from utils.transforms import MatrixTransform, Transform, as_transform, resample
 
 INLIER_COLOUR, OUTLIER_COLOUR, POINT_COLOUR = (60, 220, 90), (235, 70, 60), (255, 210, 40)
 
@@ -26,15 +28,25 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
-def register_onto_fixed(moving: np.ndarray, H_fix_to_mov: np.ndarray, fixed_size: Size) -> np.ndarray:
-    """The moving image resampled into the fixed frame, black outside: (*fixed_size[, 3]) float32."""
-    H = torch.from_numpy(np.asarray(H_fix_to_mov, dtype=np.float32))[None]
+def register_onto_fixed(moving: np.ndarray, fix_to_mov: np.ndarray | Transform, fixed_size: Size) -> np.ndarray:
+    """The moving image resampled into the fixed frame, black outside: (*fixed_size[, C]) float32.
+
+    Args:
+        moving: (H, W) or (H, W, C).
+        fix_to_mov: ``H_fix_to_mov`` (3, 3), or a transform.
+    """
+    transform = as_transform(fix_to_mov)
+    H = torch.from_numpy(transform.near_affine().astype(np.float32))[None]
     shrink = mean_shrink(H)
     if shrink > NOTICEABLE_SHRINK:
         moving = cv2.GaussianBlur(moving, (0, 0), 0.5 * math.sqrt(shrink**2 - 1.0))
     channels = moving[..., None] if moving.ndim == 2 else moving
     source = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32)).permute(2, 0, 1)[None]
-    warped = warp_image(source, H, fixed_size)[0].permute(1, 2, 0).numpy()
+    if isinstance(transform, MatrixTransform):
+        warped = warp_image(source, H, fixed_size)
+    else:
+        warped = resample(source, transform.dense_map(fixed_size))
+    warped = warped[0].permute(1, 2, 0).numpy()
     return warped[..., 0] if moving.ndim == 2 else warped
 
 
@@ -52,6 +64,35 @@ def checkerboard(fixed: np.ndarray, registered: np.ndarray, cells: int = 8) -> n
     side = max(1, max(fixed_rgb.shape[:2]) // cells)
     rows, columns = np.indices(fixed_rgb.shape[:2]) // side
     return np.where(((rows + columns) % 2 == 0)[..., None], fixed_rgb, registered_rgb)
+
+
+def draw_displacement(fixed: np.ndarray, displacement: np.ndarray, seen: np.ndarray, long_side: int = 640) -> Figure:
+    """A displacement field on the fixed image: arrows as long as drawn on the scale beside them, colour for their length.
+
+    Args:
+        fixed: (H, W) or (H, W, 3).
+        displacement: (H, W, 2) pixels (x, y) of the fixed image.
+        seen: (H, W) bool, where both images show retina; nothing is drawn elsewhere.
+    """
+    size = fit_within(fixed.shape[:2], long_side)
+    factor = size[1] / fixed.shape[1]
+    step = max(1, max(fixed.shape[:2]) // 24)
+    ys, xs = (axis.ravel() for axis in np.mgrid[step // 2:fixed.shape[0]:step, step // 2:fixed.shape[1]:step])
+    xs, ys = xs[seen[ys, xs]], ys[seen[ys, xs]]
+    u, v = displacement[ys, xs].T
+    length = np.hypot(u, v)
+    figure = Figure(figsize=((size[1] + 120) / 100, (size[0] + 60) / 100), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.imshow(cv2.resize(as_rgb(fixed), size[::-1], interpolation=cv2.INTER_AREA) // 2)
+    axis.set_axis_off()
+    # The longest arrow spans a step of the grid, whatever its length in pixels: the colours say that.
+    largest = max(float(length.max()) if len(length) else 0.0, 1e-9)
+    arrows = axis.quiver(xs * factor, ys * factor, u, v, length, angles="xy", scale_units="xy",
+                         scale=largest / (1.4 * step * factor), cmap="viridis", width=0.004)
+    figure.colorbar(arrows, ax=axis, label="pixels of the fixed image", shrink=0.8)
+    axis.set_title(f"displacement left after the affine map, at most {largest:.1f} px", fontsize=10)
+    return figure
 
 
 def _side_by_side(fixed: np.ndarray, moving: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
@@ -141,6 +182,13 @@ def _tile(image: np.ndarray, tile_px: int) -> np.ndarray:
     tile = np.full((tile_px, tile_px, 3), 20, dtype=np.uint8)
     tile[2:2 + size[0], 2:2 + size[1]] = cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA)
     return tile
+
+
+def encoded_figure(figure: Figure, kind: str) -> bytes:
+    """A figure as the content of a file of a kind ("png", "pdf", ...)."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind)
+    return buffer.getvalue()
 
 
 def plot_registration(fixed: np.ndarray, moving: np.ndarray, registered: np.ndarray | None, fixed_points: np.ndarray,
