@@ -173,6 +173,8 @@ def check_config(config: Config, source: str) -> None:
         model.freeze(config.now.freeze)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+    if config.data.photometric:
+        raise InputError(f"{source}: data.photometric is a setting of the stages here; set base.photometric or v3.photometric.")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("--freeze: nothing is left to train; leave loftr_coarse or loftr_fine out of it.")
     check_ranges(config, config.now.train, model.size_multiple, source)
@@ -322,6 +324,9 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
     if run.checkpoint:
         finished = read_checkpoint(run.checkpoint, ["epoch"])["epoch"]
         if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
+            if args.data is not None and str(args.data) != run.saved["data"]:
+                raise InputError(f"--data {args.data}: the base in {folder} was trained on other data ({run.saved['data']}), so "
+                                 "it may have seen your test eyes. Give another --name, or --pretrained with a base of this data.")
             fabric.print(f"base: {folder / 'best.pth'}, trained before")
             return folder / "best.pth"
     fabric.print(f"no --pretrained: training a base first, in {folder}")

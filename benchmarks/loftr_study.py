@@ -46,6 +46,7 @@ from utils.geometry import (
 from utils.image_io import write_text_atomically
 from utils.metrics import PairError, image_corners, pair_error
 from utils.pictures import register_onto_fixed
+from utils.step_meter import reset_peak_memory, step_memory_mb
 
 VARIANTS = {"v3": [], "full fine-tuning": ["--freeze", "none"], "v3, soft mask": ["--mask", "soft"],
             "v3, no mask": ["--mask", "none"]}
@@ -202,6 +203,7 @@ def measure_cost(config: Config, freeze: tuple[str, ...] | None, data: str, mode
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     seconds, memory = [], []
     for _ in range(steps):
+        reset_peak_memory(step.meter.device)
         output = step(model, batch)
         optimizer.zero_grad(set_to_none=True)
         output.losses["total"].backward()
@@ -209,7 +211,7 @@ def measure_cost(config: Config, freeze: tuple[str, ...] | None, data: str, mode
         step.end([])
         del output
         seconds.append(step.meter.last["seconds_per_step"])
-        memory.append(step.meter.last["step_memory_mb"])
+        memory.append(step_memory_mb(step.meter.device))
     # The first steps allocate what the others use again.
     return {"parameters": count_parameters(model), "seconds": float(np.median(seconds[2:])), "memory": float(max(memory))}
 

@@ -94,6 +94,7 @@ class LoFTRMatcher(Matcher):
 
     def _propose(self, fixed_points: np.ndarray, moving_points: np.ndarray, fixed: WorkingImage) -> np.ndarray | None:
         """A first transform in working pixels, from a handful of agreeing matches; None when there is none."""
+        # Not the run's own limits: this only says where to look again, and the final fit is held to those.
         lenient = replace(Plausibility(), min_inliers=MIN_PROPOSAL_INLIERS, min_inlier_share=0.0)
         # Coarse matches may be a cell off, so the first fit allows as much.
         return estimate_transform(fixed_points, moving_points, fixed.frame.size, "affine", 0.75 * COARSE_STRIDE,

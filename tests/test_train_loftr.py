@@ -2,6 +2,8 @@
 import csv
 import json
 import re
+import shutil
+import time
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ import evaluate
 import register
 import train_loftr_v3
 from dataset.synthesize import write_generated_set
-from model.factory import LOFTR_KIND
+from model.factory import LOFTR_KIND, build_model
 from utils.checkpoint import read_checkpoint
-from utils.step_meter import StepMeter
+from utils.config import build
+from utils.step_meter import StepMeter, reset_peak_memory, step_memory_mb
 
 FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
 LOOP = {"batch_size": 2, "views_per_sample": 1, "workers": 0}
@@ -75,7 +78,7 @@ def test_run_leaves_what_it_promises(trained):
         assert names == [f"{sample}_{kind}.png" for kind in ("fix_registered_checkerboard", "keypoints", "matches",
                                                              "registered")]
     log = (run / "train_log.txt").read_text()
-    for figure in ("coarse", "fine", "total", "empty_coarse", "vessel_matches", "seconds_per_step", "step_memory_mb", "lr"):
+    for figure in ("coarse", "fine", "total", "empty_coarse", "vessel_matches", "seconds_per_step", "peak_memory_mb", "lr"):
         assert re.search(rf"\b{figure} [\d.e+-]+", log), figure
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert re.fullmatch(r"[\d,]+ of [\d,]+ parameters train \(\d+%\)", written["parameters"])
@@ -145,15 +148,57 @@ def test_wrong_arguments_are_one_line(tiny, tmp_path, monkeypatch, capsys, argum
     assert re.search(message, error) and len(error.strip().splitlines()) == 1, error
 
 
-def test_meter_sees_what_a_step_allocates():
+def test_meter_times_a_step_from_its_first_part_to_its_end():
     meter = StepMeter(torch.device("cpu"))
-    meter.start()
+    assert meter.start() == {}
+    time.sleep(0.02)
+    assert meter.start() == {}, "a further part of the same step"
     meter.stop()
-    before = meter.last["step_memory_mb"]
-    meter.start()
+    assert 0.02 <= meter.start()["seconds_per_step"] < 5.0
+
+
+def test_peak_of_a_step_is_what_it_allocates():
+    device = torch.device("cpu")
+    reset_peak_memory(device)
+    before = step_memory_mb(device)
     torch.ones(60 * 2**18).sum()
-    meter.stop()
-    assert meter.last["step_memory_mb"] > before + 50 and meter.last["seconds_per_step"] > 0
-    meter.start()
-    meter.stop()
-    assert meter.last["step_memory_mb"] < before + 30
+    assert step_memory_mb(device) > before + 50
+    reset_peak_memory(device)
+    assert step_memory_mb(device) < before + 30
+
+
+def test_a_file_of_minimas_layout_is_frozen_and_trained_from(tiny, tmp_path, monkeypatch):
+    """As with the real file: raw image as input, ``state_dict`` with ``matcher.`` keys, v3 straight from it; in bf16."""
+    settings = TINY | {"model": TINY["model"] | {"stem": "raw"}}
+    config = tmp_path / "raw.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    torch.manual_seed(3)
+    model = build_model(build(train_loftr_v3.Config, settings, str(config)).model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+    file = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.save({"state_dict": file}, tmp_path / "minima.ckpt")
+    assert run_main(train_loftr_v3, monkeypatch, "--config", config, *tiny[2:], "--save", tmp_path, "--pretrained",
+                    tmp_path / "minima.ckpt", "--epoch", 1, "--precision", "bf16") == 0
+    learnt = read_checkpoint(tmp_path / "cffa" / "loftr_v3" / "latest.pth")["model"]
+    heads = tuple(f"matcher.{name}." for name in FROZEN)
+    assert learnt.keys() == file.keys() and any(name.startswith("matcher.backbone.") for name in file)
+    for name, tensor in learnt.items():
+        assert torch.equal(tensor, file[name]) == name.startswith(heads), name
+
+
+def test_a_complete_base_of_other_data_is_not_used(trained, tiny, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "other"
+    write_generated_set(other, eyes=6, size=96, seed=1, progress=False)
+    shutil.copytree(trained / "loftr_v3_base", tmp_path / "cffa" / "mine_base")
+    assert run_main(train_loftr_v3, monkeypatch, *tiny[:2], "--data", other, "--device", "cpu", "--save", tmp_path,
+                    "--name", "mine") == 2
+    assert "trained on other data" in capsys.readouterr().err
+
+
+def test_the_look_is_a_setting_of_the_stage(tiny, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "look.yaml"
+    config.write_text(yaml.safe_dump(TINY | {"data": {"photometric": True}}))
+    assert run_main(train_loftr_v3, monkeypatch, "--config", config, *tiny[2:], "--save", tmp_path) == 2
+    assert "data.photometric" in capsys.readouterr().err

@@ -28,14 +28,16 @@ def step_memory_mb(device: torch.device) -> float:
 
 
 class StepMeter:
-    """Measures steps from :meth:`start` to :meth:`stop`; a step that is computed in parts starts with its first.
+    """Times steps from :meth:`start` to :meth:`stop`; a step that is computed in parts starts with its first.
+
+    Memory is not its business: the engine logs the peak of an epoch, which would be lost if every step forgot the one before.
 
     Args:
         device: where the steps run.
         world_size: number of processes, over which the engine sums all counts.
 
     Attributes:
-        last: ``seconds_per_step`` and ``step_memory_mb`` of the last step.
+        last: ``seconds_per_step`` of the last step.
     """
 
     def __init__(self, device: torch.device, world_size: int = 1) -> None:
@@ -47,7 +49,6 @@ class StepMeter:
         """A step, or a further part of it, begins. Returns what the step before cost, for the log, once per step."""
         if self._began is not None:
             return {}
-        reset_peak_memory(self.device)
         self._began = time.perf_counter()
         return {name: value / self.world_size for name, value in self.last.items()}
 
@@ -55,5 +56,5 @@ class StepMeter:
         """The step has ended, with its optimizer's update."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.last = {"seconds_per_step": time.perf_counter() - self._began, "step_memory_mb": step_memory_mb(self.device)}
+        self.last = {"seconds_per_step": time.perf_counter() - self._began}
         self._began = None

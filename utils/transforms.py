@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from kornia.geometry.transform import remap
+from scipy.interpolate import RectBivariateSpline
 from scipy.ndimage import map_coordinates
 
 from utils.errors import InputError
@@ -88,22 +89,22 @@ class Transform(ABC):
     def dense_map(self, out_size: Size) -> np.ndarray:
         """Where every pixel of an image in the frame that it maps from lies in the other: (height, width, 2) float32, NaN where
         there is no counterpart."""
-        lattice, (height, width) = _lattice(out_size, DENSE_STEP_PX)
-        rows, columns = lattice.shape[:2]
-        mapped = self.map(lattice.reshape(-1, 2)).reshape(rows, columns, 2)
-        coarse = torch.from_numpy(mapped).permute(2, 0, 1)[None]
-        # From node to node the corners coincide, hence align_corners; what lies beyond the image is cut off.
-        fine = torch.nn.functional.interpolate(coarse, ((rows - 1) * DENSE_STEP_PX + 1, (columns - 1) * DENSE_STEP_PX + 1),
-                                               mode="bicubic", align_corners=True)[0]
-        first = 2 * DENSE_STEP_PX
-        return fine[:, first:first + height, first:first + width].permute(1, 2, 0).numpy().astype(np.float32)
+        lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
+        mapped = self.map(lattice.reshape(-1, 2)).reshape(lattice.shape)
+        known = np.isfinite(mapped).all(axis=-1)
+        guess = warp_points(lattice.reshape(-1, 2), self.near_affine()).reshape(lattice.shape)
+        mapped = np.where(known[..., None], mapped, guess)
+        ys, xs = (np.arange(side, dtype=float) for side in out_size)
+        dense = np.stack([RectBivariateSpline(rows, columns, mapped[..., axis])(ys, xs) for axis in range(2)], axis=-1)
+        if not known.all():
+            dense[RectBivariateSpline(rows, columns, known.astype(float), kx=1, ky=1)(ys, xs) < 0.999] = np.nan
+        return dense.astype(np.float32)
 
 
-def _lattice(size: Size, step_px: int) -> tuple[np.ndarray, Size]:
-    """Points (rows, columns, 2) every ``step_px`` over an image, two beyond each edge, so that interpolation has neighbours."""
-    height, width = size
-    ys, xs = (np.arange(-2, -(-(side - 1) // step_px) + 3) * float(step_px) for side in (height, width))
-    return np.stack(np.meshgrid(xs, ys), axis=-1), (height, width)
+def _lattice(size: Size, step_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (R, C, 2) every ``step_px`` over an image, one beyond its edges, and the y of the rows and the x of the columns."""
+    ys, xs = (np.arange(-1, -(-(side - 1) // step_px) + 2) * float(step_px) for side in size)
+    return np.stack(np.meshgrid(xs, ys), axis=-1), ys, xs
 
 
 def _solve_pairs(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
