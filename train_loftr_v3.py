@@ -326,7 +326,7 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
         if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
             if args.data is not None and str(args.data) != run.saved["data"]:
                 raise InputError(f"--data {args.data}: the base in {folder} was trained on other data ({run.saved['data']}), so "
-                                 "it may have seen your test eyes. Give another --name, or --pretrained with a base of this data.")
+                                 "it may have seen your test eyes. Give another --name, or a base of this data as --pretrained.")
             fabric.print(f"base: {folder / 'best.pth'}, trained before")
             return folder / "best.pth"
     fabric.print(f"no --pretrained: training a base first, in {folder}")

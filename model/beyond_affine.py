@@ -254,7 +254,7 @@ def unit_frame(points: np.ndarray) -> np.ndarray:
 
 def affine_basis(points: np.ndarray) -> Basis:
     """Displacements by 1, x, y."""
-    return Basis(quadratic_terms(points)[:, :3], np.zeros((3, 3)))
+    return Basis(np.column_stack([np.ones(len(points)), points]), np.zeros((3, 3)))
 
 
 def quadratic_basis(points: np.ndarray, H_fixed_to_unit: np.ndarray) -> Basis:

@@ -148,19 +148,23 @@ def as_transform(fix_to_mov: np.ndarray | Transform) -> Transform:
     return fix_to_mov if isinstance(fix_to_mov, Transform) else MatrixTransform(np.asarray(fix_to_mov, dtype=float))
 
 
-def quadratic_terms(points: np.ndarray) -> np.ndarray:
-    """1, u, v, u^2, u v, v^2 of points (N, 2): (N, 6)."""
-    u, v = points[:, 0], points[:, 1]
-    return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
+def quadratic_terms(units: np.ndarray) -> np.ndarray:
+    """1, u, v, u^2, u v, v^2 of points (N, 2) for |u| <= 1, and beyond the unit circle the tangents of these at it: (N, 6).
+
+    A parabola that ran on outside of what matched would bend away from anything.
+    """
+    edge = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1.0)
+    u, v = edge.T
+    beyond_u, beyond_v = (units - edge).T
+    return np.stack([np.ones_like(u), u + beyond_u, v + beyond_v, u * (u + 2 * beyond_u), u * v + v * beyond_u + u * beyond_v,
+                     v * (v + 2 * beyond_v)], axis=1)
 
 
 @dataclass(frozen=True)
 class QuadraticTransform(Transform):
     """Twelve parameters, the retinal model of Can, Stewart et al. (PAMI 2002), tamed beyond what matched.
 
-    With ``u = N p`` (normalised coordinates) the map is ``C q(u)``, q as in :func:`quadratic_terms`, for |u| <= 1. That ellipse
-    covers the matches; beyond it the map goes on by its tangent at the ellipse, because a parabola that runs on would bend
-    away from anything.
+    With ``u = N p`` (normalised coordinates) the map is ``C q(u)``, q as in :func:`quadratic_terms`.
 
     Attributes:
         H_fixed_to_unit: (3, 3) affine N, fixed pixels to the frame in which the matches fill the unit circle.
@@ -173,15 +177,7 @@ class QuadraticTransform(Transform):
 
     def map(self, points: np.ndarray) -> np.ndarray:
         units = warp_points(np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_unit)
-        radius = np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1.0)
-        edge = units / radius
-        beyond = units - edge
-        u, v = edge.T
-        zero, one = np.zeros_like(u), np.ones_like(u)
-        along_u, along_v = (np.stack(terms, axis=1) for terms in ((zero, one, zero, 2 * u, v, zero),
-                                                                  (zero, zero, one, zero, u, 2 * v)))
-        terms = quadratic_terms(edge) + along_u * beyond[:, :1] + along_v * beyond[:, 1:]
-        return terms @ self.coefficients.T
+        return quadratic_terms(units) @ self.coefficients.T
 
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> QuadraticTransform:
         coefficients = H_moving_to_new[:2, :2] @ self.coefficients

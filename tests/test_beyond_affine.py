@@ -1,0 +1,197 @@
+"""Transforms beyond affine: found where the images bear them out, and nowhere else."""
+import json
+
+import numpy as np
+import pytest
+from helpers import run_main
+
+import register
+from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of
+from model import beyond_affine as B
+from model.refinement import RidgePair
+from model.registration import choose_transform
+from model.working_frame import to_working_frame
+from utils import geometry as G
+from utils.image_io import write_image
+from utils.pictures import register_onto_fixed
+from utils.transforms import MatrixTransform
+
+SIZE = (400, 440)
+
+
+def gray(image):
+    return (image if image.ndim == 2 else image[..., 1]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """A pair of two gazes with an overlap of a half to two thirds: pictures, landmarks, and the ridges of both."""
+    pair = draw_pair("cffa", 7, PairDraw(seed=11, largest_overlap=0.66))
+    fixed, moving = gray(pair.fixed), gray(pair.moving)
+    return fixed, moving, *landmarks_of(pair.moving_xy), RidgePair(*(to_working_frame(each, 512) for each in (fixed, moving)))
+
+
+@pytest.fixture(scope="module")
+def flat(curved):
+    """The same photograph twice, the second seen through a known affine matrix, and inverted."""
+    H_fix_to_mov = G.affine_about(20.0, 1.05, 0.01, (255.5, 255.5), (262.0, 250.0))
+    moving = register_onto_fixed(1.0 - curved[0], np.linalg.inv(H_fix_to_mov), (512, 512))
+    seen = register_onto_fixed((curved[0] > 0.05).astype(np.float32), np.linalg.inv(H_fix_to_mov), (512, 512)) > 0.5
+    ridges = RidgePair(*(to_working_frame(each, 512) for each in (curved[0], np.where(seen, moving, 0.0).astype(np.float32))))
+    return ridges, H_fix_to_mov
+
+
+def error(transform, fixed, moving):
+    return float(np.linalg.norm(transform.map(fixed) - moving, axis=1).mean())
+
+
+@pytest.mark.parametrize("asked", ["quadratic", "deformable", "auto"])
+def test_two_gazes_are_laid_on_each_other_beyond_affine(curved, asked):
+    _, _, fixed, moving, ridges = curved
+    H = G.fit_affine(fixed, moving)
+    choice = choose_transform(ridges, H, asked)
+    assert choice.transform.kind in ("quadratic", "deformable") and "saves" in choice.reason
+    assert error(choice.transform, fixed, moving) < 0.5 * error(MatrixTransform(H), fixed, moving)
+    assert choice.transform.least_jacobian(curved[0].shape) > 0
+
+
+@pytest.mark.parametrize("asked", ["quadratic", "deformable", "auto"])
+def test_an_affine_pair_stays_affine(flat, asked):
+    ridges, H = flat
+    choice = choose_transform(ridges, H, asked)
+    places = G.pixel_grid((512, 512)).double().numpy()[::501]
+    assert np.linalg.norm(choice.transform.map(places) - G.warp_points(places, H), axis=1).max() < 0.1
+    assert choice.transform.kind == "affine" and "too little" in choice.reason
+
+
+def test_affine_is_put_right_by_patches(flat):
+    ridges, H = flat
+    frames = [image.frame.H_image_to_working for image in ridges.images]
+    rough = G.compose(np.linalg.inv(frames[0]), G.affine_about(1.2, 1.015, 0.01, (200, 300), (206.0, 296.0)) @ H, frames[1])
+    true = G.compose(np.linalg.inv(frames[0]), H, frames[1])
+    corners = np.array([[60.0, 60], [450, 60], [450, 450], [60, 450]])
+
+    def off(matrix):
+        return np.linalg.norm(G.warp_points(corners, matrix) - G.warp_points(corners, true), axis=1).max()
+    assert off(rough) > 5 and off(B.estimate_affine(ridges, rough)) < 0.3
+    assert off(B.estimate_affine(ridges, true)) < 0.2, "and what is right is left alone"
+
+
+def test_images_without_a_common_vessel_are_left_alone():
+    rng = np.random.default_rng(0)
+    images = [np.clip(0.5 + 0.1 * rng.standard_normal((300, 300)), 0, 1).astype(np.float32) for _ in range(2)]
+    images.append(np.full((300, 300), 0.5, np.float32))
+    for moving in images[1:]:
+        ridges = RidgePair(*(to_working_frame(each, 256) for each in (images[0], moving)))
+        H = G.affine_about(30.0, 1.0, 0.0, (128, 128), (128, 128))
+        choice = B.estimate_beyond_affine(ridges, H, "auto")
+        assert isinstance(choice.transform, MatrixTransform) and np.array_equal(choice.transform.H_fix_to_mov, H)
+        assert "affine" in choice.reason and np.array_equal(B.estimate_affine(ridges, H), H)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+def test_peaks_are_found_to_parts_of_a_pixel():
+    y, x = np.mgrid[-5:6, -5:6].astype(float)
+    places = np.array([[1.3, -2.2], [0.0, 0.4], [-3.1, 3.45]])
+    surfaces = np.stack([0.9 - 0.02 * (x - px) ** 2 - 0.05 * (y - py) ** 2 for px, py in places])
+    beside = np.stack([0.9 - 0.01 * (x - 7) ** 2 - 0.01 * y**2, np.zeros_like(x), np.full_like(x, np.nan),
+                       0.2 - 0.02 * (x**2 + y**2)])
+    kept, displacements, information = B.find_peaks(np.concatenate([surfaces, beside]).astype(np.float32))
+    assert kept.tolist() == [0, 1, 2] and np.abs(displacements - places).max() < 0.01
+    assert np.allclose(information[:, 1, 1] / information[:, 0, 0], 2.5, rtol=0.02)
+    assert np.allclose(information[:, 0, 1], 0, atol=0.01)
+
+
+def test_one_strong_pixel_a_cell():
+    strength = np.zeros((66, 77), np.float32)
+    strength[30, 40], strength[31, 41], strength[50, 20], strength[2, 2] = 1.0, 0.9, 0.8, 5.0
+    assert sorted(map(tuple, B.strongest_in_cells(strength, 5))) in ([(40, 30)], [(20, 50), (40, 30)])
+    assert len(B.strongest_in_cells(np.zeros((66, 77), np.float32), 5)) == 0
+
+
+def scattered(n=300, wrong=0.3, seed=0):
+    """Matches of a quadratic displacement with noise of 0.3 px, of which some are anything."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform([0, 0], [SIZE[1], SIZE[0]], (n, 2))
+    u, v = ((points - [220, 200]) / 200).T
+    displacements = np.stack([1 + 3 * u * v - v**2, 2 * u**2 - 1.5 * v], axis=1) + rng.normal(0, 0.3, (n, 2))
+    bad = rng.random(n) < wrong
+    displacements[bad] = rng.uniform(-12, 12, (int(bad.sum()), 2))
+    return B.LocalMatches(points, displacements, np.tile(np.eye(2), (n, 1, 1))), bad
+
+
+def test_robust_fit_sees_past_wrong_matches():
+    matches, bad = scattered()
+    H = B.unit_frame(matches.points)
+    basis = B.quadratic_basis(matches.points, H)
+    weights = B.robust_weights(basis, matches)
+    coefficients = B.fit_displacement(basis, matches, weights)
+    left = np.linalg.norm(basis.design @ coefficients - matches.displacements, axis=1)
+    assert left[~bad].mean() < 0.5 and weights[bad].mean() < 0.1 < 0.8 < weights[~bad].mean()
+    bent = B.bent(np.eye(3), H, coefficients)
+    assert np.allclose(bent.map(matches.points[:9]), matches.points[:9] + (basis.design @ coefficients)[:9], atol=1e-8)
+
+
+def test_held_out_blocks_tell_curvature_from_noise():
+    matches, _ = scattered(wrong=0.1)
+    noise = np.random.default_rng(1).normal(0, 0.7, matches.displacements.shape)
+    blocks = B.blocks_across(matches.points)
+    quadratic = B.quadratic_basis(matches.points, B.unit_frame(matches.points))
+    for displacements, real in ((matches.displacements, True), (noise, False)):
+        current = matches._replace(displacements=displacements)
+        held_out = [B.held_out_residuals(each, current, B.robust_weights(each, current), blocks)
+                    for each in (B.affine_basis(matches.points), quadratic)]
+        share, sure = B.gain_of(*held_out, blocks)
+        assert (share > 0.3 and sure > 3) if real else (share < B.LEAST_GAIN or sure < B.LEAST_SIGNIFICANCE)
+
+
+def test_lattice_carries_a_displacement_and_stiffness_flattens_it():
+    rng = np.random.default_rng(2)
+    points = rng.uniform([0, 0], [SIZE[1], SIZE[0]], (500, 2))
+    true = np.stack([2 * np.sin(points[:, 0] / 60), 2 * np.cos(points[:, 1] / 70)], axis=1)
+    matches = B.LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
+    lattice, left = B.Lattice.over(SIZE), []
+    for stiffness in (0.01, 1e4):
+        basis = lattice.basis(points, stiffness)
+        controls = lattice.controls(B.fit_displacement(basis, matches, np.ones(500)))
+        transform = B.DeformableTransform(MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls)
+        assert np.allclose(transform.displacement(points), basis.design @ controls[2:-2, 2:-2].reshape(-1, 2), atol=1e-9)
+        left.append(np.abs(transform.displacement(points) - true).max())
+    assert left[0] < 0.2 and left[1] > 1.0
+
+
+def test_nothing_that_folds_is_chosen():
+    gain = (0.9, 10.0)
+    lattice = B.Lattice.over(SIZE)
+    controls = np.zeros((*lattice.shape, 2))
+    for size, kept in ((1.0, "deformable"), (80.0, "affine")):
+        controls[2:-2, 2:-2] = size * np.random.default_rng(0).standard_normal((lattice.shape[0] - 4, lattice.shape[1] - 4, 2))
+        rich = B.DeformableTransform(MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls)
+        choice = B._chosen(MatrixTransform(np.eye(3)), rich, gain, SIZE)
+        assert choice.transform.kind == kept and ("folding" in choice.reason) == (kept == "affine")
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("asked", ["auto", "homography"])
+def test_register_writes_the_transform_and_the_affine_matrix(curved, asked, tmp_path, monkeypatch):
+    write_image(tmp_path / "cf.png", curved[0])
+    write_image(tmp_path / "fa.png", curved[1])
+    assert run_main(register, monkeypatch, tmp_path / "cf.png", tmp_path / "fa.png", "--out", tmp_path / "out", "--transform",
+                    asked, "--device", "cpu") == 0
+    folder = tmp_path / "out" / "cf_fa"
+    content = json.loads((folder / "transform.json").read_text())
+    assert content["status"] == "ok" and content["asked_for"] == asked and content["least_jacobian"] > 0
+    H_affine = np.array(content["H_affine"])
+    assert np.array_equal(H_affine[2], [0, 0, 1]) and error(MatrixTransform(H_affine), *curved[2:4]) < 12
+    if asked == "homography":
+        assert content["transform"] == "homography" and not (folder / "displacement.png").exists()
+        return
+    assert content["transform"] in ("quadratic", "deformable") and content["transform_reason"]
+    assert content["H_fix_to_mov"] == content["H_affine"]
+    for name in ("displacement.png", "checkerboard_affine.png", "checkerboard.png", "registered.png"):
+        assert (folder / name).stat().st_size > 1000, name
+    result = register.Registrar(transform=asked, device="cpu").register(curved[0], curved[1])
+    assert error(result.transform, *curved[2:4]) < 0.6 * error(MatrixTransform(result.matrix), *curved[2:4])
+    assert np.abs(result.warp() - register_onto_fixed(curved[1], result.transform, (512, 512))).max() < 0.02

@@ -1,0 +1,178 @@
+"""Transforms from a matrix to a deformation: their interface, inversion, description in JSON, and what warps by them."""
+import json
+
+import numpy as np
+import pytest
+from helpers import run_main
+
+from utils import apply_transform
+from utils import geometry as G
+from utils.errors import InputError
+from utils.image_io import read_gray, write_image
+from utils.pictures import register_onto_fixed
+from utils.points import read_points, write_points
+from utils.transforms import (
+    DeformableTransform,
+    MatrixTransform,
+    QuadraticTransform,
+    affine_of,
+    displacement_after_affine,
+    transform_from_dict,
+)
+
+SIZE = (90, 130)
+H_AFFINE = G.affine_about(25.0, 1.2, 0.03, (64.5, 44.5), (70.0, 60.0))
+H_UNIT = np.array([[1 / 50, 0.002, -1.2], [0.001, 1 / 42, -1.0], [0.0, 0.0, 1.0]])
+COEFFICIENTS = np.array([[72.0, 55.0, -20.0, 2.0, -1.5, 1.0], [61.0, 24.0, 45.0, -1.0, 2.0, 1.5]])
+
+
+def deformable(base, largest_px=2.0, seed=0):
+    controls = np.zeros((11, 12, 2))
+    controls[2:-2, 2:-2] = np.random.default_rng(seed).uniform(-largest_px, largest_px, (7, 8, 2))
+    H = np.diag([1 / 20, 1 / 20, 1.0])
+    H[:2, 2] = 2.0
+    return DeformableTransform(base, H, controls)
+
+
+QUADRATIC = QuadraticTransform(H_UNIT, COEFFICIENTS)
+ALL = {"similarity": MatrixTransform(G.affine_about(40.0, 0.8, 0.0, (64, 44), (50, 50)), "similarity"),
+       "affine": MatrixTransform(H_AFFINE),
+       "homography": MatrixTransform(H_AFFINE + np.array([[0, 0, 0], [0, 0, 0], [2e-4, -1e-4, 0.0]]), "homography"),
+       "quadratic": QUADRATIC, "deformable": deformable(MatrixTransform(H_AFFINE)),
+       "deformable on quadratic": deformable(QUADRATIC)}
+
+
+def pixels(size=SIZE):
+    return G.pixel_grid(size).double().numpy()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_inverse_comes_back(name):
+    transform = ALL[name]
+    there = transform.map(pixels())
+    assert np.abs(transform.map_back(there) - pixels()).max() < 1e-3
+    assert np.abs(transform.inverse().map(there) - pixels()).max() < 1e-3
+    assert np.abs(transform.inverse().inverse().map(pixels()) - there).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_json_holds_all_of_it(name):
+    again = transform_from_dict(json.loads(json.dumps(ALL[name].to_dict())))
+    assert again.kind == ALL[name].kind and np.array_equal(again.map(pixels()), ALL[name].map(pixels()))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rescaled_is_the_same_transform_in_other_frames(name):
+    transform = ALL[name]
+    H_new_to_fixed = np.array([[2.0, 0.1, 5.0], [-0.1, 1.8, 3.0], [0.0, 0.0, 1.0]])
+    H_moving_to_new = np.array([[1.5, 0.2, -7.0], [-0.1, 1.4, 3.0], [0.0, 0.0, 1.0]])
+    points = pixels()[::97] / 2
+    expected = G.warp_points(transform.map(G.warp_points(points, H_new_to_fixed)), H_moving_to_new)
+    assert np.allclose(transform.rescaled(H_new_to_fixed, H_moving_to_new).map(points), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_dense_map_is_the_map_of_every_pixel(name):
+    for transform, size in ((ALL[name], SIZE), (ALL[name].inverse(), (61, 83))):
+        dense = transform.dense_map(size)
+        assert dense.shape == (*size, 2) and np.nanmax(np.abs(dense.reshape(-1, 2) - transform.map(pixels(size)))) < 0.02
+
+
+def test_quadratic_goes_on_straight_beyond_what_matched():
+    along = np.array([[0.6, 0.8]])
+    units = np.linspace(0.0, 3.0, 61)[:, None] * along
+    places = QUADRATIC.map(G.warp_points(units, np.linalg.inv(H_UNIT)))
+    bends = np.linalg.norm(np.diff(places, n=2, axis=0), axis=1)
+    assert bends[:18].min() > 1e-3 and bends[22:].max() < 1e-9, "curved within the circle, straight beyond it"
+    steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
+    assert np.abs(np.diff(steps)).max() < 0.05, "and no jump or kink at its edge"
+
+
+def test_displacement_ends_with_its_lattice():
+    transform = ALL["deformable"]
+    far = np.array([[-500.0, 40.0], [60.0, 900.0]])
+    assert np.array_equal(transform.displacement(far), np.zeros((2, 2)))
+    assert np.abs(transform.displacement(pixels())).max() > 0.5
+
+
+def test_folding_shows_in_the_jacobian():
+    assert MatrixTransform(np.eye(3)).least_jacobian(SIZE) == pytest.approx(1.0)
+    assert MatrixTransform(2.0 * np.diag([1.0, 1.0, 0.5])).least_jacobian(SIZE) == pytest.approx(4.0)
+    assert MatrixTransform(np.diag([-1.0, 1.0, 1.0])).least_jacobian(SIZE) < 0
+    assert deformable(MatrixTransform(np.eye(3)), 1.0).least_jacobian(SIZE, 2) > 0
+    assert deformable(MatrixTransform(np.eye(3)), 60.0).least_jacobian(SIZE, 2) < 0
+
+
+def test_quadratic_without_curvature_warps_like_its_matrix():
+    rng = np.random.default_rng(1)
+    moving = G.warp_image(*_small(rng), SIZE)[0, 0].numpy()
+    straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
+    by_map, by_matrix = (register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_affine()))
+    assert np.abs(by_map - by_matrix).max() < 2e-3 and by_map.max() > 0.3
+
+
+def _small(rng):
+    import torch
+    source = torch.from_numpy(rng.random((1, 1, 12, 16), dtype=np.float32))
+    return source, torch.from_numpy(G.resize_matrix(SIZE, (12, 16))[None]).float()
+
+
+def test_affine_of_a_transform_is_the_nearest_one():
+    assert np.allclose(affine_of(ALL["affine"], pixels()), H_AFFINE)
+    H = affine_of(QUADRATIC, pixels())
+    left = np.linalg.norm(G.warp_points(pixels(), H) - QUADRATIC.map(pixels()), axis=1)
+    worse = H.copy()
+    worse[0, 2] += 0.5
+    assert (left**2).mean() < (np.linalg.norm(G.warp_points(pixels(), worse) - QUADRATIC.map(pixels()), axis=1) ** 2).mean()
+    shift = np.array([[1.0, 0, 3], [0, 1, -2], [0, 0, 1]])
+    displaced = displacement_after_affine(MatrixTransform(shift), np.eye(3), SIZE)
+    assert displaced.shape == (*SIZE, 2) and np.allclose(displaced, [3.0, -2.0], atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [
+    {"kind": "cubic"}, {}, {"kind": "affine", "H_fix_to_mov": np.zeros((3, 3)).tolist()}, {"kind": "affine", "H_fix_to_mov": "x"},
+    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[1.0] * 5] * 2},
+    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[float("nan")] * 6] * 2},
+    ALL["deformable"].to_dict() | {"controls": [[[0.0, 0.0]]]}, ALL["deformable"].to_dict() | {"base": 3},
+    ALL["deformable"].to_dict() | {"base": ALL["deformable"].to_dict()}])
+def test_impossible_descriptions_are_refused(content):
+    with pytest.raises(InputError):
+        transform_from_dict(content)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A transform.json with a curved transform."""
+    content = {"status": "ok", "reason": "", "fix_to_mov": ALL["deformable on quadratic"].to_dict(),
+               "fixed": {"height": SIZE[0], "width": SIZE[1]}, "moving": {"height": 120, "width": 150}}
+    (tmp_path / "transform.json").write_text(json.dumps(content))
+    return tmp_path / "transform.json"
+
+
+def test_points_and_images_are_mapped_by_curved_transforms(saved, tmp_path, monkeypatch):
+    points = np.array([[45.0, 30.0], [64.0, 45.0], [85.0, 60.0]])
+    write_points(tmp_path / "fixed.txt", points)
+    use = ["--transform", saved]
+    assert run_main(apply_transform, monkeypatch, *use, "--points", tmp_path / "fixed.txt", "--out", tmp_path / "moving.txt") == 0
+    mapped = read_points(tmp_path / "moving.txt", 2)
+    assert np.allclose(mapped, ALL["deformable on quadratic"].map(points), atol=1e-5)
+    assert run_main(apply_transform, monkeypatch, *use, "--inverse", "--points", tmp_path / "moving.txt", "--out",
+                    tmp_path / "back.txt") == 0
+    assert np.allclose(read_points(tmp_path / "back.txt", 2), points, atol=1e-3)
+
+    ys, xs = np.mgrid[:120, :150]
+    spots = sum(np.exp(-0.5 * ((xs - x) ** 2 + (ys - y) ** 2) / 3.0**2) for x, y in mapped)
+    write_image(tmp_path / "spots.png", np.clip(spots, 0, 1).astype(np.float32))
+    for extra in ([], ["--nearest"]):
+        assert run_main(apply_transform, monkeypatch, *use, tmp_path / "spots.png", "--out", tmp_path / "warped", *extra) == 0
+        warped = read_gray(tmp_path / "warped" / "spots.png")
+        assert warped.shape == SIZE
+        for x, y in points.astype(int):
+            window = warped[y - 4:y + 5, x - 4:x + 5]
+            row, column = np.unravel_index(window.argmax(), window.shape)
+            assert window.max() > 0.9 and abs(row - 4) <= 1 and abs(column - 4) <= 1
+    back = tmp_path / "back"
+    assert run_main(apply_transform, monkeypatch, *use, "--inverse", tmp_path / "warped" / "spots.png", "--out", back) == 0
+    assert read_gray(back / "spots.png").shape == (120, 150)
+    for x, y in mapped:
+        assert read_gray(back / "spots.png")[round(y), round(x)] > 0.8
