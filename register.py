@@ -45,7 +45,7 @@ from utils.image_io import (
     write_image,
     write_text_atomically,
 )
-from utils.interchange import EXPORTS, ITK_KINDS, export_files
+from utils.interchange import EXPORTS, ITK_FIELD, export_files
 from utils.names import is_plain_name
 from utils.pictures import (
     checkerboard,
@@ -62,7 +62,7 @@ DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
 RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "checkerboard_affine.png", "displacement.png", "matches.png",
-              "transform.json", *EXPORTS.values())
+              "transform.json", ITK_FIELD, *EXPORTS.values())
 RESULTS_NAME = "results.csv"
 MAX_TABLE_BYTES = 256 << 20
 
@@ -288,7 +288,7 @@ def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar,
         "n_matches": result.n_matches, "n_inliers": result.n_inliers, "seconds": round(result.seconds, 4),
         "weights": str(registrar.weights)}
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
-    export_files(folder, exports, result.matrix, *result.matches)
+    export_files(folder, exports, result.transform, result.matrix, fixed.shape[:2], *result.matches)
 
 
 def pair_name(fixed: str, moving: str) -> str:
@@ -367,8 +367,6 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
         parser.error("give either FIXED and MOVING, or --pairs CSV")
-    if args.transform not in ITK_KINDS and "itk" in args.export:
-        raise InputError("--export itk: ITK has no transform for this; use --transform " + " or ".join(ITK_KINDS) + ".")
     if args.pairs:
         rows = read_pairs(args.pairs)
     else:

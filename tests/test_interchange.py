@@ -25,8 +25,9 @@ from utils import apply_transform, export_onnx
 from utils import geometry as G
 from utils.errors import InputError
 from utils.image_io import read_color, read_gray
-from utils.interchange import itk_transform, read_transform
+from utils.interchange import export_files, itk_transform, read_transform
 from utils.pictures import register_onto_fixed
+from utils.transforms import MatrixTransform, QuadraticTransform
 
 PROJECT = Path(register.__file__).parent
 H = G.affine_about(25.0, 1.3, 0.08, [40, 30], [70.3, 55.8])
@@ -115,7 +116,8 @@ def test_frames_keep_depth_channels_and_pages(moving, monkeypatch, tmp_path):
 
 
 def test_there_and_back_again(moving):
-    transform = apply_transform.SavedTransform(np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]]), (100, 90), MOVING_SIZE)
+    shift = MatrixTransform(np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]]))
+    transform = apply_transform.SavedTransform(shift, (100, 90), MOVING_SIZE)
     there = apply_transform.warp_frame(moving, transform)
     back = apply_transform.warp_frame(there, transform, inverse=True)
     assert there.shape == (100, 90) and back.shape == MOVING_SIZE
@@ -124,10 +126,25 @@ def test_there_and_back_again(moving):
     assert set(np.unique(apply_transform.warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
 
 
-def test_itk_and_homography_are_refused_before_the_work(monkeypatch, tmp_path, capsys):
-    assert run_main(register, monkeypatch, "a.png", "b.png", "--out", tmp_path / "out", "--transform", "homography", "--export",
-                    "itk") == 2
-    assert "no transform for a homography" in capsys.readouterr().err and not (tmp_path / "out").exists()
+@pytest.mark.parametrize("bends", [0.0, 6.0])
+def test_itk_resamples_by_a_field_what_is_not_affine(moving, tmp_path, bends):
+    H = np.eye(3)
+    H[2, 0] = 3e-4
+    transform = MatrixTransform(H, "homography")
+    if bends:
+        frame = np.array([[1 / 60, 0, -1.0], [0, 1 / 60, -1.0], [0, 0, 1]])
+        transform = QuadraticTransform(frame, np.array([[60.0, 55, 4, bends, 0, 2], [62.0, -3, 57, 1, -bends, 0]]))
+    export_files(tmp_path, ["itk"], transform, transform.near_affine(), FIXED_SIZE, np.zeros((0, 2)), np.zeros((0, 2)),
+                 np.zeros(0, bool))
+    assert [path.name for path in tmp_path.iterdir()] == ["displacement_field.mha"]
+    field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "displacement_field.mha"), sitk.sitkVectorFloat64))
+    frame = sitk.GetImageFromArray(np.zeros(FIXED_SIZE, np.float32))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(sitk.GetImageFromArray(moving), frame, field, sitk.sitkLinear))
+    ours = register_onto_fixed(moving, transform, FIXED_SIZE)
+    inner = ours > 0
+    inner[:3], inner[-3:], inner[:, :3], inner[:, -3:] = False, False, False, False
+    inner &= theirs > 0
+    assert inner.mean() > 0.3 and np.abs(theirs - ours)[inner].max() < 0.02
 
 
 def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
@@ -149,7 +166,7 @@ def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
 
 
 def read_all(matrix: np.ndarray) -> apply_transform.SavedTransform:
-    return apply_transform.SavedTransform(matrix, FIXED_SIZE, MOVING_SIZE)
+    return apply_transform.SavedTransform(MatrixTransform(matrix), FIXED_SIZE, MOVING_SIZE)
 
 
 def test_what_does_not_fit_is_named(moving, monkeypatch, tmp_path, capsys):

@@ -4,19 +4,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.geometry import Size
+from utils.geometry import Size, pixel_grid
 from utils.image_io import write_bytes_atomically, write_text_atomically
 from utils.transforms import Transform, transform_from_dict
 
-# Kind of export to the file's name in the folder of a pair.
-ITK_KINDS = ("similarity", "affine")
+# Kind of export to the file's name in the folder of a pair. ITK has no transform for what is not affine, but displacements.
 EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
+ITK_KINDS, ITK_FIELD = ("similarity", "affine"), "displacement_field.mha"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def read_transform(path: str | Path) -> SavedTransform:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         sizes = [(int(content[role]["height"]), int(content[role]["width"])) for role in ("fixed", "moving")]
-        status, description = content["status"], content["fix_to_mov"]
+        # Files from before there were other transforms than matrices hold the matrix alone.
+        matrix = content["H_fix_to_mov"] and {"kind": "homography", "H_fix_to_mov": content["H_fix_to_mov"]}
+        status, description = content["status"], content.get("fix_to_mov", matrix)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a transform.json of register.py ({type(error).__name__}: {error}).") from error
     if status != "ok" or description is None:
@@ -74,6 +77,20 @@ def itk_transform(H_fix_to_mov: np.ndarray) -> str:
             f"Parameters: {parameters}\nFixedParameters: 0 0\n")
 
 
+def itk_field(transform: Transform, fixed_size: Size) -> bytes:
+    """A transform as an ITK displacement field: a MetaImage of two components over the fixed image.
+
+    Convention: as ITK resamples, the displacement at a fixed pixel leads to its place in the moving image; spacing 1, origin 0.
+    """
+    import SimpleITK as sitk  # noqa: PLC0415  (slow to import, and only this needs it)
+    displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(*fixed_size, 2)
+    field = sitk.GetImageFromArray(np.nan_to_num(displacement).astype(np.float32), isVector=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ITK_FIELD
+        sitk.WriteImage(field, str(path), useCompression=True)
+        return path.read_bytes()
+
+
 def matches_csv(fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np.ndarray) -> str:
     """Matches as a table with the columns fixed_x, fixed_y, moving_x, moving_y (original pixels) and inlier (1 or 0)."""
     buffer = io.StringIO()
@@ -94,15 +111,15 @@ def matches_npz(H_fix_to_mov: np.ndarray | None, fixed_points: np.ndarray, movin
     return buffer.getvalue()
 
 
-def export_files(folder: Path, kinds: list[str], H_fix_to_mov: np.ndarray | None, fixed_points: np.ndarray,
-                 moving_points: np.ndarray, inliers: np.ndarray) -> None:
-    """Write the files of ``kinds`` (keys of ``EXPORTS``) into the folder of a pair; no ITK file for a failed pair.
-
-    Raises:
-        InputError: a homography is to be written for ITK.
-    """
-    if "itk" in kinds and H_fix_to_mov is not None:
-        write_text_atomically(folder / EXPORTS["itk"], itk_transform(H_fix_to_mov))
+def export_files(folder: Path, kinds: list[str], transform: Transform | None, H_fix_to_mov: np.ndarray | None, fixed_size: Size,
+                 fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np.ndarray) -> None:
+    """Write the files of ``kinds`` (keys of ``EXPORTS``) into the folder of a pair; for ITK nothing of a failed pair, and a field
+    of displacements of a transform that is not affine."""
+    if "itk" in kinds and transform is not None:
+        if transform.kind in ITK_KINDS:
+            write_text_atomically(folder / EXPORTS["itk"], itk_transform(H_fix_to_mov))
+        else:
+            write_bytes_atomically(folder / ITK_FIELD, itk_field(transform, fixed_size))
     if "csv" in kinds:
         write_text_atomically(folder / EXPORTS["csv"], matches_csv(fixed_points, moving_points, inliers))
     if "numpy" in kinds:
