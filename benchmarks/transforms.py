@@ -25,7 +25,7 @@ from register import Registrar
 from utils.errors import InputError, run_script
 from utils.geometry import affine_about, image_centre
 from utils.metrics import FAILED, pair_error, to_reference_px
-from utils.transforms import quadratic_terms
+from utils.transforms import MatrixTransform, quadratic_terms
 
 DENSE = 100  # more landmarks than a hand places
 ORACLES = {"similarity": 2, "affine": 3, "homography": 4, "quadratic": 6}
@@ -109,12 +109,13 @@ def as_table(found: dict[str, list[float]], oracles: dict[str, list[float]], kin
     return "\n".join(lines)
 
 
-def least_jacobians(roots: list[Path], registrar: Registrar, count: int, seed: int) -> np.ndarray:
+def least_jacobians(roots: list[Path], registrar: Registrar, count: int, seed: int) -> tuple[np.ndarray, int]:
     """Of ``count`` pairs drawn with replacement, most of them of different eyes, each refined from a random matrix as if that
-    had been found: the least Jacobian of what comes out, relative to the matrix."""
+    had been found: the least Jacobian of what comes out, relative to the matrix (count,), and how many were not left as they
+    were."""
     rng = np.random.default_rng(seed)
     pairs = [pair for root in roots for pair in load_real_pairs(root, root.name)]
-    least = []
+    least, refined = [], 0
     for _ in tqdm(range(count), desc="folding", unit="pair"):
         first, second = rng.integers(len(pairs), size=2)
         images = pairs[first].images()[0], pairs[second].images()[1]
@@ -124,7 +125,8 @@ def least_jacobians(roots: list[Path], registrar: Registrar, count: int, seed: i
                          image_centre(sizes[1]) + rng.uniform(-0.2, 0.2, 2) * sizes[1])
         choice = estimate_beyond_affine(RidgePair(*working), H, "deformable")
         least.append(choice.transform.least_jacobian(sizes[0], 4) / abs(np.linalg.det(H[:2, :2])))
-    return np.array(least)
+        refined += not isinstance(choice.transform, MatrixTransform)
+    return np.array(least), refined
 
 
 def main() -> None:
@@ -141,9 +143,9 @@ def main() -> None:
         raise InputError("--transforms: affine must be among them, for the others are compared with it.")
     registrar = Registrar(args.weights, device=args.device)
     if args.fold:
-        least = least_jacobians(args.data, registrar, args.fold, args.seed)
-        print(f"{int((least <= 0).sum())} of {len(least)} fold; {int((least != 1).sum())} were refined beyond the matrix; least "
-              f"relative Jacobian {least.min():.2f}")
+        least, refined = least_jacobians(args.data, registrar, args.fold, args.seed)
+        print(f"{int((least <= 0).sum())} of {len(least)} fold; {refined} were refined beyond the matrix; least relative "
+              f"Jacobian {least.min():.2f}")
         return
     for root in args.data:
         print(f"\n{root}\n\n{as_table(*measure(root, registrar, args.transforms))}", flush=True)

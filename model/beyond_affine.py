@@ -42,7 +42,8 @@ STIFFNESSES = (30.0, 100.0, 300.0, 1000.0)
 FOLDS = 5
 BLOCKS_ACROSS = 6  # of what matched, where the quadratic map is tried
 SMALL_BLOCK_PX = 32.0  # where the displacement is: as wide as a patch
-LEAST_GAIN, LEAST_SIGNIFICANCE = 0.05, 2.0
+LEAST_GAIN, LEAST_SIGNIFICANCE = 0.05, 2.5
+AFFINE_SIGNIFICANCE = 1.0  # of one affine map against another, where no model is richer
 CLIP_PX = 1.5  # residuals count at most as this much where models are compared
 LEAST_JACOBIAN = 0.3  # of the displacement: less is on the way to folding
 
@@ -342,8 +343,8 @@ def estimate_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
         moved = np.linalg.norm(transform.map(corners) - before.map(corners), axis=1).max()
         search_px = wide if moved > SETTLED_PX else narrow
     blocks = blocks_across(matches.points)
-    share, sure = gain_of(np.minimum(_lengths(matches), CLIP_PX), held_out_residuals(basis, matches, weights, blocks), blocks)
-    return transform.H_fix_to_mov if share >= LEAST_GAIN and sure >= LEAST_SIGNIFICANCE else H_fix_to_mov
+    _, sure = gain_of(np.minimum(_lengths(matches), CLIP_PX), held_out_residuals(basis, matches, weights, blocks), blocks)
+    return transform.H_fix_to_mov if sure >= AFFINE_SIGNIFICANCE else H_fix_to_mov
 
 
 def estimate_quadratic(ridges: RidgePair, H_affine: np.ndarray) -> Choice:

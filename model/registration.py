@@ -25,6 +25,7 @@ from model.super_retina_multimodal import SuperRetinaMultimodal
 from model.working_frame import WorkingImage, to_working_frame
 from utils.field_of_view import erode_field
 from utils.geometry import MATRIX_KINDS, Plausibility, Size, TransformEstimate, compose, estimate_transform, warp_points
+from utils.metrics import image_corners
 from utils.transforms import CURVED_KINDS, MatrixTransform, Transform, affine_of
 
 TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
@@ -32,7 +33,10 @@ TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
 # Of the logistic model of the confidence, see confidence_of.
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
-MIN_PROPOSAL_INLIERS = 4  # a proposal costs little, and guided matching refutes the wrong ones
+# Of proposals, which cost little: guided matching refutes the wrong ones.
+MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
+MAX_PAIRED = 200  # matches of which any two make a proposal
+DIFFERENT_PX = 20.0  # at some corner, or two proposals are one
 
 
 @dataclass(frozen=True)
@@ -282,14 +286,46 @@ def propose_similarity(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
     return estimate_transform(fixed_points, moving_points, fixed_size, "similarity", settings.proposal_threshold_px, lenient)
 
 
+def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, threshold_px: float,
+                       plausibility: Plausibility) -> list[np.ndarray]:
+    """The similarities that most matches agree with among those through any two matches, clearly different ones only.
+
+    Where hardly any match is right, the similarity with the most is often a wrong one, and the right one among the next: all that
+    costs is to match again under each.
+
+    Returns:
+        At most ``MAX_PROPOSALS`` matrices (3, 3), the best first.
+    """
+    # Points as complex numbers: a similarity is then z -> a z + b.
+    fixed, moving = (points[:MAX_PAIRED] @ np.array([1.0, 1j]) for points in (fixed_points, moving_points))
+    first, second = np.triu_indices(len(fixed), 1)
+    far = np.abs(fixed[second] - fixed[first]) > 0.1 * max(fixed_size)
+    first, second = first[far], second[far]
+    a = (moving[second] - moving[first]) / (fixed[second] - fixed[first])
+    plausible = (np.abs(a) >= plausibility.min_scale) & (np.abs(a) <= plausibility.max_scale)
+    a, first = a[plausible], first[plausible]
+    b = moving[first] - a * fixed[first]
+    counts = np.concatenate([(np.abs(part_a[:, None] * fixed + part_b[:, None] - moving) < threshold_px).sum(axis=1)
+                             for part_a, part_b in zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)])
+    corners = image_corners(fixed_size) @ np.array([1.0, 1j])
+    chosen: list[tuple[complex, complex]] = []
+    for index in np.argsort(-counts, kind="stable"):
+        if len(chosen) == MAX_PROPOSALS or counts[index] < MIN_PROPOSAL_INLIERS:
+            break
+        here = a[index] * corners + b[index]
+        if all(np.abs(other_a * corners + other_b - here).max() > DIFFERENT_PX for other_a, other_b in chosen):
+            chosen.append((a[index], b[index]))
+    return [np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]]) for a, b in chosen]
+
+
 def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
                           plausibility: Plausibility) -> Candidate:
     """Fit a transform, match again under it, and fit again.
 
     The first fit only proposes: a handful of agreeing matches is enough, and a similarity, which needs two right matches at
     a time where an affine needs three. The second decides: guided matching finds many more under a right proposal and
-    hardly any under a wrong one. Further, narrower rounds add accuracy. A matcher without descriptors cannot be guided: its
-    first fit decides.
+    hardly any under a wrong one; where it refutes the proposal, it tries the next ones. Further, narrower rounds add accuracy. A
+    matcher without descriptors cannot be guided: its first fit decides.
     """
     def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
         return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
@@ -297,17 +333,26 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
         estimate = fit(matches, plausibility)
         return Candidate(estimate, matches, _significance_of(estimate, settings))
-    estimate = propose_similarity(matches.fixed_points, matches.moving_points, matches.fixed.frame.size, settings, plausibility)
-    decided, limits = 0.0, replace(plausibility, min_inlier_share=0.0)
-    for index, radius_px in enumerate(settings.guided_radii_px):
-        if estimate.H_fix_to_mov is None:
+    limits = replace(plausibility, min_inlier_share=0.0)
+
+    def decide(H_proposed: np.ndarray) -> Candidate:
+        guided = match_under(matches, H_proposed, settings.guided_radii_px[0])
+        estimate = fit(guided, limits)
+        decided = _significance_of(estimate, settings)
+        return Candidate(_refuse_accidents(estimate, decided, settings), guided, decided)
+    size = matches.fixed.frame.size
+    proposal = propose_similarity(matches.fixed_points, matches.moving_points, size, settings, plausibility)
+    best = Candidate(proposal, matches, 0.0) if proposal.H_fix_to_mov is None else decide(proposal.H_fix_to_mov)
+    if best.estimate.H_fix_to_mov is None:
+        others = other_similarities(matches.fixed_points, matches.moving_points, size, settings.proposal_threshold_px,
+                                    plausibility)
+        best = max([best, *map(decide, others)], key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance))
+    for radius_px in settings.guided_radii_px[1:]:
+        if best.estimate.H_fix_to_mov is None:
             break
-        matches = match_under(matches, estimate.H_fix_to_mov, radius_px)
-        estimate = fit(matches, limits)
-        if index == 0:
-            decided = _significance_of(estimate, settings)
-            estimate = _refuse_accidents(estimate, decided, settings)
-    return Candidate(estimate, matches, decided)
+        guided = match_under(best.matches, best.estimate.H_fix_to_mov, radius_px)
+        best = Candidate(fit(guided, limits), guided, best.significance)
+    return best
 
 
 def significance(n_inliers: int, n_matches: int, accident_rate: float) -> float:
