@@ -35,7 +35,8 @@ CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 # Of proposals, which cost little: guided matching refutes the wrong ones.
 MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
-MAX_PAIRED = 200  # matches of which any two make a proposal
+EXPECTED_BEST_OF_PROPOSALS = 1.63  # standard deviations: what the largest of twelve standard normal values is on average
+MAX_PAIRED = 120  # matches of which any two make a proposal: the most alike
 DIFFERENT_PX = 20.0  # at some corner, or two proposals are one
 
 
@@ -297,7 +298,7 @@ def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
         At most ``MAX_PROPOSALS`` matrices (3, 3), the best first.
     """
     # Points as complex numbers: a similarity is then z -> a z + b.
-    fixed, moving = (points[:MAX_PAIRED] @ np.array([1.0, 1j]) for points in (fixed_points, moving_points))
+    fixed, moving = (points @ np.array([1.0, 1j]) for points in (fixed_points, moving_points))
     first, second = np.triu_indices(len(fixed), 1)
     far = np.abs(fixed[second] - fixed[first]) > 0.1 * max(fixed_size)
     first, second = first[far], second[far]
@@ -344,9 +345,13 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
     proposal = propose_similarity(matches.fixed_points, matches.moving_points, size, settings, plausibility)
     best = Candidate(proposal, matches, 0.0) if proposal.H_fix_to_mov is None else decide(proposal.H_fix_to_mov)
     if best.estimate.H_fix_to_mov is None:
-        others = other_similarities(matches.fixed_points, matches.moving_points, size, settings.proposal_threshold_px,
-                                    plausibility)
-        best = max([best, *map(decide, others)], key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance))
+        most_alike = np.argsort(-matches.similarity, kind="stable")[:MAX_PAIRED]
+        others = other_similarities(matches.fixed_points[most_alike], matches.moving_points[most_alike], size,
+                                    settings.proposal_threshold_px, plausibility)
+        tried = [best, *map(decide, others)]
+        best = max(tried, key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance))
+        # The best of many accidents looks less like one than the first did.
+        best = best._replace(significance=best.significance - EXPECTED_BEST_OF_PROPOSALS * (len(tried) > 1))
     for radius_px in settings.guided_radii_px[1:]:
         if best.estimate.H_fix_to_mov is None:
             break

@@ -1,4 +1,6 @@
 """The pipeline between matches and matrix: working frames, guided matching, and the decision to fail."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from model.registration import (
     PairMatches,
     estimate_from_matches,
     match_under,
+    other_similarities,
     register_pair,
 )
 from model.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
@@ -80,6 +83,34 @@ def test_unrelated_keypoints_fail_with_a_reason():
         estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
         failures += estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
     assert failures == 10
+
+
+def test_where_the_first_proposal_is_refuted_the_next_ones_are_tried():
+    matches, H = planted()
+    rng = np.random.default_rng(5)
+    spread = rng.uniform([40, 40], [360, 260], (9, 2))
+    # Nine matches agree on a shift that nothing else bears out, five on the truth.
+    decoys = spread, spread + [60.0, -45.0]
+    few = replace(matches, fixed_points=np.concatenate([decoys[0], matches.fixed_points[:5]]),
+                  moving_points=np.concatenate([decoys[1], matches.moving_points[:5]]), similarity=np.ones(14))
+    estimate, _, decided = estimate_from_matches(few, MatchSettings(), "affine", G.Plausibility())
+    _, _, at_once = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    points = np.array([[60.0, 60.0], [340.0, 60.0], [200.0, 250.0]])
+    assert estimate.status == "ok" and np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.5
+    assert 3.0 < decided < at_once, "the best of many counts for less than a first hit"
+
+
+def test_proposals_are_different_and_the_most_agreed_first():
+    matches, H = planted()
+    spread = np.random.default_rng(5).uniform([40, 40], [360, 260], (9, 2))
+    found = other_similarities(np.concatenate([spread, matches.fixed_points[:6]]),
+                               np.concatenate([spread + [60.0, -45.0], matches.moving_points[:6]]), SIZE, 5.0, G.Plausibility())
+    corners = np.array([[0.0, 0.0], [399, 0], [399, 299], [0, 299]])
+    places = [G.warp_points(corners, each) for each in found]
+    assert np.abs(places[0] - corners - [60.0, -45.0]).max() < 8
+    assert min(np.abs(each - G.warp_points(corners, H)).max() for each in places) < 15
+    assert all(np.linalg.norm(one - other, axis=1).max() > 20 for i, one in enumerate(places) for other in places[:i])
+    assert other_similarities(spread[:1], spread[:1], SIZE, 5.0, G.Plausibility()) == []
 
 
 def test_mirrored_images_are_refused():
