@@ -55,7 +55,7 @@ compare: setup
 	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 6 --seed 7
 	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
 	  --generated_mode cffa+cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
-	  --stress all --hard --wrong_pairs 40 --out save/comparison
+	  --stress all --wrong_pairs 20 --out save/comparison
 
 clean:
 	rm -rf .venv $(DATA) $(RUN) data/comparison save/comparison
