@@ -1,12 +1,16 @@
 """Transforms beyond affine: found where the images bear them out, and nowhere else."""
+import csv
 import json
 
 import numpy as np
 import pytest
 from helpers import run_main
 
+import evaluate
 import register
-from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of
+from benchmarks import transforms
+from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
+from dataset.real_pairs import RealPair
 from model import beyond_affine as B
 from model.refinement import RidgePair
 from model.registration import choose_transform
@@ -172,7 +176,7 @@ def test_nothing_that_folds_is_chosen():
         assert choice.transform.kind == kept and ("folding" in choice.reason) == (kept == "affine")
 
 
-# --- the script ------------------------------------------------------------------------------------------------------
+# --- the scripts -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("asked", ["auto", "homography"])
 def test_register_writes_the_transform_and_the_affine_matrix(curved, asked, tmp_path, monkeypatch):
@@ -195,3 +199,46 @@ def test_register_writes_the_transform_and_the_affine_matrix(curved, asked, tmp_
     result = register.Registrar(transform=asked, device="cpu").register(curved[0], curved[1])
     assert error(result.transform, *curved[2:4]) < 0.6 * error(MatrixTransform(result.matrix), *curved[2:4])
     assert np.abs(result.warp() - register_onto_fixed(curved[1], result.transform, (512, 512))).max() < 0.02
+
+
+@pytest.fixture(scope="module")
+def camera_root(tmp_path_factory):
+    """The curved pair as a folder of real pairs."""
+    root = tmp_path_factory.mktemp("camera") / "cffa"
+    write_pair(root / "7_1", draw_pair("cffa", 7, PairDraw(seed=11, largest_overlap=0.66)))
+    return root
+
+
+def test_evaluation_scores_the_whole_transform(camera_root, tmp_path, monkeypatch):
+    assert run_main(evaluate, monkeypatch, "--data", camera_root, "--transform", "auto", "--compare", "superretina", "oracle",
+                    "--rotations", 0, "--out", tmp_path, "--device", "cpu") == 0
+    with open(tmp_path / "pairs.csv", encoding="utf-8", newline="") as handle:
+        means = {row["method"]: float(row["mean"]) for row in csv.DictReader(handle)}
+    assert means["superretina"] < 0.5 * means["oracle"], "the oracle is the best affine, which is not enough here"
+
+
+def test_benchmark_compares_transforms_and_counts_folds(camera_root, monkeypatch, capsys):
+    assert run_main(transforms, monkeypatch, "--data", camera_root, "--transforms", "affine", "quadratic") == 0
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    affine, quadratic = table[2:]
+    assert affine[0] == "affine" and affine[4:6] == ["1.00", "+0.00"] and quadratic[1] == "0/1" and "1 quadratic" in quadratic[7]
+    assert float(quadratic[4]) < 0.6 and float(quadratic[6]) < 0.3 * float(affine[6])
+    assert run_main(transforms, monkeypatch, "--data", camera_root, "--fold", 2) == 0
+    assert capsys.readouterr().out.startswith("0 of 2 fold")
+    assert run_main(transforms, monkeypatch, "--data", camera_root, "--transforms", "quadratic") == 2
+
+
+@pytest.mark.parametrize("model", list(transforms.ORACLES))
+def test_oracles_are_exact_on_pairs_of_their_model(model):
+    rng = np.random.default_rng(0)
+    fixed = rng.uniform(0, 500, (30, 2))
+    H = G.affine_about(30, 1.1, 0.0 if model == "similarity" else 0.1, (250, 250), (260, 240))
+    if model == "homography":
+        H[2, :2] = 2e-4, -1e-4
+    moving = G.warp_points(fixed, H)
+    if model == "quadratic":
+        moving = moving + 1e-4 * np.stack([fixed[:, 0] * fixed[:, 1], fixed[:, 1] ** 2], axis=1)
+    pair = RealPair("p", "1", None, None, fixed, moving, np.eye(3), 0.0)
+    assert transforms.oracle_error(pair, model, (512, 512)) < 1e-6
+    if model != "similarity":
+        assert transforms.oracle_error(pair, "similarity", (512, 512)) > 0.5
