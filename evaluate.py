@@ -261,7 +261,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     generated.add_argument("--seed", type=int, default=drawn.seed, help="of the draws, the degradations and the wrong pairs")
     output = parser.add_argument_group("output")
     output.add_argument("--no_pictures", action="store_true")
-    output.add_argument("--report_cases", type=int, default=40, help="pairs shown in the report, worst first")
+    output.add_argument("--report_cases", type=int, default=40, help="pairs shown in the report, worst first, every pair at "
+                        "least under its worst condition; 0 = none")
     return parser
 
 

@@ -216,6 +216,14 @@ def test_onnx_runtime_gives_the_same_maps_at_two_sizes(exported, untrained_weigh
     assert detector.shape == (1, 1, 48, 72) and descriptors.shape == (1, 16, 12, 18)
 
 
+def test_the_weights_that_ship_are_exported(tmp_path, monkeypatch):
+    weights = register.DEFAULT_WEIGHTS
+    assert run_main(export_onnx, monkeypatch, "--weights", weights, "--out", tmp_path / "shipped.onnx") == 0
+    network = load_matcher(weights)[0].model
+    for size in ((256, 320), (512, 384)):
+        assert export_onnx.largest_difference(network, "fixed", tmp_path / "shipped.onnx", size) < 1e-4
+
+
 def test_another_network_would_be_noticed(exported, untrained_weights):
     network = load_matcher(untrained_weights)[0].model
     with torch.no_grad():

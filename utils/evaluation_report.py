@@ -172,7 +172,8 @@ def _badness(row: PairRow | None) -> float:
 def collect_cases(rows: list[PairRow], pictures: Path, first: str, max_cases: int, images: ImageStore) -> list[dict[str, Any]]:
     """The pairs that the page shows, by the error of the first method, the worst first.
 
-    Where there are more than ``max_cases``, every pair comes with its worst condition before any comes with a second.
+    Where there are more than ``max_cases``, every pair comes with its worst condition before any comes with a second; every pair
+    comes once, even if that is more than ``max_cases`` (unless that is 0).
     """
     found: dict[tuple[str, str, Stress], dict[str, PairRow]] = {}
     for (_, _, stress), group in grouped(rows).items():
@@ -185,7 +186,8 @@ def collect_cases(rows: list[PairRow], pictures: Path, first: str, max_cases: in
     for key in worst_first:
         turns.append(rank.setdefault(key[:2], 0))
         rank[key[:2]] += 1
-    chosen = [key for _, key in sorted(zip(turns, worst_first, strict=True), key=lambda item: item[0])][:max_cases]
+    shown = max(max_cases, len(rank)) if max_cases else 0
+    chosen = [key for _, key in sorted(zip(turns, worst_first, strict=True), key=lambda item: item[0])][:shown]
     return [_case(key, found[key], case_folder(pictures, *key[:2], key[2].slug()), images)
             for key in worst_first if key in set(chosen)]
 
