@@ -34,6 +34,7 @@ from model.registration import TRANSFORMS, Registration, register_pair
 from utils.device import DEVICES, pick_device
 from utils.errors import InputError, run_script
 from utils.field_of_view import estimate_field_of_view
+from utils.geometry import Size
 from utils.image_io import (
     MIN_SIDE_PX,
     check_content,
@@ -59,7 +60,7 @@ from utils.transforms import CURVED_KINDS, displacement_after_affine
 
 PRETRAINED = Path(__file__).resolve().parent / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
-RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
+RESULT_COLUMNS = ["id", "status", "reason", "confidence", "transform", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "checkerboard_affine.png", "displacement.png", "matches.png",
               "transform.json", ITK_FIELD, *EXPORTS.values())
@@ -246,13 +247,14 @@ def read_pairs(path: str | Path) -> list[PairRow]:
                     {name: row[name] or "" for name in extra}) for row in rows]
 
 
-def describe_transform(result: Result) -> dict[str, object]:
+def describe_transform(result: Result, fixed_size: Size) -> dict[str, object]:
     """The entries of ``transform.json`` about the transform: its kind, why it was chosen, whether it folds, and itself."""
     transform = result.transform
     if transform is None:
         return {"transform": None, "transform_reason": "", "least_jacobian": None, "fix_to_mov": None}
+    least = transform.least_jacobian(fixed_size)
     return {"transform": transform.kind, "transform_reason": result.transform_reason,
-            "least_jacobian": transform.least_jacobian(_as_picture(result.fixed).shape[:2]), "fix_to_mov": transform.to_dict()}
+            "least_jacobian": least if np.isfinite(least) else None, "fix_to_mov": transform.to_dict()}
 
 
 def write_what_affine_leaves(folder: Path, fixed: np.ndarray, moving: np.ndarray, result: Result) -> None:
@@ -277,10 +279,12 @@ def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar,
         if result.transform.kind in CURVED_KINDS:
             write_what_affine_leaves(folder, fixed, moving, result)
     content = {
-        "convention": "H_fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
-                      "integers, origin top-left, both images at their own size",
+        "version": 2,
+        "convention": "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
+                      "integers, origin top-left, both images at their own size; H_fix_to_mov is its matrix, or of a "
+                      "quadratic or deformable transform the affine matrix that it refines",
         "status": result.status, "reason": result.reason, "confidence": round(result.confidence, 4),
-        "asked_for": registrar.transform, **describe_transform(result),
+        "asked_for": registrar.transform, **describe_transform(result, fixed.shape[:2]),
         "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
         "H_affine": None if result.H_affine is None else result.H_affine.tolist(),
         "fixed": {"path": row.fixed, "height": fixed.shape[0], "width": fixed.shape[1]},
@@ -320,7 +324,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
             (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
         record = failed | {"status": result.status, "reason": result.reason, "confidence": f"{result.confidence:.3f}",
-                   "n_matches": result.n_matches,
+                   "transform": result.transform.kind if result.transform else "", "n_matches": result.n_matches,
                    "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
         if result.H_fix_to_mov is not None:
             record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}

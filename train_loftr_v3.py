@@ -324,8 +324,9 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
     if run.checkpoint:
         finished = read_checkpoint(run.checkpoint, ["epoch"])["epoch"]
         if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
-            if args.data is not None and str(args.data) != run.saved["data"]:
-                raise InputError(f"--data {args.data}: the base in {folder} was trained on other data ({run.saved['data']}), so "
+            root = args.data or DEFAULT_DATA
+            if Path(root).resolve() != Path(run.saved["data"]).resolve():
+                raise InputError(f"--data {root}: the base in {folder} was trained on other data ({run.saved['data']}), so "
                                  "it may have seen your test eyes. Give another --name, or a base of this data as --pretrained.")
             fabric.print(f"base: {folder / 'best.pth'}, trained before")
             return folder / "best.pth"

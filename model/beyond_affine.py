@@ -11,7 +11,6 @@ shows at p and the registered moving image at p + d says that the transform T sh
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -34,16 +33,16 @@ CELL_PX = 11  # at most one patch in each cell of the fixed image
 LEAST_PATCHES = 30
 LEAST_CORRELATION = 0.3
 SEARCH_RADII_PX = (12, 7)  # of the rounds of the quadratic map
-AFFINE_ROUNDS, SETTLED_PX = 5, 3.0
+AFFINE_ROUNDS, SETTLED_PX = 7, 1.0
 DEFORMABLE_SEARCH_PX = 6
 CURVATURE_SPREAD_PX = 6.0  # how large quadratic terms are at the edge of what matched, a priori
-CONTROL_SPACING_PX = 40.0
+CONTROLS_ACROSS = 13  # along the long side: 40 px at the usual working size
 STIFFNESSES = (30.0, 100.0, 300.0, 1000.0)
 FOLDS = 5
 BLOCKS_ACROSS = 6  # of what matched, where the quadratic map is tried
 SMALL_BLOCK_PX = 32.0  # where the displacement is: as wide as a patch
 LEAST_GAIN, LEAST_SIGNIFICANCE = 0.05, 2.5
-AFFINE_SIGNIFICANCE = 1.0  # of one affine map against another, where no model is richer
+AFFINE_SIGNIFICANCE = 2.0  # of one affine map against another, where no model is richer
 CLIP_PX = 1.5  # residuals count at most as this much where models are compared
 LEAST_JACOBIAN = 0.3  # of the displacement: less is on the way to folding
 
@@ -63,8 +62,7 @@ class LocalMatches(NamedTuple):
     information: np.ndarray
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The transform that was chosen, in working pixels, and why."""
 
     transform: Transform
@@ -289,23 +287,26 @@ class Lattice(NamedTuple):
     @classmethod
     def over(cls, size: Size) -> Lattice:
         """A lattice that covers an image."""
-        H = np.diag([1 / CONTROL_SPACING_PX, 1 / CONTROL_SPACING_PX, 1.0])
+        spacing = (max(size) - 1) / CONTROLS_ACROSS
+        H = np.diag([1 / spacing, 1 / spacing, 1.0])
         H[:2, 2] = 3.0
-        rows, columns = (int(np.ceil((side - 1) / CONTROL_SPACING_PX)) + 7 for side in size)
+        rows, columns = (int(np.ceil((side - 1) / spacing)) + 7 for side in size)
         return cls(H, (rows, columns))
 
-    def basis(self, points: np.ndarray, stiffness: float) -> Basis:
-        """Values of all inner control points' splines at points (N, 2), and the penalty on bending (and a little on size)."""
+    def design(self, points: np.ndarray) -> np.ndarray:
+        """Values (N, K) of all inner control points' splines at points (N, 2)."""
         x, y = warp_points(points, self.H_fixed_to_lattice).T
         rows, columns = (np.arange(2, side - 2) for side in self.shape)
         along_y, along_x = cubic_b_spline(y[:, None] - rows), cubic_b_spline(x[:, None] - columns)
-        design = (along_y[:, :, None] * along_x[:, None, :]).reshape(len(points), -1)
-        bend_y, bend_x = (np.diff(np.eye(len(side) + 4)[:, 2:-2], n=2, axis=0) for side in (rows, columns))
-        keep_y, keep_x = np.eye(len(rows)), np.eye(len(columns))
-        slope_y, slope_x = (np.diff(np.eye(len(side) + 2)[:, 1:-1], axis=0) for side in (rows, columns))
-        bending = (np.kron(bend_y.T @ bend_y, keep_x) + np.kron(keep_y, bend_x.T @ bend_x)
-                   + 2 * np.kron(slope_y.T @ slope_y, slope_x.T @ slope_x))
-        return Basis(design, stiffness * (bending + 0.01 * np.eye(len(bending))))
+        return (along_y[:, :, None] * along_x[:, None, :]).reshape(len(points), -1)
+
+    def bending(self) -> np.ndarray:
+        """Penalty (K, K) on bending, and a little on size."""
+        n_rows, n_columns = (side - 4 for side in self.shape)
+        bend_y, bend_x = (np.diff(np.eye(n + 4)[:, 2:-2], n=2, axis=0) for n in (n_rows, n_columns))
+        slope_y, slope_x = (np.diff(np.eye(n + 2)[:, 1:-1], axis=0) for n in (n_rows, n_columns))
+        return (np.kron(bend_y.T @ bend_y, np.eye(n_columns)) + np.kron(np.eye(n_rows), bend_x.T @ bend_x)
+                + 2 * np.kron(slope_y.T @ slope_y, slope_x.T @ slope_x) + 0.01 * np.eye(n_rows * n_columns))
 
     def controls(self, coefficients: np.ndarray) -> np.ndarray:
         """Coefficients (K, 2) as ``DeformableTransform.controls``."""
@@ -324,26 +325,30 @@ def relative_to(base: Transform, transform: Transform, matches: LocalMatches) ->
 
 
 def estimate_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
-    """The affine matrix (3, 3) through the patches found under a given one, where it predicts held-out patches better."""
-    base, transform, corners = MatrixTransform(H_fix_to_mov), MatrixTransform(H_fix_to_mov), image_corners(ridges.ridges[0].shape)
-    wide, narrow = SEARCH_RADII_PX
-    search_px = wide
+    """The affine matrix (3, 3) through the patches found near a given one, where it is clearly the better of the two.
+
+    The two are judged on the patches that were looked for near either of them, as widely: a wrong matrix finds as many near
+    itself as near any other.
+    """
+    base, corners = MatrixTransform(H_fix_to_mov), image_corners(ridges.ridges[0].shape)
+    transform, looked = base, []
     for _ in range(AFFINE_ROUNDS):
-        matches = relative_to(base, transform, find_local_matches(ridges, transform, search_px))
+        matches = relative_to(base, transform, find_local_matches(ridges, transform, SEARCH_RADII_PX[0]))
         if len(matches.points) < LEAST_PATCHES:
             return H_fix_to_mov
+        looked.append(matches)
         basis = affine_basis(matches.points)
-        weights = robust_weights(basis, matches)
-        H_correction, before = np.eye(3), transform
-        H_correction[:2] += fit_displacement(basis, matches, weights).T[:, [1, 2, 0]]
-        transform = MatrixTransform(H_fix_to_mov @ H_correction)
-        if search_px == narrow:
+        H_correction = np.eye(3)
+        H_correction[:2] += fit_displacement(basis, matches, robust_weights(basis, matches)).T[:, [1, 2, 0]]
+        before, transform = transform, MatrixTransform(H_fix_to_mov @ H_correction)
+        if np.linalg.norm(transform.map(corners) - before.map(corners), axis=1).max() < SETTLED_PX:
             break
-        # Where much was put right, more comes into reach: look as widely again.
-        moved = np.linalg.norm(transform.map(corners) - before.map(corners), axis=1).max()
-        search_px = wide if moved > SETTLED_PX else narrow
-    blocks = blocks_across(matches.points)
-    _, sure = gain_of(np.minimum(_lengths(matches), CLIP_PX), held_out_residuals(basis, matches, weights, blocks), blocks)
+    else:
+        return H_fix_to_mov
+    both = LocalMatches(*(np.concatenate(parts) for parts in zip(looked[0], looked[-1], strict=True)))
+    corrected = warp_points(both.points, H_correction) - both.points
+    new = np.minimum(residuals_of(corrected, both.displacements, both.information), CLIP_PX)
+    _, sure = gain_of(np.minimum(_lengths(both), CLIP_PX), new, blocks_across(both.points))
     return transform.H_fix_to_mov if sure >= AFFINE_SIGNIFICANCE else H_fix_to_mov
 
 
@@ -373,7 +378,7 @@ def _chosen(simple: Transform, rich: Transform, gain: tuple[float, float], size:
     saves = f"saves {share:.0%} of the mean squared residual of held-out patches ({sure:.1f} standard errors)"
     if share < LEAST_GAIN or sure < LEAST_SIGNIFICANCE:
         return Choice(simple, f"{simple.kind}: the {rich.kind} map {saves}, too little")
-    bends = rich.least_jacobian(size) / abs(np.linalg.det(simple.near_affine()[:2, :2]))
+    bends = rich.least_jacobian(size) / abs(np.linalg.det(simple.near_matrix()[:2, :2]))
     if not bends > LEAST_JACOBIAN:
         return Choice(simple, f"{simple.kind}: the {rich.kind} map comes near folding (least relative Jacobian {bends:.2f})")
     return Choice(rich, f"{rich.kind}: it {saves}")
@@ -385,8 +390,9 @@ def estimate_deformable(ridges: RidgePair, base: Transform) -> Choice:
     if len(matches.points) < LEAST_PATCHES:
         return Choice(base, f"{base.kind}: only {len(matches.points)} patches were found again (at least {LEAST_PATCHES} needed)")
     lattice, size = Lattice.over(ridges.ridges[0].shape), ridges.ridges[0].shape
-    weights = robust_weights(lattice.basis(matches.points, max(STIFFNESSES)), matches)
-    bases = [lattice.basis(matches.points, stiffness) for stiffness in STIFFNESSES]
+    design, bending = lattice.design(matches.points), lattice.bending()
+    bases = [Basis(design, stiffness * bending) for stiffness in STIFFNESSES]
+    weights = robust_weights(bases[-1], matches)
     blocks = blocks_of(matches.points, SMALL_BLOCK_PX)
     held_out = [held_out_residuals(basis, matches, weights, blocks) for basis in bases]
     best = min(range(len(bases)), key=lambda index: (held_out[index] ** 2).mean())

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from model.beyond_affine import Choice, estimate_affine, estimate_beyond_affine
 from model.keypoints import extract_keypoints, match_descriptors, sample_descriptors
@@ -35,7 +36,6 @@ CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 # Of proposals, which cost little: guided matching refutes the wrong ones.
 MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
-EXPECTED_BEST_OF_PROPOSALS = 1.63  # standard deviations: what the largest of twelve standard normal values is on average
 MAX_PAIRED = 120  # matches of which any two make a proposal: the most alike
 DIFFERENT_PX = 20.0  # at some corner, or two proposals are one
 
@@ -58,7 +58,8 @@ class MatchSettings:
             others refine.
         accident_rate: share of the matches of the wide round that agree with a wrong transform. They lie anywhere within
             the radius, so (threshold / radius)**2 = 4 % do; about twice that once the transform is fitted to them.
-        min_significance: by how many standard deviations of such accidents the agreeing matches must exceed them.
+        min_significance: by how many standard deviations of such accidents the agreeing matches of a proposal must exceed them;
+            what is taken off the best of several proposals for its being the best counts in the confidence only.
         min_confidence: least :func:`confidence_of` of a result that counts as found.
         try_turns: also try copies of the moving image turned by 90, 180 and 270 degrees.
         smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
@@ -202,7 +203,8 @@ class Registration:
 
     @property
     def H_affine(self) -> np.ndarray | None:
-        """The affine ``H_fix_to_mov`` (3, 3), whatever the transform: the one that is nearest to it where matches agree."""
+        """The affine ``H_fix_to_mov`` (3, 3), whatever the transform: the matrix itself, the one that a curved transform
+        refines, or the one that is nearest to a homography where matches agree."""
         if self.transform is None or self.transform.kind != "homography":
             return self.H_fix_to_mov
         return affine_of(self.transform, self.fixed_points[self.inliers])
@@ -267,7 +269,8 @@ def match_under(matches: PairMatches, H_fix_to_mov: np.ndarray, radius_px: float
 
 
 class Candidate(NamedTuple):
-    """A transform in working pixels, the matches that it was made from, and their :func:`significance`."""
+    """A transform in working pixels, the matches that it was made from, and their :func:`significance`, less what the best of
+    several proposals has by accident alone."""
 
     estimate: TransformEstimate
     matches: PairMatches
@@ -288,11 +291,15 @@ def propose_similarity(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
 
 
 def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, threshold_px: float,
-                       plausibility: Plausibility) -> list[np.ndarray]:
+                       plausibility: Plausibility, refuted: np.ndarray | None = None) -> list[np.ndarray]:
     """The similarities that most matches agree with among those through any two matches, clearly different ones only.
 
     Where hardly any match is right, the similarity with the most is often a wrong one, and the right one among the next: all that
     costs is to match again under each.
+
+    Args:
+        fixed_points, moving_points: (K, 2), working pixels, row i corresponds.
+        refuted: a similarity (3, 3) that was tried already.
 
     Returns:
         At most ``MAX_PROPOSALS`` matrices (3, 3), the best first.
@@ -309,14 +316,16 @@ def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
     counts = np.concatenate([(np.abs(part_a[:, None] * fixed + part_b[:, None] - moving) < threshold_px).sum(axis=1)
                              for part_a, part_b in zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)])
     corners = image_corners(fixed_size) @ np.array([1.0, 1j])
-    chosen: list[tuple[complex, complex]] = []
+    known = [] if refuted is None else [(complex(refuted[0, 0], refuted[1, 0]), complex(refuted[0, 2], refuted[1, 2]))]
+    chosen = list(known)
     for index in np.argsort(-counts, kind="stable"):
-        if len(chosen) == MAX_PROPOSALS or counts[index] < MIN_PROPOSAL_INLIERS:
+        if len(chosen) - len(known) == MAX_PROPOSALS or counts[index] < MIN_PROPOSAL_INLIERS:
             break
         here = a[index] * corners + b[index]
         if all(np.abs(other_a * corners + other_b - here).max() > DIFFERENT_PX for other_a, other_b in chosen):
             chosen.append((a[index], b[index]))
-    return [np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]]) for a, b in chosen]
+    return [np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]])
+            for a, b in chosen[len(known):]]
 
 
 def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
@@ -347,11 +356,12 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
     if best.estimate.H_fix_to_mov is None:
         most_alike = np.argsort(-matches.similarity, kind="stable")[:MAX_PAIRED]
         others = other_similarities(matches.fixed_points[most_alike], matches.moving_points[most_alike], size,
-                                    settings.proposal_threshold_px, plausibility)
+                                    settings.proposal_threshold_px, plausibility, proposal.H_fix_to_mov)
         tried = [best, *map(decide, others)]
         best = max(tried, key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance))
-        # The best of many accidents looks less like one than the first did.
-        best = best._replace(significance=best.significance - EXPECTED_BEST_OF_PROPOSALS * (len(tried) > 1))
+        # The best of many accidents looks less like one than the first did; Blom's mean of the largest of n normal values.
+        expected = float(norm.ppf((len(tried) - 0.375) / (len(tried) + 0.25)))
+        best = best._replace(significance=best.significance - expected)
     for radius_px in settings.guided_radii_px[1:]:
         if best.estimate.H_fix_to_mov is None:
             break
@@ -465,7 +475,7 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     matrix_kind = transform if transform in MATRIX_KINDS else "affine"
     best = search(matcher, ridges, matrix_kind, limits)
     (estimate, matches, decided), reason = best.candidate, best.candidate.estimate.reason
-    chosen = Choice(None, "")
+    chosen = None
     if best.H_fix_to_mov is not None:
         chosen = choose_transform(ridges, best.H_fix_to_mov, transform)
     else:
@@ -477,7 +487,7 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         estimate.status, reason, best.H_fix_to_mov,
         warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
         warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
-        time.perf_counter() - start, decided, best.agreement, best.confidence, chosen.transform, chosen.reason)
+        time.perf_counter() - start, decided, best.agreement, best.confidence, *(chosen or (None, "")))
 
 
 def choose_transform(ridges: RidgePair, H_fix_to_mov: np.ndarray, asked: str) -> Choice:

@@ -157,7 +157,7 @@ def test_lattice_carries_a_displacement_and_stiffness_flattens_it():
     matches = B.LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
     lattice, left = B.Lattice.over(SIZE), []
     for stiffness in (0.01, 1e4):
-        basis = lattice.basis(points, stiffness)
+        basis = B.Basis(lattice.design(points), stiffness * lattice.bending())
         controls = lattice.controls(B.fit_displacement(basis, matches, np.ones(500)))
         transform = B.DeformableTransform(MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls)
         assert np.allclose(transform.displacement(points), basis.design @ controls[2:-2, 2:-2].reshape(-1, 2), atol=1e-9)

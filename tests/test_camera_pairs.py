@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import run_main
 
-from dataset import camera_pairs
+from dataset import camera_pairs, synthesize
 from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, overlap_of
 from dataset.fundus_camera import aim
 from dataset.real_pairs import load_real_pairs
@@ -55,6 +55,23 @@ def test_swelling_moves_the_tissue_around_it():
         swollen.to_retina(GRID)
 
 
+def test_eyes_are_not_those_of_the_training_set():
+    """The same seed in both scripts must not give the same eyes, nor the eye's own stream the draw of the pair."""
+    streams = [np.random.default_rng([0, 1, *tags]).random(4) for tags in
+               ((), (synthesize.ANATOMY,), (camera_pairs.FIRST_STREAM,), (camera_pairs.FIRST_STREAM + 1,))]
+    assert np.array_equal(streams[0], streams[1]), "numpy pads seeds with zeros"
+    assert not any(np.array_equal(streams[i], streams[j]) for i, j in ((0, 2), (0, 3), (2, 3)))
+
+
+def test_swellings_add_up_to_what_was_asked_for():
+    for seed in range(20):
+        swellings = camera_pairs.draw_swellings(POLE, 50.0, 400, 5.0, np.random.default_rng(seed))
+        plain, swollen = (aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swellings))
+        points = plain.to_retina(GRID)
+        moved = np.linalg.norm(swollen.to_pixels(points) - plain.to_pixels(points), axis=1).max() * 512 / 400
+        assert 1.0 < moved < 5.5
+
+
 @pytest.fixture(scope="module")
 def pair():
     return draw_pair("cffa", 2, SMALL)
@@ -98,6 +115,7 @@ def test_script_writes_real_pairs(tmp_path, monkeypatch, capsys):
     columns, rows = pair.fixed_landmarks.astype(int).T
     assert np.allclose(dense[rows, columns], pair.moving_landmarks, atol=1e-3)
     for wrong in (["--out", out], ["--out", tmp_path / "x", "--modes", "cfxx"], ["--out", tmp_path / "x", "--overlap", 2],
-                  ["--out", tmp_path / "x", "--swelling", 99]):
+                  ["--out", tmp_path / "x", "--swelling", 99],
+                  ["--out", tmp_path / "x", "--size", 64, "--modes", "cffa", "--overlap", 0.05, "--largest_overlap", 0.06]):
         assert run_main(camera_pairs, monkeypatch, *wrong) == 2
-        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+        assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")

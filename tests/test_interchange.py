@@ -134,7 +134,7 @@ def test_itk_resamples_by_a_field_what_is_not_affine(moving, tmp_path, bends):
     if bends:
         frame = np.array([[1 / 60, 0, -1.0], [0, 1 / 60, -1.0], [0, 0, 1]])
         transform = QuadraticTransform(frame, np.array([[60.0, 55, 4, bends, 0, 2], [62.0, -3, 57, 1, -bends, 0]]))
-    export_files(tmp_path, ["itk"], transform, transform.near_affine(), FIXED_SIZE, np.zeros((0, 2)), np.zeros((0, 2)),
+    export_files(tmp_path, ["itk"], transform, transform.near_matrix(), FIXED_SIZE, np.zeros((0, 2)), np.zeros((0, 2)),
                  np.zeros(0, bool))
     assert [path.name for path in tmp_path.iterdir()] == ["displacement_field.mha"]
     field = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "displacement_field.mha"), sitk.sitkVectorFloat64))

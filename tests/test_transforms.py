@@ -107,7 +107,7 @@ def test_quadratic_without_curvature_warps_like_its_matrix():
     rng = np.random.default_rng(1)
     moving = G.warp_image(*_small(rng), SIZE)[0, 0].numpy()
     straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
-    by_map, by_matrix = (register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_affine()))
+    by_map, by_matrix = (register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_matrix()))
     assert np.abs(by_map - by_matrix).max() < 2e-3 and by_map.max() > 0.3
 
 
@@ -134,7 +134,11 @@ def test_affine_of_a_transform_is_the_nearest_one():
     {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[1.0] * 5] * 2},
     {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[float("nan")] * 6] * 2},
     ALL["deformable"].to_dict() | {"controls": [[[0.0, 0.0]]]}, ALL["deformable"].to_dict() | {"base": 3},
-    ALL["deformable"].to_dict() | {"base": ALL["deformable"].to_dict()}])
+    ALL["deformable"].to_dict() | {"base": ALL["deformable"].to_dict()}, 3, None,
+    ALL["deformable"].to_dict() | {"controls": np.ones((6, 6, 2)).tolist()},
+    {"kind": "affine", "H_fix_to_mov": [[10**400] * 3] * 3},
+    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": np.zeros((2, 6)).tolist()},
+    {"kind": "affine", "H_fix_to_mov": (np.eye(3) + [[0], [0], [1e-3]]).tolist()}])
 def test_impossible_descriptions_are_refused(content):
     with pytest.raises(InputError):
         transform_from_dict(content)
@@ -147,6 +151,23 @@ def saved(tmp_path):
                "fixed": {"height": SIZE[0], "width": SIZE[1]}, "moving": {"height": 120, "width": 150}}
     (tmp_path / "transform.json").write_text(json.dumps(content))
     return tmp_path / "transform.json"
+
+
+@pytest.mark.parametrize("change", [
+    {"fixed": {"height": 0, "width": 9}}, {"moving": {"height": 1e999, "width": 9}}, {"fix_to_mov": {"kind": "cubic"}},
+    {"fix_to_mov": None}])
+def test_impossible_files_are_one_line(saved, change, tmp_path, monkeypatch, capsys):
+    saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
+    assert run_main(apply_transform, monkeypatch, "--transform", saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "transform.json" in error and len(error.strip().splitlines()) == 1
+    saved.write_text("[" * 100_000)
+    assert run_main(apply_transform, monkeypatch, "--transform", saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+
+
+def test_images_of_one_pixel_are_mapped():
+    for transform in ALL.values():
+        assert transform.dense_map((1, 7)).shape == (1, 7, 2)
 
 
 def test_points_and_images_are_mapped_by_curved_transforms(saved, tmp_path, monkeypatch):

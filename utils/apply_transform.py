@@ -23,10 +23,12 @@ import tifffile
 from tqdm import tqdm
 
 from utils.errors import InputError, run_script
+from utils.geometry import Size
 from utils.image_io import replace_atomically, write_bytes_atomically
 from utils.interchange import SavedTransform, read_transform
 from utils.pictures import register_onto_fixed
 from utils.points import read_points, write_points
+from utils.transforms import MatrixTransform, Transform
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 KEPT_TYPES = (np.uint8, np.uint16, np.float32)
@@ -54,19 +56,24 @@ def warp_frame(image: np.ndarray, transform: SavedTransform, inverse: bool = Fal
                          "size.")
     if image.dtype not in KEPT_TYPES:
         raise InputError(f"pixels of type {image.dtype}; 8 or 16 bit or 32-bit float are needed.")
-    out_to_source = transform.fix_to_mov.inverse() if inverse else transform.fix_to_mov
+    out_to_source = transform.mov_to_fix if inverse else transform.fix_to_mov
     if nearest:
-        return _warp_nearest(image, out_to_source.dense_map(target))
+        return _warp_nearest(image, out_to_source, target)
     warped = register_onto_fixed(image.astype(np.float32), out_to_source, target)
     if np.issubdtype(image.dtype, np.integer):
         warped = np.clip(np.rint(warped), 0, np.iinfo(image.dtype).max)
     return warped.astype(image.dtype)
 
 
-def _warp_nearest(image: np.ndarray, source_xy: np.ndarray) -> np.ndarray:
-    """Read an image at the nearest pixels of places (height, width, 2); 0 outside."""
-    places = np.nan_to_num(source_xy, nan=-1e6)
-    return cv2.remap(image, places[..., 0], places[..., 1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
+def _warp_nearest(image: np.ndarray, out_to_source: Transform, size: Size) -> np.ndarray:
+    """Read an image at the nearest pixels, 0 outside."""
+    if isinstance(out_to_source, MatrixTransform):
+        return cv2.warpPerspective(image, out_to_source.H_fix_to_mov, size[::-1], flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    columns, rows = np.rint(np.nan_to_num(out_to_source.dense_map(size), nan=-1.0)).astype(int).transpose(2, 0, 1)
+    inside = (columns >= 0) & (rows >= 0) & (columns < image.shape[1]) & (rows < image.shape[0])
+    warped = image[np.where(inside, rows, 0), np.where(inside, columns, 0)]
+    warped[~inside] = 0
+    return warped
 
 
 def warp_file(path: Path, out: Path, transform: SavedTransform, inverse: bool, nearest: bool) -> int:
@@ -141,7 +148,7 @@ def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bo
     if out.resolve() == path.resolve():
         raise InputError(f"--out {out}: would overwrite the points that are mapped; give another file.")
     points = read_points(path, 2)
-    mapped = (transform.fix_to_mov.inverse() if inverse else transform.fix_to_mov).map(points)
+    mapped = (transform.mov_to_fix if inverse else transform.fix_to_mov).map(points)
     lost = np.flatnonzero(~np.isfinite(mapped).all(axis=1))
     if len(lost):
         x, y = points[lost[0]]

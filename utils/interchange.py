@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from utils.transforms import Transform, transform_from_dict
 
 # Kind of export to the file's name in the folder of a pair. ITK has no transform for what is not affine, but displacements.
 EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
+MAX_SIDE_PX = 1 << 17
 ITK_KINDS, ITK_FIELD = ("similarity", "affine"), "displacement_field.mha"
 
 
@@ -33,6 +35,11 @@ class SavedTransform:
     fixed_size: Size
     moving_size: Size
 
+    @cached_property
+    def mov_to_fix(self) -> Transform:
+        """The inverse; one object, so that its dense map is computed once for all frames."""
+        return self.fix_to_mov.inverse()
+
 
 def read_transform(path: str | Path) -> SavedTransform:
     """Read ``transform.json``.
@@ -46,18 +53,22 @@ def read_transform(path: str | Path) -> SavedTransform:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         sizes = [(int(content[role]["height"]), int(content[role]["width"])) for role in ("fixed", "moving")]
-        # Files from before there were other transforms than matrices hold the matrix alone.
-        matrix = content["H_fix_to_mov"] and {"kind": "homography", "H_fix_to_mov": content["H_fix_to_mov"]}
-        status, description = content["status"], content.get("fix_to_mov", matrix)
-    except (ValueError, KeyError, TypeError) as error:
+        status, key = content["status"], "fix_to_mov" if "fix_to_mov" in content else "H_fix_to_mov"
+        description = content[key]
+        if key == "H_fix_to_mov" and description is not None:
+            # A file from before there were other transforms than matrices.
+            description = {"kind": "homography", key: description}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: not a transform.json of register.py ({type(error).__name__}: {error}).") from error
     if status != "ok" or description is None:
         raise InputError(f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
                          "transform to apply.")
+    if not all(1 <= side <= MAX_SIDE_PX for size in sizes for side in size):
+        raise InputError(f"{path}: images of {sizes[0]} and {sizes[1]} px (height, width) cannot be.")
     try:
         return SavedTransform(transform_from_dict(description), *sizes)
     except InputError as error:
-        raise InputError(f"{path}: fix_to_mov: {error}.") from error
+        raise InputError(f"{path}: {key}: {error}.") from error
 
 
 def itk_transform(H_fix_to_mov: np.ndarray) -> str:
@@ -84,7 +95,7 @@ def itk_field(transform: Transform, fixed_size: Size) -> bytes:
     """
     import SimpleITK as sitk  # noqa: PLC0415  (slow to import, and only this needs it)
     displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(*fixed_size, 2)
-    field = sitk.GetImageFromArray(np.nan_to_num(displacement).astype(np.float32), isVector=True)
+    field = sitk.GetImageFromArray(displacement.astype(np.float32), isVector=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ITK_FIELD
         sitk.WriteImage(field, str(path), useCompression=True)

@@ -28,7 +28,8 @@ class PairRow:
         stress: what was done to the moving image first.
         status, reason: "ok", or "failed" and why.
         error: px at 512; infinite when failed.
-        h: the matrix ``H_fix_to_mov`` row by row, in the pixels of the stressed pair; empty when failed.
+        h: the matrix ``H_fix_to_mov`` row by row, in the pixels of the stressed pair, of a curved transform the affine
+            matrix that it refines (the errors are those of the whole transform); empty when failed.
         checksum: of the pair as it was before the stress.
     """
 

@@ -36,7 +36,7 @@ def register_onto_fixed(moving: np.ndarray, fix_to_mov: np.ndarray | Transform, 
         fix_to_mov: ``H_fix_to_mov`` (3, 3), or a transform.
     """
     transform = as_transform(fix_to_mov)
-    H = torch.from_numpy(transform.near_affine().astype(np.float32))[None]
+    H = torch.from_numpy(transform.near_matrix().astype(np.float32))[None]
     shrink = mean_shrink(H)
     if shrink > NOTICEABLE_SHRINK:
         moving = cv2.GaussianBlur(moving, (0, 0), 0.5 * math.sqrt(shrink**2 - 1.0))
@@ -67,7 +67,8 @@ def checkerboard(fixed: np.ndarray, registered: np.ndarray, cells: int = 8) -> n
 
 
 def draw_displacement(fixed: np.ndarray, displacement: np.ndarray, seen: np.ndarray, long_side: int = 640) -> Figure:
-    """A displacement field on the fixed image: arrows as long as drawn on the scale beside them, colour for their length.
+    """A displacement field on the fixed image: arrows for the direction, enlarged alike until they can be seen, and colours for
+    the length in pixels.
 
     Args:
         fixed: (H, W) or (H, W, 3).
@@ -86,7 +87,7 @@ def draw_displacement(fixed: np.ndarray, displacement: np.ndarray, seen: np.ndar
     axis = figure.subplots()
     axis.imshow(cv2.resize(as_rgb(fixed), size[::-1], interpolation=cv2.INTER_AREA) // 2)
     axis.set_axis_off()
-    # The longest arrow spans a step of the grid, whatever its length in pixels: the colours say that.
+    # The longest arrow spans 1.4 steps of the grid, whatever its length in pixels: the colours say that.
     largest = max(float(length.max()) if len(length) else 0.0, 1e-9)
     arrows = axis.quiver(xs * factor, ys * factor, u, v, length, angles="xy", scale_units="xy",
                          scale=largest / (1.4 * step * factor), cmap="viridis", width=0.004)

@@ -28,6 +28,7 @@ DENSE_STEP_PX = 8  # maps are as smooth as that: beyond matrices they are evalua
 NEWTON_STEPS, NEWTON_TOLERANCE_PX = 30, 1e-4
 DIFFERENCE_PX = 0.25
 MAX_FIELD_VALUES = 1 << 20
+LEAST_DETERMINANT = 1e-12
 
 
 class Transform(ABC):
@@ -56,13 +57,13 @@ class Transform(ABC):
         """What :func:`transform_from_dict` makes it from again, plain numbers and lists."""
 
     @abstractmethod
-    def near_affine(self) -> np.ndarray:
-        """An affine ``H_fix_to_mov`` (3, 3) that is near it where images matched; Newton starts from it."""
+    def near_matrix(self) -> np.ndarray:
+        """A matrix ``H_fix_to_mov`` (3, 3) that is near it where images matched; Newton starts from it."""
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
         """Moving pixels (N, 2) to fixed pixels (N, 2), by Newton's method; NaN where it does not converge."""
         points = np.asarray(points, dtype=float).reshape(-1, 2)
-        H_mov_to_fix = np.linalg.inv(self.near_affine())
+        H_mov_to_fix = np.linalg.inv(self.near_matrix())
         found, error = warp_points(points, H_mov_to_fix), np.full(len(points), np.inf)
         for _ in range(NEWTON_STEPS):
             gap = points - self.map(found)
@@ -88,11 +89,18 @@ class Transform(ABC):
 
     def dense_map(self, out_size: Size) -> np.ndarray:
         """Where every pixel of an image in the frame that it maps from lies in the other: (height, width, 2) float32, NaN where
-        there is no counterpart."""
+        there is no counterpart. That of the last size is kept, for the frames of an examination."""
+        kept = self.__dict__.setdefault("_dense_map", {})
+        if out_size not in kept:
+            kept.clear()
+            kept[out_size] = self._compute_dense_map(out_size)
+        return kept[out_size]
+
+    def _compute_dense_map(self, out_size: Size) -> np.ndarray:
         lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
         mapped = self.map(lattice.reshape(-1, 2)).reshape(lattice.shape)
         known = np.isfinite(mapped).all(axis=-1)
-        guess = warp_points(lattice.reshape(-1, 2), self.near_affine()).reshape(lattice.shape)
+        guess = warp_points(lattice.reshape(-1, 2), self.near_matrix()).reshape(lattice.shape)
         mapped = np.where(known[..., None], mapped, guess)
         ys, xs = (np.arange(side, dtype=float) for side in out_size)
         dense = np.stack([RectBivariateSpline(rows, columns, mapped[..., axis])(ys, xs) for axis in range(2)], axis=-1)
@@ -102,8 +110,8 @@ class Transform(ABC):
 
 
 def _lattice(size: Size, step_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (R, C, 2) every ``step_px`` over an image, one beyond its edges, and the y of the rows and the x of the columns."""
-    ys, xs = (np.arange(-1, -(-(side - 1) // step_px) + 2) * float(step_px) for side in size)
+    """Points (R, C, 2) every ``step_px`` over an image, two beyond its edges, and the y of the rows and the x of the columns."""
+    ys, xs = (np.arange(-2, -(-(side - 1) // step_px) + 3) * float(step_px) for side in size)
     return np.stack(np.meshgrid(xs, ys), axis=-1), ys, xs
 
 
@@ -136,7 +144,7 @@ class MatrixTransform(Transform):
         H = H_moving_to_new @ self.H_fix_to_mov @ H_new_to_fixed
         return MatrixTransform(H / H[2, 2], self.kind)
 
-    def near_affine(self) -> np.ndarray:
+    def near_matrix(self) -> np.ndarray:
         return self.H_fix_to_mov
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,7 +192,7 @@ class QuadraticTransform(Transform):
         coefficients[:, 0] += H_moving_to_new[:2, 2]
         return QuadraticTransform(self.H_fixed_to_unit @ H_new_to_fixed, coefficients)
 
-    def near_affine(self) -> np.ndarray:
+    def near_matrix(self) -> np.ndarray:
         # Over the unit circle the means of u^2 and v^2 are 1/4, which belongs to the constant.
         tangent = self.coefficients[:, :3].copy()
         tangent[:, 0] += 0.25 * (self.coefficients[:, 3] + self.coefficients[:, 5])
@@ -227,8 +235,8 @@ class DeformableTransform(Transform):
         return DeformableTransform(self.base.rescaled(H_new_to_fixed, H_moving_to_new), self.H_fixed_to_lattice @ H_new_to_fixed,
                                    self.controls @ to_new.T)
 
-    def near_affine(self) -> np.ndarray:
-        return self.base.near_affine()
+    def near_matrix(self) -> np.ndarray:
+        return self.base.near_matrix()
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "base": self.base.to_dict(), "H_fixed_to_lattice": self.H_fixed_to_lattice.tolist(),
@@ -254,39 +262,51 @@ class InverseTransform(Transform):
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> InverseTransform:
         return InverseTransform(self.forward.rescaled(np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed)))
 
-    def near_affine(self) -> np.ndarray:
-        return np.linalg.inv(self.forward.near_affine())
+    def near_matrix(self) -> np.ndarray:
+        return np.linalg.inv(self.forward.near_matrix())
 
     def to_dict(self) -> dict[str, Any]:
         raise TypeError("a registration is described from fixed to moving; describe the forward transform")
 
 
-def transform_from_dict(content: dict[str, Any]) -> Transform:
+def transform_from_dict(content: Any) -> Transform:
     """The transform that :meth:`Transform.to_dict` described.
 
     Raises:
         InputError: not such a description, or one with impossible values.
     """
     try:
-        kind = content["kind"]
-        if kind in MATRIX_KINDS:
-            return MatrixTransform(_matrix(content["H_fix_to_mov"], "H_fix_to_mov"), kind)
-        if kind == "quadratic":
-            return QuadraticTransform(_matrix(content["H_fixed_to_unit"], "H_fixed_to_unit"),
-                                      _numbers(content["coefficients"], (2, 6), "coefficients"))
-        if kind == "deformable":
-            base = content["base"]
-            if not isinstance(base, dict) or base.get("kind") == "deformable":
-                raise InputError("the base of a deformable transform must be a matrix or quadratic")
-            controls = np.asarray(content["controls"], dtype=float)
-            if controls.ndim != 3 or controls.shape[2] != 2 or min(controls.shape[:2]) < 5 or controls.size > MAX_FIELD_VALUES:
-                raise InputError(f"controls of shape {controls.shape}; (rows, columns, 2) needed")
-            _numbers(controls, controls.shape, "controls")
-            return DeformableTransform(transform_from_dict(base), _matrix(content["H_fixed_to_lattice"], "H_fixed_to_lattice"),
-                                       controls)
-    except (KeyError, TypeError, ValueError) as error:
+        return _READERS[content["kind"]](content)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"not the description of a transform ({type(error).__name__}: {error})") from error
-    raise InputError(f"unknown kind of transform {kind!r}")
+
+
+def _read_matrix(content: dict[str, Any]) -> MatrixTransform:
+    return MatrixTransform(_matrix(content, "H_fix_to_mov", content["kind"] != "homography"), content["kind"])
+
+
+def _read_quadratic(content: dict[str, Any]) -> QuadraticTransform:
+    coefficients = _numbers(content["coefficients"], (2, 6), "coefficients")
+    transform = QuadraticTransform(_matrix(content, "H_fixed_to_unit", True), coefficients)
+    if abs(np.linalg.det(transform.near_matrix())) < LEAST_DETERMINANT:
+        raise InputError("coefficients that map everything onto a line")
+    return transform
+
+
+def _read_deformable(content: dict[str, Any]) -> DeformableTransform:
+    base = content["base"]
+    if base["kind"] == "deformable":
+        raise InputError("the base of a deformable transform must be a matrix or quadratic")
+    controls = np.asarray(content["controls"], dtype=float)
+    if controls.ndim != 3 or controls.shape[2] != 2 or min(controls.shape[:2]) < 5 or controls.size > MAX_FIELD_VALUES:
+        raise InputError(f"controls of shape {controls.shape}; (rows, columns, 2) needed")
+    _numbers(controls, controls.shape, "controls")
+    if np.count_nonzero(controls) != np.count_nonzero(controls[2:-2, 2:-2]):
+        raise InputError("controls whose outer two rings are not 0")
+    return DeformableTransform(transform_from_dict(base), _matrix(content, "H_fixed_to_lattice", True), controls)
+
+
+_READERS = {kind: _read_matrix for kind in MATRIX_KINDS} | {"quadratic": _read_quadratic, "deformable": _read_deformable}
 
 
 def _numbers(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -296,10 +316,12 @@ def _numbers(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     return array
 
 
-def _matrix(values: Any, name: str) -> np.ndarray:
-    H = _numbers(values, (3, 3), name)
-    if abs(np.linalg.det(H)) < 1e-12:
+def _matrix(content: dict[str, Any], name: str, affine: bool) -> np.ndarray:
+    H = _numbers(content[name], (3, 3), name)
+    if abs(np.linalg.det(H)) < LEAST_DETERMINANT:
         raise InputError(f"{name} is not an invertible 3 x 3 matrix")
+    if affine and not np.array_equal(H[2], [0.0, 0.0, 1.0]):
+        raise InputError(f"the last row of {name} must be 0 0 1")
     return H
 
 
