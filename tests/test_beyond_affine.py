@@ -12,6 +12,7 @@ from benchmarks import transforms
 from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
 from dataset.real_pairs import RealPair
 from model import beyond_affine as B
+from model import local_matches as L
 from model.refinement import RidgePair
 from model.registration import choose_transform
 from model.working_frame import to_working_frame
@@ -101,7 +102,7 @@ def test_peaks_are_found_to_parts_of_a_pixel():
     surfaces = np.stack([0.9 - 0.02 * (x - px) ** 2 - 0.05 * (y - py) ** 2 for px, py in places])
     beside = np.stack([0.9 - 0.01 * (x - 7) ** 2 - 0.01 * y**2, np.zeros_like(x), np.full_like(x, np.nan),
                        0.2 - 0.02 * (x**2 + y**2)])
-    kept, displacements, information = B.find_peaks(np.concatenate([surfaces, beside]).astype(np.float32))
+    kept, displacements, information = L.find_peaks(np.concatenate([surfaces, beside]).astype(np.float32))
     assert kept.tolist() == [0, 1, 2] and np.abs(displacements - places).max() < 0.01
     assert np.allclose(information[:, 1, 1] / information[:, 0, 0], 2.5, rtol=0.02)
     assert np.allclose(information[:, 0, 1], 0, atol=0.01)
@@ -110,8 +111,8 @@ def test_peaks_are_found_to_parts_of_a_pixel():
 def test_one_strong_pixel_a_cell():
     strength = np.zeros((66, 77), np.float32)
     strength[30, 40], strength[31, 41], strength[50, 20], strength[2, 2] = 1.0, 0.9, 0.8, 5.0
-    assert sorted(map(tuple, B.strongest_in_cells(strength, 5))) in ([(40, 30)], [(20, 50), (40, 30)])
-    assert len(B.strongest_in_cells(np.zeros((66, 77), np.float32), 5)) == 0
+    assert sorted(map(tuple, L.strongest_in_cells(strength, 5))) in ([(40, 30)], [(20, 50), (40, 30)])
+    assert len(L.strongest_in_cells(np.zeros((66, 77), np.float32), 5)) == 0
 
 
 def scattered(n=300, wrong=0.3, seed=0):
@@ -122,7 +123,7 @@ def scattered(n=300, wrong=0.3, seed=0):
     displacements = np.stack([1 + 3 * u * v - v**2, 2 * u**2 - 1.5 * v], axis=1) + rng.normal(0, 0.3, (n, 2))
     bad = rng.random(n) < wrong
     displacements[bad] = rng.uniform(-12, 12, (int(bad.sum()), 2))
-    return B.LocalMatches(points, displacements, np.tile(np.eye(2), (n, 1, 1))), bad
+    return L.LocalMatches(points, displacements, np.tile(np.eye(2), (n, 1, 1))), bad
 
 
 def test_robust_fit_sees_past_wrong_matches():
@@ -154,7 +155,7 @@ def test_lattice_carries_a_displacement_and_stiffness_flattens_it():
     rng = np.random.default_rng(2)
     points = rng.uniform([0, 0], [SIZE[1], SIZE[0]], (500, 2))
     true = np.stack([2 * np.sin(points[:, 0] / 60), 2 * np.cos(points[:, 1] / 70)], axis=1)
-    matches = B.LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
+    matches = L.LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
     lattice, left = B.Lattice.over(SIZE), []
     for stiffness in (0.01, 1e4):
         basis = B.Basis(lattice.design(points), stiffness * lattice.bending())
