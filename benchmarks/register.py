@@ -39,7 +39,8 @@ from utils.image_io import read_gray, write_text_atomically
 STAGES = [(register, "read_gray", "reading"), (model.registration, "to_working_frame", "working frame"),
           (SuperRetinaMultimodal, "describe", "network"), (model.registration.SuperRetinaMatcher, "describe", "keypoints"),
           (model.registration, "match_descriptors", "matching"), (model.registration, "estimate_transform", "robust fit"),
-          (RidgePair, "refine", "refinement"), (RidgePair, "agreement", "agreement")]
+          (RidgePair, "refine", "refinement"), (model.registration, "estimate_affine", "patches"),
+          (RidgePair, "agreement", "agreement")]
 
 
 class StageClock:
