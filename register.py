@@ -60,7 +60,7 @@ from utils.transforms import CURVED_KINDS, displacement_after_affine
 
 PRETRAINED = Path(__file__).resolve().parent / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
-RESULT_COLUMNS = ["id", "status", "reason", "confidence", "transform", "n_matches", "n_inliers", "seconds",
+RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
                   *(f"h{row}{column}" for row in range(3) for column in range(3))]
 PAIR_FILES = ("registered.png", "checkerboard.png", "checkerboard_affine.png", "displacement.png", "matches.png",
               "transform.json", ITK_FIELD, *EXPORTS.values())
@@ -324,7 +324,7 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
             (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
         record = failed | {"status": result.status, "reason": result.reason, "confidence": f"{result.confidence:.3f}",
-                   "transform": result.transform.kind if result.transform else "", "n_matches": result.n_matches,
+                   "n_matches": result.n_matches,
                    "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
         if result.H_fix_to_mov is not None:
             record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}
