@@ -2,7 +2,7 @@
 #   make demo    build the data, train 5 epochs on the CPU, register, evaluate; prints where the pictures are
 #   make test    run the tests
 # And:
-#   make compare all methods under every stress on the real and on the generated pairs, with a report (an hour)
+#   make compare all methods under every stress on the real and on the generated pairs, with a report (half an hour)
 #   make weights train the weights that ship (hours; docs/model_card.md)
 PYTHON ?= python3
 BIN := .venv/bin
