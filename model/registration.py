@@ -32,7 +32,7 @@ from utils.transforms import CURVED_KINDS, MatrixTransform, Transform, affine_of
 TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
 
 # Of the logistic model of the confidence, see confidence_of.
-CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.2, 0.7, 0.5
+CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.8, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 # Of proposals, which cost little: guided matching refutes the wrong ones.
 MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
@@ -393,7 +393,8 @@ def confidence_of(decided: float, agreement: float) -> float:
     """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
 
     Logistic. ``benchmarks/confidence.py`` fits the coefficients and prints what right and wrong matrices of validation eyes
-    show; those in use trust the matches more than its fit does, because noise hides ridges sooner than junctions.
+    show; those in use trust the matches more than its fit does, because noise hides ridges sooner than junctions, and the bias
+    allows for what the patches do for wrong matrices: they raise the agreement of these by about 1.
     """
     evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
                 + CONFIDENCE_PER_AGREEMENT * agreement)
