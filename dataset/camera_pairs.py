@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from dataset import appearance
 from dataset.fundus_camera import FundusCamera, aim
 from dataset.lesions import draw_lesions
-from dataset.synthesize import draw_scene
+from dataset.synthesize import draw_scene, run_in_processes
 from dataset.vascular_tree import Eye, grow_eye
 from utils.errors import InputError, run_script
 from utils.field_of_view import estimate_field_of_view
@@ -184,14 +181,6 @@ def _write_one(job: tuple[Path, str, int, PairDraw]) -> Path:
     return folder
 
 
-def _run(jobs: list[tuple[Path, str, int, PairDraw]], processes: int) -> Iterator[Path]:
-    if processes <= 1:
-        yield from map(_write_one, jobs)
-        return
-    with get_context("spawn").Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.imap(_write_one, jobs)
-
-
 def write_camera_set(root: Path, eyes: int, modes: list[str], draw: PairDraw, processes: int = 1,
                      progress: bool = True) -> list[Path]:
     """Write ``eyes`` pairs of each mode below ``root``.
@@ -213,7 +202,8 @@ def write_camera_set(root: Path, eyes: int, modes: list[str], draw: PairDraw, pr
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root}: not an empty folder; give another --out.")
     jobs = [(root, mode, number, draw) for mode in modes for number in range(1, eyes + 1)]
-    for _ in tqdm(_run(jobs, processes), total=len(jobs), desc="camera pairs", unit="pair", disable=not progress):
+    done = run_in_processes(_write_one, jobs, processes)
+    for _ in tqdm(done, total=len(jobs), desc="camera pairs", unit="pair", disable=not progress):
         pass
     write_text_atomically(root / DESCRIPTION, f"eyes: {eyes}\nmodes: {modes}\ndraw: {vars(draw)}\n")
     return [root / mode for mode in modes]

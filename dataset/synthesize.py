@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -152,13 +153,15 @@ def _write_folder(job: Job) -> str:
     return job.name
 
 
-def _run(jobs: list[Job], processes: int) -> Iterator[str]:
+def run_in_processes(work: Callable[[Any], Any], jobs: list[Any], processes: int) -> Iterator[Any]:
+    """Results of a function for each job, in order. One process is this one; more need the caller's script to have a main
+    guard."""
     if processes <= 1:
-        yield from map(_write_folder, jobs)
+        yield from map(work, jobs)
         return
     # The processes share the cores already; OpenCV's own threads would only get in their way.
     with get_context("spawn").Pool(processes, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.imap(_write_folder, jobs)
+        yield from pool.imap(work, jobs)
 
 
 def write_generated_set(root: Path, eyes: int, seed: int = 0, size: int = 512, visits: int = 1, processes: int = 1,
@@ -198,7 +201,8 @@ def write_generated_set(root: Path, eyes: int, seed: int = 0, size: int = 512, v
     if _is_complete(root, description, overwrite):
         return ids
     write_text_atomically(root / UNFINISHED, yaml.safe_dump(description, sort_keys=False))
-    for _ in tqdm(_run(jobs, processes), total=len(jobs), desc="synthesise", unit="sample", disable=not progress):
+    done = run_in_processes(_write_folder, jobs, processes)
+    for _ in tqdm(done, total=len(jobs), desc="synthesise", unit="sample", disable=not progress):
         pass
     write_text_atomically(root / MANIFEST, yaml.safe_dump(description, sort_keys=False))
     (root / UNFINISHED).unlink()
