@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import model.affine_refinement
 import model.registration
 import register
 from baselines import MethodSetting, NotAvailable, load_method
@@ -39,7 +40,7 @@ from utils.image_io import read_gray, write_text_atomically
 STAGES = [(register, "read_gray", "reading"), (model.registration, "to_working_frame", "working frame"),
           (SuperRetinaMultimodal, "describe", "network"), (model.registration.SuperRetinaMatcher, "describe", "keypoints"),
           (model.registration, "match_descriptors", "matching"), (model.registration, "estimate_transform", "robust fit"),
-          (RidgePair, "refine", "refinement"), (model.registration, "estimate_affine", "patches"),
+          (RidgePair, "refine", "refinement"), (model.affine_refinement, "follow_patches", "patches"),
           (RidgePair, "agreement", "agreement")]
 
 

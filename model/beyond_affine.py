@@ -17,7 +17,6 @@ import numpy as np
 from model.local_matches import LocalMatches, find_local_matches, relative_to
 from model.refinement import RidgePair
 from utils.geometry import Size, warp_points
-from utils.metrics import image_corners
 from utils.transforms import (
     DeformableTransform,
     MatrixTransform,
@@ -28,7 +27,6 @@ from utils.transforms import (
 
 LEAST_PATCHES = 30
 SEARCH_RADII_PX = (12, 7)  # of the rounds of the quadratic map
-AFFINE_ROUNDS, SETTLED_PX = 7, 1.0
 DEFORMABLE_SEARCH_PX = 6
 CURVATURE_SPREAD_PX = 6.0  # how large quadratic terms are at the edge of what matched, a priori
 CONTROLS_ACROSS = 13  # along the long side: 40 px at the usual working size
@@ -37,7 +35,6 @@ FOLDS = 5
 BLOCKS_ACROSS = 6  # of what matched, where the quadratic map is tried
 SMALL_BLOCK_PX = 32.0  # where the displacement is: as wide as a patch
 LEAST_GAIN, LEAST_SIGNIFICANCE = 0.05, 2.5
-AFFINE_SIGNIFICANCE = 2.0  # of one affine map against another, where no model is richer
 CLIP_PX = 1.5  # residuals count at most as this much where models are compared
 LEAST_JACOBIAN = 0.3  # relative to the simpler transform: less is on the way to folding
 
@@ -209,34 +206,6 @@ class Lattice(NamedTuple):
 
 
 # --- estimation ------------------------------------------------------------------------------------------------------
-
-def estimate_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
-    """The affine matrix (3, 3) through the patches found near a given one, where it is clearly the better of the two.
-
-    The two are judged on the patches that were looked for near either of them, as widely: a wrong matrix finds as many near
-    itself as near any other.
-    """
-    base, corners = MatrixTransform(H_fix_to_mov), image_corners(ridges.ridges[0].shape)
-    transform, looked = base, []
-    for _ in range(AFFINE_ROUNDS):
-        matches = relative_to(base, transform, find_local_matches(ridges, transform, SEARCH_RADII_PX[0]))
-        if len(matches.points) < LEAST_PATCHES:
-            return H_fix_to_mov
-        looked.append(matches)
-        basis = affine_basis(matches.points)
-        H_correction = np.eye(3)
-        H_correction[:2] += fit_displacement(basis, matches, robust_weights(basis, matches)).T[:, [1, 2, 0]]
-        before, transform = transform, MatrixTransform(H_fix_to_mov @ H_correction)
-        if np.linalg.norm(transform.map(corners) - before.map(corners), axis=1).max() < SETTLED_PX:
-            break
-    else:
-        return H_fix_to_mov
-    both = LocalMatches(*(np.concatenate(parts) for parts in zip(looked[0], looked[-1], strict=True)))
-    corrected = warp_points(both.points, H_correction) - both.points
-    new = np.minimum(residuals_of(corrected, both.displacements, both.information), CLIP_PX)
-    _, sure = gain_of(np.minimum(_lengths(both), CLIP_PX), new, blocks_across(both.points))
-    return transform.H_fix_to_mov if sure >= AFFINE_SIGNIFICANCE else H_fix_to_mov
-
 
 def estimate_quadratic(ridges: RidgePair, H_affine: np.ndarray) -> Choice:
     """A quadratic map, or the affine one with the reason why it is kept."""

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-from model.beyond_affine import Choice, estimate_affine, estimate_beyond_affine
+from model.affine_refinement import refine_affine
+from model.beyond_affine import Choice, estimate_beyond_affine
 from model.keypoints import extract_keypoints, match_descriptors, sample_descriptors
 from model.refinement import RidgePair
 from model.super_retina_multimodal import SuperRetinaMultimodal
@@ -425,9 +426,7 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     H_fixed_to_ridges, H_moving_to_ridges = (image.frame.H_image_to_working for image in ridges.images)
     H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
     if settings.refine:
-        H_ridges = ridges.refine(H_ridges, transform)
-        if transform == "affine":
-            H_ridges = estimate_affine(ridges, H_ridges)
+        H_ridges = refine_affine(ridges, H_ridges) if transform == "affine" else ridges.refine(H_ridges, transform)
         H_fix_to_mov = compose(H_fixed_to_ridges, H_ridges, np.linalg.inv(H_moving_to_ridges))
     agreement = ridges.agreement(H_ridges)
     return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))

@@ -13,6 +13,7 @@ from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
 from dataset.real_pairs import RealPair
 from model import beyond_affine as B
 from model import local_matches as L
+from model.affine_refinement import refine_affine
 from model.refinement import RidgePair
 from model.registration import choose_transform
 from model.working_frame import to_working_frame
@@ -69,17 +70,19 @@ def test_an_affine_pair_stays_affine(flat, asked):
     assert choice.transform.kind == "affine" and "too little" in choice.reason
 
 
-def test_affine_is_put_right_by_patches(flat):
+@pytest.mark.parametrize("turn_deg, scale", [(1.2, 1.015), (3.0, 1.03)])
+def test_affine_is_put_right_from_further_away_than_correlation_reaches(flat, turn_deg, scale):
     ridges, H = flat
     frames = [image.frame.H_image_to_working for image in ridges.images]
-    rough = G.compose(np.linalg.inv(frames[0]), G.affine_about(1.2, 1.015, 0.01, (200, 300), (206.0, 296.0)) @ H, frames[1])
+    rough = G.compose(np.linalg.inv(frames[0]), G.affine_about(turn_deg, scale, 0.01, (200, 300), (206.0, 296.0)) @ H, frames[1])
     true = G.compose(np.linalg.inv(frames[0]), H, frames[1])
     corners = np.array([[60.0, 60], [450, 60], [450, 450], [60, 450]])
 
     def off(matrix):
         return np.linalg.norm(G.warp_points(corners, matrix) - G.warp_points(corners, true), axis=1).max()
-    assert off(rough) > 5 and off(B.estimate_affine(ridges, rough)) < 0.3
-    assert off(B.estimate_affine(ridges, true)) < 0.2, "and what is right is left alone"
+    assert off(rough) > 5 and off(refine_affine(ridges, rough)) < 0.3
+    assert off(refine_affine(ridges, true)) < 0.2, "and what is right is left alone"
+    assert off(ridges.refine(rough, "affine", thorough=True)) <= off(ridges.refine(rough, "affine"))
 
 
 def test_images_without_a_common_vessel_are_left_alone():
@@ -91,7 +94,7 @@ def test_images_without_a_common_vessel_are_left_alone():
         H = G.affine_about(30.0, 1.0, 0.0, (128, 128), (128, 128))
         choice = B.estimate_beyond_affine(ridges, H, "auto")
         assert isinstance(choice.transform, MatrixTransform) and np.array_equal(choice.transform.H_fix_to_mov, H)
-        assert "affine" in choice.reason and np.array_equal(B.estimate_affine(ridges, H), H)
+        assert "affine" in choice.reason and np.array_equal(refine_affine(ridges, H), ridges.refine(H, "affine"))
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
