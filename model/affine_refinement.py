@@ -22,7 +22,7 @@ from utils.metrics import image_corners
 from utils.transforms import MatrixTransform
 
 SEARCH_PX = 12
-PATCH_ROUNDS, SETTLED_PX = 5, 1.0
+PATCH_ROUNDS, TRIAL_ROUNDS, SETTLED_PX = 5, 3, 1.0
 BLUR_PX = 9
 MAX_STEPS = 4
 LEAST_RISE = 0.05
@@ -60,9 +60,11 @@ def _moves(ridges: RidgePair, H_fix_to_mov: np.ndarray, agreement: float) -> Ite
 
 
 def follow_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
-    """Fit an affine matrix to patches found again near a given one, and again near that, until it stays."""
+    """Fit an affine matrix to patches found again near a given one, and again near that, until it stays or leads nowhere."""
     transform, corners = MatrixTransform(H_fix_to_mov), image_corners(ridges.ridges[0].shape)
-    for _ in range(PATCH_ROUNDS):
+    for number in range(PATCH_ROUNDS):
+        if number == TRIAL_ROUNDS and ridges.agreement(transform.H_fix_to_mov) < NEAR:
+            break
         matches = find_local_matches(ridges, transform, SEARCH_PX)
         if len(matches.points) < LEAST_PATCHES:
             break

@@ -146,13 +146,16 @@ class Matcher(ABC):
         """Match two grey images (H, W) float in [0, 1] of any sizes, as they are."""
         return next(self.candidates(*(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))))
 
-    def candidates(self, fixed: WorkingImage, moving: WorkingImage) -> Iterator[PairMatches]:
-        """Matches of the images as they are, then of turned and smaller copies; each is computed when it is asked for.
+    def candidates(self, fixed: WorkingImage, moving: WorkingImage, smaller: bool = True) -> Iterator[PairMatches]:
+        """Matches of the images as they are, then of turned and of smaller copies; each is computed when it is asked for.
 
         The fixed image is described once at each size. The frames of the copies hold turn and size, so the candidates all
         mean the same two images.
+
+        Args:
+            smaller: also the smaller copies, where the settings have them.
         """
-        share = self.settings.smaller_copy
+        share = self.settings.smaller_copy if smaller else 1.0
         for fixed_share, moving_shares in ((1.0, (1.0, share)), (share, (1.0,))) if share < 1.0 else ((1.0, (1.0,)),):
             described = self.describe(fixed.resized(fixed_share), "fixed")
             for moving_share, quarter_turns in product(moving_shares, (0, 1, 3, 2) if self.settings.try_turns else (0,)):
@@ -432,13 +435,13 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))
 
 
-def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Plausibility) -> Judged:
+def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Plausibility, smaller: bool = True) -> Judged:
     """The most likely of the matcher's candidates for a pair; further ones are not computed once one is sure.
 
-    One that is less likely than ``min_confidence`` comes back failed, with the reason.
+    One that is less likely than ``min_confidence`` comes back failed, with the reason. ``smaller`` as in ``Matcher.candidates``.
     """
     settings, best = matcher.settings, None
-    for matches in matcher.candidates(*ridges.images):
+    for matches in matcher.candidates(*ridges.images, smaller):
         candidate = estimate_from_matches(matches, settings, transform, plausibility)
         judged = judge(candidate, ridges, transform, settings)
         if best is None or _rank(judged) > _rank(best):
@@ -479,8 +482,9 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     if best.H_fix_to_mov is not None:
         chosen = choose_transform(ridges, best.H_fix_to_mov, transform)
     else:
+        # Only to name the reason: copies at full size are enough.
         working = ridges.images
-        flipped = search(matcher, RidgePair(working[0], working[1].mirrored()), matrix_kind, limits)
+        flipped = search(matcher, RidgePair(working[0], working[1].mirrored()), matrix_kind, limits, smaller=False)
         if flipped.H_fix_to_mov is not None:
             reason = "the moving image is mirrored: flip it and try again"
     return Registration(

@@ -64,7 +64,7 @@ class Knowing:
     def __init__(self, H_fix_to_mov):
         self.H, self.settings = H_fix_to_mov, MatchSettings(long_side=128, refine=False, min_confidence=0.0)
 
-    def candidates(self, fixed, moving):
+    def candidates(self, fixed, moving, smaller=True):
         points = np.stack(np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1).reshape(-1, 2)
         H = moving.frame.H_image_to_working @ self.H @ np.linalg.inv(fixed.frame.H_image_to_working)
         yield PairMatches(points, warp_points(points, H), np.ones(len(points)), fixed, moving, points, points)
