@@ -46,7 +46,9 @@ weights: setup
 	  --from_fa $(filter-out %non_ffa,$(wildcard $(SOURCES)/fa_unpaired/*)))
 	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release.yaml --data data/release \
 	  --mode cffa cfoct octfa cfocta --name release --precision bf16
-	$(BIN)/python -m utils.release $(RELEASE)/best.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
+	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release_second.yaml --data data/release \
+	  --mode cffa cfoct octfa cfocta --name release_second --precision bf16 --pretrained $(RELEASE)/best.pth
+	$(BIN)/python -m utils.release $(RELEASE)_second/latest.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
 	  --match configs/superretina_release.yaml
 	$(BIN)/python train_loftr_v3.py --name release --precision bf16
 	$(BIN)/python -m utils.release save/cffa/release/latest.pth save/pretrained/loftr_v3_lite.pth --max_mb 16
