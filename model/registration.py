@@ -397,8 +397,8 @@ def confidence_of(decided: float, agreement: float) -> float:
     """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
 
     Logistic. ``benchmarks/confidence.py`` fits the coefficients and prints what right and wrong matrices of validation eyes
-    show; those in use trust the matches more than its fit does, because noise hides ridges sooner than junctions, and the bias
-    allows for what the patches do for wrong matrices: they raise the agreement of these by about 1.
+    show. Those in use are more lenient than its fit, which knows no noise: that hides ridges sooner than junctions. Under them
+    none of 160 pairs of different validation eyes came above 0.45.
     """
     evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
                 + CONFIDENCE_PER_AGREEMENT * agreement)
