@@ -8,7 +8,7 @@ import torch
 from baselines import Matches, Method, MethodSetting, by_matches, require
 
 MAX_KEYPOINTS = 2048
-DETECTION_THRESHOLD = 0.05  # the package's 0.2, for outdoor photographs, leaves a third of the points of a fundus
+DETECTION_THRESHOLD = 0.05  # the package's 0.2, for outdoor photographs, keeps only about a third of the points of a fundus
 
 
 def make(setting: MethodSetting) -> Method:

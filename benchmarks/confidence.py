@@ -3,7 +3,8 @@
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml --weights best.pth
 
 Runs right pairs and pairs of different eyes of the *validation* eyes without any limit on the evidence, and fits a logistic
-model to what comes out. Prints the coefficients that ``model/registration.py`` holds, and how well they part the two.
+model to what comes out. Prints its coefficients, beside which ``model/registration.py`` says why it holds others, and how well
+either part the two.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from dataset.evaluation_sets import GeneratedDraw, PairLoader, generated_set, wrong_pairs
 from dataset.generated_pairs import MODE_FILES
-from model.registration import MAX_SIGNIFICANCE, Matcher, Plausibility, register_pair
+from model.registration import MAX_SIGNIFICANCE, Matcher, Plausibility, confidence_of, register_pair
 from register import Registrar
 from utils.errors import InputError, run_script
 from utils.metrics import pair_error
@@ -91,6 +92,8 @@ def main() -> None:
               f"{np.percentile(table[:, 0], (1, 10, 50, 90, 99)).round(2)}, of agreement "
               f"{np.percentile(table[:, 1], (1, 10, 50, 90, 99)).round(2)}")
     print(f"bias {bias:.2f}, per significance {per_significance:.3f}, per agreement {per_agreement:.3f}")
+    highest = sorted((confidence_of(e.significance, e.agreement) for e in evidence if not e.right), reverse=True)[:5]
+    print(f"under the coefficients in use wrong matrices come to at most {np.round(highest, 3)}")
 
 
 if __name__ == "__main__":

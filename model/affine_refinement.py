@@ -1,12 +1,14 @@
 """The last pixels of an affine matrix: whatever makes the ridge maps of both images agree better.
 
-    correlation of the whole maps -> small patches found again, which reach further -> correlation again -> ...
-    where that gains nothing: correlation of blurred maps, which reaches further too
+    correlation of the whole maps
+    -> small patches found again, which reach further, then correlation again; again from there, while the agreement rises
+    -> where patches gain nothing, and little can be missing: correlation of blurred maps, then of sharp ones
+    -> once the agreement is believed: correlation until nothing moves
 
-A step is kept where the agreement of the whole maps rises, and only to a height that maps of different eyes hardly reach: so a
-wrong matrix is not made to look better.
+A further search counts only where the agreement of the whole maps rises to what those of different eyes hardly reach: so a wrong
+matrix is not made to look better.
 
-All points and matrices are in working pixels.
+All matrices are in working pixels.
 """
 from __future__ import annotations
 
@@ -17,20 +19,23 @@ import numpy as np
 from model.beyond_affine import LEAST_PATCHES, affine_basis, fit_displacement, robust_weights
 from model.local_matches import find_local_matches
 from model.refinement import RidgePair
-from utils.geometry import warp_points
-from utils.metrics import image_corners
+from utils.metrics import corner_shift
 from utils.transforms import MatrixTransform
 
-SEARCH_PX = 12
-PATCH_ROUNDS, TRIAL_ROUNDS, SETTLED_PX = 5, 3, 1.0
-BLUR_PX = 9
+SEARCH_PX = 12  # of patches
+PATCH_ROUNDS, TRIAL_ROUNDS = 5, 3  # the last ones only where the first have led somewhere
+SETTLED_PX = 1.0  # shift of the corners that is no longer worth a round of patches
+BLUR_PX = 9  # side of the kernel
 MAX_STEPS = 4
-LEAST_RISE = 0.05
+LEAST_RISE = 0.05  # of the agreement
 NEAR, BELIEVED = 3.0, 5.0  # agreement of maps that are a few pixels off, and such as those of different eyes hardly reach
+# Where little overlaps, the correlation is flat along what the overlap leaves open, and rises slowly.
+THOROUGH_GAIN, THOROUGH_ROUNDS, THOROUGH_SETTLED_PX = 1e-6, 8, 0.1
+MOST_LOST = 0.25  # of the agreement: it is measured less finely than the correlation that is maximised
 
 
 def refine_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
-    """The affine matrix (3, 3) near a given one under which the ridge maps agree best."""
+    """The affine matrix (3, 3) to which searches from a given one lead; see the module's text."""
     best = ridges.refine(H_fix_to_mov, "affine")
     agreement = ridges.agreement(best)
     for _ in range(MAX_STEPS):
@@ -41,36 +46,49 @@ def refine_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
                 break
         else:
             break
-    return ridges.refine(best, "affine", thorough=True) if agreement >= BELIEVED else best
+    if agreement < BELIEVED:
+        return best
+    settled = settle(ridges, best)
+    return settled if ridges.agreement(settled) >= agreement - MOST_LOST else best
 
 
 def _moves(ridges: RidgePair, H_fix_to_mov: np.ndarray, agreement: float) -> Iterator[np.ndarray]:
     """Matrices (3, 3) that further searches from a given one lead to; each is computed when it is asked for."""
-    corners = image_corners(ridges.ridges[0].shape)
-
-    def moved(H_moved: np.ndarray) -> bool:
-        return np.linalg.norm(warp_points(corners, H_moved) - warp_points(corners, H_fix_to_mov), axis=1).max() >= SETTLED_PX
+    size = ridges.ridges[0].shape
     by_patches = follow_patches(ridges, H_fix_to_mov)
-    if moved(by_patches):
+    if corner_shift(H_fix_to_mov, by_patches, size) >= SETTLED_PX:
         yield ridges.refine(by_patches, "affine")
     if agreement >= NEAR:
         blurred = ridges.refine(H_fix_to_mov, "affine", BLUR_PX)
-        if moved(blurred):
+        if corner_shift(H_fix_to_mov, blurred, size) >= SETTLED_PX:
             yield ridges.refine(blurred, "affine")
 
 
 def follow_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
-    """Fit an affine matrix to patches found again near a given one, and again near that, until it stays or leads nowhere."""
-    transform, corners = MatrixTransform(H_fix_to_mov), image_corners(ridges.ridges[0].shape)
+    """Fit an affine matrix to patches found again near a given one, and again near that, until it stays.
+
+    Returns:
+        The given matrix where there are too few patches, or where they lead nowhere.
+    """
+    transform = MatrixTransform(H_fix_to_mov)
     for number in range(PATCH_ROUNDS):
         if number == TRIAL_ROUNDS and ridges.agreement(transform.H_fix_to_mov) < NEAR:
-            break
+            return H_fix_to_mov
         matches = find_local_matches(ridges, transform, SEARCH_PX)
         if len(matches.points) < LEAST_PATCHES:
-            break
+            return H_fix_to_mov
         basis, H_correction = affine_basis(matches.points), np.eye(3)
         H_correction[:2] += fit_displacement(basis, matches, robust_weights(basis, matches)).T[:, [1, 2, 0]]
         before, transform = transform, MatrixTransform(transform.H_fix_to_mov @ H_correction)
-        if np.linalg.norm(transform.map(corners) - before.map(corners), axis=1).max() < SETTLED_PX:
+        if corner_shift(before.H_fix_to_mov, transform.H_fix_to_mov, ridges.ridges[0].shape) < SETTLED_PX:
             break
     return transform.H_fix_to_mov
+
+
+def settle(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
+    """Maximise the correlation of the ridge maps until no corner moves any more."""
+    for _ in range(THOROUGH_ROUNDS):
+        before, H_fix_to_mov = H_fix_to_mov, ridges.refine(H_fix_to_mov, "affine", least_gain=THOROUGH_GAIN)
+        if corner_shift(before, H_fix_to_mov, ridges.ridges[0].shape) < THOROUGH_SETTLED_PX:
+            break
+    return H_fix_to_mov

@@ -15,15 +15,12 @@ import torch
 from model.ridge_stem import RidgeStem
 from model.working_frame import WorkingImage
 from utils.field_of_view import erode_field
-from utils.geometry import warp_points
-from utils.metrics import image_corners
+from utils.metrics import corner_shift
 
 RIDGE_SIGMAS_PX = (1.3, 2.2, 3.6)
 FIELD_MARGIN_PX = 8  # the edge of a field of view is a ridge too
 MAX_ITERATIONS, LEAST_GAIN = 60, 3e-5
-THOROUGH_ITERATIONS, THOROUGH_GAIN = 500, 1e-6
 MAX_CORRECTION_PX = 8.0
-MAX_THOROUGH_CORRECTION_PX = 24.0  # where little overlaps, the corners are far from it
 SEARCH_PX = 24  # displacements up to this are what the true one is compared with
 PEAK_PX = 6  # nearer displacements belong to the true one's own peak
 MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}
@@ -55,7 +52,8 @@ class RidgePair:
         """Fields of view of both without their edges, (h, w) bool."""
         return [erode_field(working.field_of_view, FIELD_MARGIN_PX) for working in self.images]
 
-    def refine(self, H_fix_to_mov: np.ndarray, transform: str, blur_px: int = 1, thorough: bool = False) -> np.ndarray:
+    def refine(self, H_fix_to_mov: np.ndarray, transform: str, blur_px: int = 1,
+               least_gain: float = LEAST_GAIN) -> np.ndarray:
         """Maximise the correlation of the ridge maps over the transform (Evangelidis & Psarakis, PAMI 2008).
 
         Convention: (3, 3) matrices in working pixels.
@@ -63,23 +61,19 @@ class RidgePair:
         Args:
             H_fix_to_mov: where to start, a few pixels from the optimum.
             transform: "affine" and "homography" are refined; a similarity, which the method does not know, is kept.
-            blur_px: size of a Gaussian that both maps are blurred with, odd; 1 = none. Blurred maps lead from further away, less
-                exactly.
-            thorough: go on for longer. The correlation is flat along what a small overlap leaves open, so it rises slowly there;
-                not worth it for a matrix that is likely to be wrong.
+            blur_px: side of the Gaussian kernel that both maps are blurred with, odd; 1 = none. Blurred maps lead from further
+                away, less exactly.
+            least_gain: of the correlation, in one iteration; it stops at less.
 
         Returns:
-            The refined matrix; the given one where the method diverges or wants to move a corner by more than 8 px (24 px if
-            thorough).
+            The refined matrix; the given one where the method diverges or wants to move a corner by more than 8 px.
         """
         if transform not in MOTIONS:
             return H_fix_to_mov
         fixed, moving = self.ridges
         rows = 2 if transform == "affine" else 3
         start = np.ascontiguousarray(H_fix_to_mov[:rows], dtype=np.float32)
-        limits = (THOROUGH_ITERATIONS, THOROUGH_GAIN) if thorough else (MAX_ITERATIONS, LEAST_GAIN)
-        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, *limits)
-        farthest = MAX_THOROUGH_CORRECTION_PX if thorough else MAX_CORRECTION_PX
+        criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, MAX_ITERATIONS, least_gain)
         try:
             _, refined = cv2.findTransformECCWithMask(fixed, moving, *(field.astype(np.uint8) for field in self.fields), start,
                                                       MOTIONS[transform], criteria, blur_px)
@@ -88,9 +82,7 @@ class RidgePair:
                 raise
             return H_fix_to_mov
         H = np.vstack([refined, [0.0, 0.0, 1.0]]).astype(np.float64) if rows == 2 else refined.astype(np.float64)
-        corners = image_corners(fixed.shape)
-        moved = np.linalg.norm(warp_points(corners, H) - warp_points(corners, H_fix_to_mov), axis=1).max()
-        return H if np.isfinite(moved) and moved <= farthest else H_fix_to_mov
+        return H if corner_shift(H_fix_to_mov, H, fixed.shape) <= MAX_CORRECTION_PX else H_fix_to_mov
 
     def agreement(self, H_fix_to_mov: np.ndarray) -> float:
         """How much better the ridges agree under the transform than displaced from it, see :func:`ridge_agreement`."""

@@ -26,7 +26,16 @@ from model.refinement import RidgePair
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from model.working_frame import WorkingImage, to_working_frame
 from utils.field_of_view import erode_field
-from utils.geometry import MATRIX_KINDS, Plausibility, Size, TransformEstimate, compose, estimate_transform, warp_points
+from utils.geometry import (
+    MATRIX_KINDS,
+    Plausibility,
+    Size,
+    TransformEstimate,
+    compose,
+    estimate_transform,
+    implausible_because,
+    warp_points,
+)
 from utils.metrics import image_corners
 from utils.transforms import CURVED_KINDS, MatrixTransform, Transform, affine_of
 
@@ -66,7 +75,7 @@ class MatchSettings:
         smaller_copy: where that finds nothing, also try the moving and then the fixed image at this share of the working
             size: the fields of an OCT and a photograph, both at 512 px, differ in scale by 1.6 and more. 1 = off.
         sure_confidence: no further copy is tried once a result is this likely to be right.
-        refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.refinement`).
+        refine: let the ridges of both images settle the last pixels of the transform (:mod:`model.affine_refinement`).
     """
 
     long_side: int = 512
@@ -170,7 +179,8 @@ class Registration:
     Attributes:
         status: "ok" or "failed"; ``reason`` says why it failed.
         H_fix_to_mov: (3, 3), or None when failed.
-        fixed_points, moving_points: (K, 2) all matches; inliers: (K,) which of them agree with the matrix.
+        fixed_points, moving_points: (K, 2) all matches; inliers: (K,) which of them agree with the matrix that they gave, before
+            the ridges refined it.
         matches: what the matcher returned.
         seconds: time for features, matches and fit.
         significance: by how many standard deviations the agreeing matches exceed what accident would give.
@@ -415,11 +425,12 @@ class Judged(NamedTuple):
     confidence: float
 
 
-def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: MatchSettings) -> Judged:
+def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: MatchSettings, plausibility: Plausibility) -> Judged:
     """Refine a candidate on the ridges, and ask them whether it is right.
 
     Args:
         ridges: of the images at their full working size, whatever copies of them were matched.
+        plausibility: limits on the refined matrix; one beyond them is not refined.
     """
     matches, H_working = candidate.matches, candidate.estimate.H_fix_to_mov
     if H_working is None:
@@ -429,7 +440,11 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     H_fixed_to_ridges, H_moving_to_ridges = (image.frame.H_image_to_working for image in ridges.images)
     H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
     if settings.refine:
-        H_ridges = refine_affine(ridges, H_ridges) if transform == "affine" else ridges.refine(H_ridges, transform)
+        refined = refine_affine(ridges, H_ridges) if transform == "affine" else ridges.refine(H_ridges, transform)
+        fixed_points = warp_points(matches.fixed_points[candidate.estimate.inliers],
+                                   compose(np.linalg.inv(matches.fixed.frame.H_image_to_working), H_fixed_to_ridges))
+        if not implausible_because(refined, fixed_points, len(fixed_points), ridges.ridges[0].shape, plausibility):
+            H_ridges = refined
         H_fix_to_mov = compose(H_fixed_to_ridges, H_ridges, np.linalg.inv(H_moving_to_ridges))
     agreement = ridges.agreement(H_ridges)
     return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))
@@ -443,7 +458,7 @@ def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Pl
     settings, best = matcher.settings, None
     for matches in matcher.candidates(*ridges.images, smaller):
         candidate = estimate_from_matches(matches, settings, transform, plausibility)
-        judged = judge(candidate, ridges, transform, settings)
+        judged = judge(candidate, ridges, transform, settings, plausibility)
         if best is None or _rank(judged) > _rank(best):
             best = judged
         if best.confidence >= settings.sure_confidence:

@@ -11,9 +11,9 @@ import register
 from benchmarks import transforms
 from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
 from dataset.real_pairs import RealPair
+from model import affine_refinement as A
 from model import beyond_affine as B
 from model import local_matches as L
-from model.affine_refinement import refine_affine
 from model.refinement import RidgePair
 from model.registration import choose_transform
 from model.working_frame import to_working_frame
@@ -71,7 +71,7 @@ def test_an_affine_pair_stays_affine(flat, asked):
 
 
 @pytest.mark.parametrize("turn_deg, scale", [(1.2, 1.015), (3.0, 1.03)])
-def test_affine_is_put_right_from_further_away_than_correlation_reaches(flat, turn_deg, scale):
+def test_affine_is_put_right_from_further_away_than_one_round_of_correlation_goes(flat, turn_deg, scale):
     ridges, H = flat
     frames = [image.frame.H_image_to_working for image in ridges.images]
     rough = G.compose(np.linalg.inv(frames[0]), G.affine_about(turn_deg, scale, 0.01, (200, 300), (206.0, 296.0)) @ H, frames[1])
@@ -80,9 +80,33 @@ def test_affine_is_put_right_from_further_away_than_correlation_reaches(flat, tu
 
     def off(matrix):
         return np.linalg.norm(G.warp_points(corners, matrix) - G.warp_points(corners, true), axis=1).max()
-    assert off(rough) > 5 and off(refine_affine(ridges, rough)) < 0.3
-    assert off(refine_affine(ridges, true)) < 0.2, "and what is right is left alone"
-    assert off(ridges.refine(rough, "affine", thorough=True)) <= off(ridges.refine(rough, "affine"))
+    assert off(ridges.refine(rough, "affine")) > 5 and off(A.refine_affine(ridges, rough)) < 0.3
+    assert off(A.refine_affine(ridges, true)) < 0.2, "and what is right is left alone"
+
+
+class ScriptedRidges:
+    """Stands for a pair of ridge maps: correlation steps by ``step``, patches lead to ``by_patches``, and the agreement of a
+    matrix is looked up by its shift along x."""
+
+    def __init__(self, agreements, step=0.0):
+        self.agreements, self.step, self.ridges = agreements, step, [np.zeros((100, 120))] * 2
+
+    def refine(self, H, transform, blur_px=1, least_gain=0.0):
+        return G.compose(H, G.translation_matrix((self.step if least_gain else 0.0 if blur_px == 1 else 30.0, 0.0)))
+
+    def agreement(self, H):
+        return self.agreements[round(float(H[0, 2]), 1)]
+
+
+@pytest.mark.parametrize("agreements, step, expected", [
+    ({0.0: 1.0, 10.0: 4.9}, 0.0, 0.0),  # what maps of different eyes reach too
+    ({0.0: 1.0, 10.0: 5.0, 20.0: 5.04, 40.0: 5.0}, 0.0, 10.0),  # and no rise to speak of after it
+    ({0.0: 4.0, 10.0: 3.0, 30.0: 6.0, 40.0: 5.0, 60.0: 6.0}, 0.0, 30.0),  # patches are wrong, blurred maps are right
+    ({0.0: 6.0, 10.0: 5.0, 30.0: 5.0, 16.0: 5.8}, 2.0, 16.0),  # correlation goes on until it stays or is stopped
+    ({0.0: 6.0, 10.0: 5.0, 30.0: 5.0, 16.0: 5.7}, 2.0, 0.0)])  # but not away from what agrees
+def test_steps_count_where_the_ridges_agree_better(monkeypatch, agreements, step, expected):
+    monkeypatch.setattr(A, "follow_patches", lambda ridges, H: G.compose(H, G.translation_matrix((10.0, 0.0))))
+    assert A.refine_affine(ScriptedRidges(agreements, step), np.eye(3))[0, 2] == pytest.approx(expected)
 
 
 def test_images_without_a_common_vessel_are_left_alone():
@@ -94,7 +118,7 @@ def test_images_without_a_common_vessel_are_left_alone():
         H = G.affine_about(30.0, 1.0, 0.0, (128, 128), (128, 128))
         choice = B.estimate_beyond_affine(ridges, H, "auto")
         assert isinstance(choice.transform, MatrixTransform) and np.array_equal(choice.transform.H_fix_to_mov, H)
-        assert "affine" in choice.reason and np.array_equal(refine_affine(ridges, H), ridges.refine(H, "affine"))
+        assert "affine" in choice.reason and np.array_equal(A.refine_affine(ridges, H), ridges.refine(H, "affine"))
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

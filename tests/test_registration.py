@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import registration
 from model.registration import (
     Matcher,
     MatchSettings,
@@ -169,6 +170,13 @@ def test_without_turned_copies_a_turned_image_fails():
     matcher = PlantedMatcher(2, try_turns=False)
     result = register_pair(matcher, IMAGE, IMAGE)
     assert result.status == "failed" and set(matcher.asked) == {0} and result.confidence == 0.0
+    assert len(matcher.asked) == 3 + 1, "as they are and two smaller copies; then mirrored, at full size only"
+
+
+def test_a_refinement_that_stretches_the_image_is_not_taken(monkeypatch):
+    monkeypatch.setattr(registration, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0]))
+    result = register_pair(PlantedMatcher(0), IMAGE, IMAGE)
+    assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3
 
 
 @pytest.mark.parametrize("turns", [0, 3])

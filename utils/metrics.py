@@ -55,6 +55,14 @@ def image_corners(size: Size) -> np.ndarray:
     return np.array([[0, 0], [size[1] - 1, 0], [size[1] - 1, size[0] - 1], [0, size[0] - 1]], dtype=float)
 
 
+def corner_shift(H_before: np.ndarray, H_after: np.ndarray, fixed_size: Size) -> float:
+    """By how many moving pixels the farthest moved of the fixed image's corners differs under two ``H_fix_to_mov``; infinite
+    where one of them is not finite there."""
+    corners = image_corners(fixed_size)
+    shift = np.linalg.norm(warp_points(corners, H_after) - warp_points(corners, H_before), axis=1).max()
+    return float(shift) if np.isfinite(shift) else float("inf")
+
+
 def corner_error(H_estimated: np.ndarray | None, H_true: np.ndarray, fixed_size: Size, moving_size: Size) -> float:
     """Mean distance of the fixed image's corners under both matrices, px at 512; infinite when failed."""
     corners = image_corners(fixed_size)
