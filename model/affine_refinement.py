@@ -30,7 +30,7 @@ MAX_STEPS = 4
 LEAST_RISE = 0.05  # of the agreement
 NEAR, BELIEVED = 3.0, 5.0  # agreement of maps that are a few pixels off, and such as those of different eyes hardly reach
 # Where little overlaps, the correlation is flat along what the overlap leaves open, and rises slowly.
-THOROUGH_GAIN, THOROUGH_ROUNDS, THOROUGH_SETTLED_PX = 1e-6, 8, 0.1
+THOROUGH_GAIN, THOROUGH_ROUNDS, THOROUGH_SETTLED_PX, THOROUGH_FARTHEST_PX = 1e-6, 8, 0.1, 24.0
 MOST_LOST = 0.25  # of the agreement: it is measured less finely than the correlation that is maximised
 
 
@@ -88,7 +88,8 @@ def follow_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
 def settle(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
     """Maximise the correlation of the ridge maps until no corner moves any more."""
     for _ in range(THOROUGH_ROUNDS):
-        before, H_fix_to_mov = H_fix_to_mov, ridges.refine(H_fix_to_mov, "affine", least_gain=THOROUGH_GAIN)
+        before, H_fix_to_mov = H_fix_to_mov, ridges.refine(H_fix_to_mov, "affine", least_gain=THOROUGH_GAIN,
+                                                            farthest_px=THOROUGH_FARTHEST_PX)
         if corner_shift(before, H_fix_to_mov, ridges.ridges[0].shape) < THOROUGH_SETTLED_PX:
             break
     return H_fix_to_mov

@@ -53,7 +53,7 @@ class RidgePair:
         return [erode_field(working.field_of_view, FIELD_MARGIN_PX) for working in self.images]
 
     def refine(self, H_fix_to_mov: np.ndarray, transform: str, blur_px: int = 1,
-               least_gain: float = LEAST_GAIN) -> np.ndarray:
+               least_gain: float = LEAST_GAIN, farthest_px: float = MAX_CORRECTION_PX) -> np.ndarray:
         """Maximise the correlation of the ridge maps over the transform (Evangelidis & Psarakis, PAMI 2008).
 
         Convention: (3, 3) matrices in working pixels.
@@ -64,9 +64,10 @@ class RidgePair:
             blur_px: side of the Gaussian kernel that both maps are blurred with, odd; 1 = none. Blurred maps lead from further
                 away, less exactly.
             least_gain: of the correlation, in one iteration; it stops at less.
+            farthest_px: how far a corner of the fixed image may move, moving pixels.
 
         Returns:
-            The refined matrix; the given one where the method diverges or wants to move a corner by more than 8 px.
+            The refined matrix; the given one where the method diverges or wants to move a corner further.
         """
         if transform not in MOTIONS:
             return H_fix_to_mov
@@ -82,7 +83,7 @@ class RidgePair:
                 raise
             return H_fix_to_mov
         H = np.vstack([refined, [0.0, 0.0, 1.0]]).astype(np.float64) if rows == 2 else refined.astype(np.float64)
-        return H if corner_shift(H_fix_to_mov, H, fixed.shape) <= MAX_CORRECTION_PX else H_fix_to_mov
+        return H if corner_shift(H_fix_to_mov, H, fixed.shape) <= farthest_px else H_fix_to_mov
 
     def agreement(self, H_fix_to_mov: np.ndarray) -> float:
         """How much better the ridges agree under the transform than displaced from it, see :func:`ridge_agreement`."""

@@ -91,7 +91,7 @@ class ScriptedRidges:
     def __init__(self, agreements, step=0.0):
         self.agreements, self.step, self.ridges = agreements, step, [np.zeros((100, 120))] * 2
 
-    def refine(self, H, transform, blur_px=1, least_gain=0.0):
+    def refine(self, H, transform, blur_px=1, least_gain=0.0, farthest_px=0.0):
         return G.compose(H, G.translation_matrix((self.step if least_gain else 0.0 if blur_px == 1 else 30.0, 0.0)))
 
     def agreement(self, H):
