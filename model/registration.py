@@ -45,7 +45,7 @@ TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.8, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
 # Matches that exceed accident by so much leave the ridges the last pixel to settle, and no search for more.
-MANY_SIGNIFICANCE = 10.0
+MANY_SIGNIFICANCE = 12.0
 # Of proposals, which cost little: guided matching refutes the wrong ones.
 MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
 MAX_PAIRED = 120  # matches of which any two make a proposal: the most alike
