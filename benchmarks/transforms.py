@@ -100,7 +100,7 @@ def as_table(found: dict[str, list[float]], oracles: dict[str, list[float]], kin
     for name, values in found.items():
         errors = np.array(values)
         ok = both & np.isfinite(errors)
-        worst = f"{(errors - affine)[both].max():+.2f}" if both.any() else "-"
+        worst = f"{(errors[both] - affine[both]).max():+.2f}" if both.any() else "-"
         oracle = f"{np.nanmedian(oracles[name]):.2f}" if name in oracles and np.isfinite(oracles[name]).any() else ""
         came = ", ".join(f"{kinds[name].count(kind)} {kind}" for kind in dict.fromkeys(kinds[name]))
         means = (errors[ok].mean(), affine[ok].mean()) if ok.any() else (np.nan, np.nan)
