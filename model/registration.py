@@ -44,7 +44,7 @@ TRANSFORMS = ("auto", *MATRIX_KINDS, *CURVED_KINDS)
 # Of the logistic model of the confidence, see confidence_of.
 CONFIDENCE_BIAS, CONFIDENCE_PER_SIGNIFICANCE, CONFIDENCE_PER_AGREEMENT = -4.8, 0.7, 0.5
 MAX_SIGNIFICANCE = 15.0  # more adds nothing to it
-# Matches that exceed accident by so much leave the ridges the last pixel to settle, and no search for more.
+# Guided matches that exceed accident by so much leave the ridges the last pixel to settle, and no search for more.
 MANY_SIGNIFICANCE = 12.0
 # Of proposals, which cost little: guided matching refutes the wrong ones.
 MIN_PROPOSAL_INLIERS, MAX_PROPOSALS = 4, 12
@@ -442,8 +442,9 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     H_fixed_to_ridges, H_moving_to_ridges = (image.frame.H_image_to_working for image in ridges.images)
     H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
     if settings.refine:
-        few = transform == "affine" and candidate.significance < MANY_SIGNIFICANCE
-        refined = refine_affine(ridges, H_ridges) if few else ridges.refine(H_ridges, transform)
+        guided = matches.fixed_descriptors is not None
+        rough = transform == "affine" and not (guided and candidate.significance >= MANY_SIGNIFICANCE)
+        refined = refine_affine(ridges, H_ridges) if rough else ridges.refine(H_ridges, transform)
         fixed_points = warp_points(matches.fixed_points[candidate.estimate.inliers],
                                    compose(np.linalg.inv(matches.fixed.frame.H_image_to_working), H_fixed_to_ridges))
         if not implausible_because(refined, fixed_points, len(fixed_points), ridges.ridges[0].shape, plausibility):
