@@ -409,8 +409,8 @@ def confidence_of(decided: float, agreement: float) -> float:
     """Probability that a matrix is right, from the significance of its matches and the agreement of the ridges.
 
     Logistic. ``benchmarks/confidence.py`` fits the coefficients and prints what right and wrong matrices of validation eyes
-    show. Those in use are more lenient than its fit, which knows no noise: that hides ridges sooner than junctions. Under them
-    none of 160 pairs of different validation eyes came above 0.45.
+    show. Those in use are more lenient than its fit, which knows no noise: that hides ridges sooner than junctions. Its last
+    line says how high wrong matrices come under them; the model card, how many pairs of different eyes pass.
     """
     evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
                 + CONFIDENCE_PER_AGREEMENT * agreement)
