@@ -12,6 +12,7 @@ the landmarks themselves, for reference: what hand-placed points leave). Each me
 Writes DIR/pairs.csv (every result, kept: what is there is not computed again, and never mixed with results of other settings),
 metrics.json (all figures, with intervals, and every switch behind them), report.html (one file, opens anywhere) and pictures.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -55,19 +56,31 @@ from utils.statistics import accepted_wrong_pairs, compare, summarise
 DEFAULT_ROTATIONS = (0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
 ALL_REAL = "all real pairs"
 TRAINED = ("superretina", "loftr")
-TABLE = [("success_median5", "median<5"), ("SR_ME", "SR_ME"), ("SR_MAE", "SR_MAE"), ("AUC@5", "AUC@5"),
-         ("AUC@10", "AUC@10"), ("AUC@20", "AUC@20"), ("mAUC", "mAUC"), ("failed_rate", "failed"),
-         ("median_of_medians", "med.med."), ("seconds", "s/pair")]
-RULES = {"failure_rule": "no transform returned; scored as infinite in every figure",
-         "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; turning enlarges its "
-                 "canvas, so errors at 45 degrees count up to 1.41 times less; a crop makes them count more",
-         "thresholds": "median < 5, mean <= 5 (SR_ME), max <= 10 (SR_MAE), AUC of the mean error up to 5, 10 and 20, mAUC over "
-                       "1..25 px",
-         "aggregation": "mean over pairs, each counted once; median of the pairs' medians",
-         "interval": "95 % bootstrap over eyes, 1000 resamples, seeded"}
+TABLE = [
+    ("success_median5", "median<5"),
+    ("SR_ME", "SR_ME"),
+    ("SR_MAE", "SR_MAE"),
+    ("AUC@5", "AUC@5"),
+    ("AUC@10", "AUC@10"),
+    ("AUC@20", "AUC@20"),
+    ("mAUC", "mAUC"),
+    ("failed_rate", "failed"),
+    ("median_of_medians", "med.med."),
+    ("seconds", "s/pair"),
+]
+RULES = {
+    "failure_rule": "no transform returned; scored as infinite in every figure",
+    "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; turning enlarges its "
+    "canvas, so errors at 45 degrees count up to 1.41 times less; a crop makes them count more",
+    "thresholds": "median < 5, mean <= 5 (SR_ME), max <= 10 (SR_MAE), AUC of the mean error up to 5, 10 and 20, mAUC over "
+    "1..25 px",
+    "aggregation": "mean over pairs, each counted once; median of the pairs' medians",
+    "interval": "95 % bootstrap over eyes, 1000 resamples, seeded",
+}
 
 
 # --- what to evaluate on ----------------------------------------------------------------------------------------------
+
 
 def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, dict[str, Any]]]:
     """The sets of pairs, and what describes each (a cached result of another description is refused)."""
@@ -75,27 +88,49 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
     roots = [] if args.layout == "generated" else args.data or []
     modes = args.mode or (["cffa"] if len(roots) == 1 else [Path(root).name for root in roots])
     if roots and len(modes) != len(roots):
-        raise InputError(f"--mode {' '.join(modes)}: give one for each of the {len(roots)} --data folders, or none.")
+        raise InputError(
+            f"--mode {' '.join(modes)}: give one for each of the {len(roots)} --data folders, or none."
+        )
     if len(set(modes)) != len(modes):
         raise InputError(f"--mode {' '.join(modes)}: the names must differ.")
     for root, mode in zip(roots, modes if roots else [], strict=True):
         pairs, loaders = real_set(root, mode, args.layout, args.fixed_role)
         print(describe_pairs(root, pairs))
         sets.append(EvaluationSet(mode, loaders))
-        described[mode] = {"kind": "real", "data": str(Path(root).resolve()), "layout": args.layout,
-                           "fixed_role": args.fixed_role, "pairs": len(loaders)}
+        described[mode] = {
+            "kind": "real",
+            "data": str(Path(root).resolve()),
+            "layout": args.layout,
+            "fixed_role": args.fixed_role,
+            "pairs": len(loaders),
+        }
     if args.layout == "generated" and args.data and (args.generated or len(args.data) > 1):
-        raise InputError("--layout generated reads one --data folder and nothing else; for several sets give the generated one "
-                         "with --generated.")
+        raise InputError(
+            "--layout generated reads one --data folder and nothing else; for several sets give the generated one "
+            "with --generated."
+        )
     root = args.data[0] if args.layout == "generated" and args.data else args.generated
     if root:
         mode = args.generated_mode if args.generated else "+".join(args.mode or ["cffa"])
-        draw = GeneratedDraw(args.draws, args.draw_rotation, args.draw_shift, args.draw_scale, args.draw_overlap,
-                             args.seed)
+        draw = GeneratedDraw(
+            args.draws,
+            args.draw_rotation,
+            args.draw_shift,
+            args.draw_scale,
+            args.draw_overlap,
+            args.seed,
+        )
         loaders = generated_set(root, mode.split("+"), args.split, args.subset, draw)
         sets.append(EvaluationSet("generated", loaders))
-        described["generated"] = {"kind": "generated", "data": str(Path(root).resolve()), "mode": mode, "split": args.split,
-                                  "subset": args.subset, **asdict(draw), "pairs": len(loaders)}
+        described["generated"] = {
+            "kind": "generated",
+            "data": str(Path(root).resolve()),
+            "mode": mode,
+            "split": args.split,
+            "subset": args.subset,
+            **asdict(draw),
+            "pairs": len(loaders),
+        }
     for pairs in sets:
         described[pairs.name]["pairs_crc32"] = pairs.checksum()
     if not sets:
@@ -105,9 +140,15 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
 
 def find_stresses(args: argparse.Namespace) -> list[Stress]:
     """What is done to the moving images, each once: the turns and scales, then the curves, then the hard set."""
-    rotations = args.rotations if args.rotations is not None else (
-        [0.0] if args.stress or args.hard else DEFAULT_ROTATIONS)
-    wanted = [Stress(rotation=rotation % 360, scale=scale) for rotation, scale in product(rotations, args.scales)]
+    rotations = (
+        args.rotations
+        if args.rotations is not None
+        else ([0.0] if args.stress or args.hard else DEFAULT_ROTATIONS)
+    )
+    wanted = [
+        Stress(rotation=rotation % 360, scale=scale)
+        for rotation, scale in product(rotations, args.scales)
+    ]
     for name in CURVES if "all" in args.stress else args.stress:
         wanted += curve(name)
     return list(dict.fromkeys(wanted + (hard_set() if args.hard else [])))
@@ -122,7 +163,9 @@ def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str,
     # One of our checkpoints says itself which method it is.
     trained = method_of(args.weights) if args.weights else "superretina"
     if trained == "loftr" and args.loftr_weights:
-        raise InputError(f"--weights {args.weights} is a LoFTR too; give it or --loftr_weights, not both.")
+        raise InputError(
+            f"--weights {args.weights} is a LoFTR too; give it or --loftr_weights, not both."
+        )
     weights = {"loftr": args.loftr_weights, trained: args.weights}
     setting = MethodSetting(weights, args.transform, args.img_size, args.device)
     asked = list(dict.fromkeys(args.compare or [trained, "identity", "oracle"]))
@@ -143,26 +186,54 @@ def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str,
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
-def score(set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcome: Outcome, checksum: str) -> PairRow:
+
+def score(
+    set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcome: Outcome, checksum: str
+) -> PairRow:
     """The row of a method on a (stressed) pair; without landmarks the error is not a number."""
     error = PairError(math.nan, math.nan, math.nan)
     if len(pair.fixed_landmarks):
-        error = pair_error(outcome.fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape)
+        error = pair_error(
+            outcome.fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
+        )
     matrix = () if outcome.H_fix_to_mov is None else tuple(map(float, outcome.H_fix_to_mov.ravel()))
-    return PairRow(set_name, name, pair.key, pair.eye, stress, outcome.status, outcome.reason, error,
-                   len(outcome.fixed_points), int(outcome.inliers.sum()), outcome.seconds, matrix, checksum)
+    return PairRow(
+        set_name,
+        name,
+        pair.key,
+        pair.eye,
+        stress,
+        outcome.status,
+        outcome.reason,
+        error,
+        len(outcome.fixed_points),
+        int(outcome.inliers.sum()),
+        outcome.seconds,
+        matrix,
+        checksum,
+    )
 
 
-def evaluate_set(pairs: EvaluationSet, methods: dict[str, Method], stresses: list[Stress], cache: PairCache, seed: int,
-                 pictures: Path | None) -> None:
+def evaluate_set(
+    pairs: EvaluationSet,
+    methods: dict[str, Method],
+    stresses: list[Stress],
+    cache: PairCache,
+    seed: int,
+    pictures: Path | None,
+) -> None:
     """Run every method on every pair under every stress, except what the cache holds; the cache is written after each pair."""
     for load in tqdm(pairs.loaders, desc=pairs.name, unit="pair"):
         original = load()
         checksum = original.checksum()
         for stress in stresses:
             folder = pictures and case_folder(pictures, pairs.name, original.key, stress.slug())
-            todo = [name for name in methods if cache.get(pairs.name, name, original.key, stress, checksum) is None
-                    or (folder and not (folder / "unregistered.jpg").is_file())]
+            todo = [
+                name
+                for name in methods
+                if cache.get(pairs.name, name, original.key, stress, checksum) is None
+                or (folder and not (folder / "unregistered.jpg").is_file())
+            ]
             if not todo:
                 continue
             pair = apply_stress(original, stress, seed)
@@ -176,8 +247,9 @@ def evaluate_set(pairs: EvaluationSet, methods: dict[str, Method], stresses: lis
         cache.write()
 
 
-def evaluate_wrong_pairs(sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int,
-                         cache: PairCache) -> None:
+def evaluate_wrong_pairs(
+    sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int, cache: PairCache
+) -> None:
     """Run every method that can say "failed" on images of different eyes."""
     able = {name: method for name, method in methods.items() if not method.is_yardstick}
     for pairs in sets:
@@ -188,21 +260,34 @@ def evaluate_wrong_pairs(sets: list[EvaluationSet], methods: dict[str, Method], 
 def with_union(rows: Iterable[PairRow], real_names: list[str]) -> list[PairRow]:
     """The rows, and where there are several sets of real pairs, all of those again as one set."""
     rows = list(rows)
-    together = [replace(row, set=ALL_REAL) for row in rows if row.set in real_names] if len(real_names) > 1 else []
+    together = (
+        [replace(row, set=ALL_REAL) for row in rows if row.set in real_names]
+        if len(real_names) > 1
+        else []
+    )
     return rows + together
 
 
 # --- what it leaves ---------------------------------------------------------------------------------------------------
+
 
 def format_table(summary: list[dict]) -> str:
     """The table for the terminal."""
     width = max(len(row["method"]) for row in summary) + 2
     lines = []
     for set_name in dict.fromkeys(row["set"] for row in summary):
-        lines.append(f"\n{set_name}\n{'method':<{width}}{'moving image':<38}{'pairs':>6}" + "".join(f"{t:>10}" for _, t in TABLE))
-        for row in sorted((row for row in summary if row["set"] == set_name), key=lambda row: _stress_of(row).label()):
-            lines.append(f"{row['method']:<{width}}{_stress_of(row).label():<38}{row['pairs']:>6.0f}"
-                         + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE))
+        lines.append(
+            f"\n{set_name}\n{'method':<{width}}{'moving image':<38}{'pairs':>6}"
+            + "".join(f"{t:>10}" for _, t in TABLE)
+        )
+        for row in sorted(
+            (row for row in summary if row["set"] == set_name),
+            key=lambda row: _stress_of(row).label(),
+        ):
+            lines.append(
+                f"{row['method']:<{width}}{_stress_of(row).label():<38}{row['pairs']:>6.0f}"
+                + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE)
+            )
     return "\n".join(lines)
 
 
@@ -221,48 +306,124 @@ def without_infinities(value: Any) -> Any:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Arguments of the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", metavar="ROOT", help="folders of real pairs (one set each)")
-    parser.add_argument("--mode", nargs="+", help="names of the kinds of pairs (default: cffa for one folder, their own names "
-                        f"for several); for --layout generated one or several of {', '.join(MODE_FILES)} joined by +")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", nargs="+", metavar="ROOT", help="folders of real pairs (one set each)"
+    )
+    parser.add_argument(
+        "--mode",
+        nargs="+",
+        help="names of the kinds of pairs (default: cffa for one folder, their own names "
+        f"for several); for --layout generated one or several of {', '.join(MODE_FILES)} joined by +",
+    )
     parser.add_argument("--layout", default="auto", choices=[*LAYOUTS, "generated"])
-    parser.add_argument("--fixed_role", default="01", choices=("01", "02"), help="fixed image of the numbered layout")
+    parser.add_argument(
+        "--fixed_role",
+        default="01",
+        choices=("01", "02"),
+        help="fixed image of the numbered layout",
+    )
     parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--overwrite", action="store_true", help="forget the results that DIR holds")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="forget the results that DIR holds"
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES)
     methods = parser.add_argument_group("methods")
-    methods.add_argument("--compare", nargs="+", metavar="METHOD", help="default: the method of --weights, identity and oracle; "
-                         f"of {', '.join(available_methods())}; the first is compared with the others")
-    methods.add_argument("--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)")
-    methods.add_argument("--loftr_weights", metavar="FILE", help="checkpoint of the LoFTR (default: the one in save/pretrained)")
-    methods.add_argument("--transform", default="affine", choices=TRANSFORMS,
-                         help="beyond affine for the project's own methods; the others take the affine then")
-    methods.add_argument("--img_size", type=int, help="working size of all methods, long side in pixels")
+    methods.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="METHOD",
+        help="default: the method of --weights, identity and oracle; "
+        f"of {', '.join(available_methods())}; the first is compared with the others",
+    )
+    methods.add_argument(
+        "--weights", metavar="FILE", help="checkpoint (default: the one in save/pretrained)"
+    )
+    methods.add_argument(
+        "--loftr_weights",
+        metavar="FILE",
+        help="checkpoint of the LoFTR (default: the one in save/pretrained)",
+    )
+    methods.add_argument(
+        "--transform",
+        default="affine",
+        choices=TRANSFORMS,
+        help="beyond affine for the project's own methods; the others take the affine then",
+    )
+    methods.add_argument(
+        "--img_size", type=int, help="working size of all methods, long side in pixels"
+    )
     stress = parser.add_argument_group("what is done to the moving image")
-    stress.add_argument("--rotations", type=float, nargs="+", metavar="DEG",
-                        help=f"default: {' '.join(f'{r:g}' for r in DEFAULT_ROTATIONS)}; only 0 with --stress or --hard")
+    stress.add_argument(
+        "--rotations",
+        type=float,
+        nargs="+",
+        metavar="DEG",
+        help=f"default: {' '.join(f'{r:g}' for r in DEFAULT_ROTATIONS)}; only 0 with --stress or --hard",
+    )
     stress.add_argument("--scales", type=float, nargs="+", default=[1.0])
-    stress.add_argument("--stress", nargs="+", default=[], choices=[*CURVES, "all"], metavar="NAME",
-                        help=f"curves, each over its levels: {', '.join(CURVES)}, or all")
-    stress.add_argument("--hard", action="store_true", help="low contrast, noise, blur and half of the overlap, singly and "
-                        "together, at 0, 30 and 150 degrees; scales 0.7 and 1.4; a turn of 135 degrees")
-    stress.add_argument("--wrong_pairs", type=int, default=0, metavar="N", help="also N pairs of different eyes per set")
+    stress.add_argument(
+        "--stress",
+        nargs="+",
+        default=[],
+        choices=[*CURVES, "all"],
+        metavar="NAME",
+        help=f"curves, each over its levels: {', '.join(CURVES)}, or all",
+    )
+    stress.add_argument(
+        "--hard",
+        action="store_true",
+        help="low contrast, noise, blur and half of the overlap, singly and "
+        "together, at 0, 30 and 150 degrees; scales 0.7 and 1.4; a turn of 135 degrees",
+    )
+    stress.add_argument(
+        "--wrong_pairs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also N pairs of different eyes per set",
+    )
     generated = parser.add_argument_group("generated pairs")
-    generated.add_argument("--generated", metavar="ROOT", help="a set of generated pairs beside the real ones")
+    generated.add_argument(
+        "--generated", metavar="ROOT", help="a set of generated pairs beside the real ones"
+    )
     generated.add_argument("--generated_mode", default="cffa", help="kinds, joined by +")
     generated.add_argument("--split", metavar="YAML", help="split.yaml of a run")
     generated.add_argument("--subset", default="test", choices=("train", "val", "test", "all"))
     drawn = GeneratedDraw()
     generated.add_argument("--draws", type=int, default=drawn.draws, help="pairs drawn per sample")
-    generated.add_argument("--draw_rotation", type=float, default=drawn.rotation_deg, help="largest rotation, degrees")
-    generated.add_argument("--draw_shift", type=float, default=drawn.shift, help="largest shift, share of the image")
-    generated.add_argument("--draw_scale", type=float, default=drawn.scale, help="largest scale factor either way")
-    generated.add_argument("--draw_overlap", type=float, default=drawn.overlap, help="least overlap, share of what is seen")
-    generated.add_argument("--seed", type=int, default=drawn.seed, help="of the draws, the degradations and the wrong pairs")
+    generated.add_argument(
+        "--draw_rotation", type=float, default=drawn.rotation_deg, help="largest rotation, degrees"
+    )
+    generated.add_argument(
+        "--draw_shift", type=float, default=drawn.shift, help="largest shift, share of the image"
+    )
+    generated.add_argument(
+        "--draw_scale", type=float, default=drawn.scale, help="largest scale factor either way"
+    )
+    generated.add_argument(
+        "--draw_overlap",
+        type=float,
+        default=drawn.overlap,
+        help="least overlap, share of what is seen",
+    )
+    generated.add_argument(
+        "--seed",
+        type=int,
+        default=drawn.seed,
+        help="of the draws, the degradations and the wrong pairs",
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--no_pictures", action="store_true")
-    output.add_argument("--report_cases", type=int, default=40, help="pairs shown in the report, worst first, every pair at "
-                        "least under its worst condition; 0 = none")
+    output.add_argument(
+        "--report_cases",
+        type=int,
+        default=40,
+        help="pairs shown in the report, worst first, every pair at "
+        "least under its worst condition; 0 = none",
+    )
     return parser
 
 
@@ -279,9 +440,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.wrong_pairs < 0 or args.report_cases < 0:
         raise InputError("--wrong_pairs and --report_cases must be at least 0.")
     if args.draws < 1 or args.seed < 0 or not 0.1 <= args.draw_scale <= 10:
-        raise InputError("--draws must be at least 1, --seed at least 0, --draw_scale from 0.1 to 10.")
+        raise InputError(
+            "--draws must be at least 1, --seed at least 0, --draw_scale from 0.1 to 10."
+        )
     if not 0 <= args.draw_rotation <= 180 or not 0 <= args.draw_shift <= 1:
-        raise InputError("--draw_rotation must lie between 0 and 180 degrees, --draw_shift between 0 and 1.")
+        raise InputError(
+            "--draw_rotation must lie between 0 and 180 degrees, --draw_shift between 0 and 1."
+        )
 
 
 def main() -> None:
@@ -294,8 +459,16 @@ def main() -> None:
     # Before the work of hours, not after it.
     check_writable(out, "--out")
     cache = PairCache(out, {"seed": args.seed, **RULES}, overwrite=args.overwrite)
-    wrong = PairCache(out, {"seed": args.seed, "pairs_per_set": args.wrong_pairs}, "wrong_pairs", args.overwrite) \
-        if args.wrong_pairs else None
+    wrong = (
+        PairCache(
+            out,
+            {"seed": args.seed, "pairs_per_set": args.wrong_pairs},
+            "wrong_pairs",
+            args.overwrite,
+        )
+        if args.wrong_pairs
+        else None
+    )
     for each in filter(None, (cache, wrong)):
         for name, method in methods.items():
             each.declare_method(name, method.settings)
@@ -312,20 +485,42 @@ def main() -> None:
     if wrong:
         evaluate_wrong_pairs(sets, methods, args.wrong_pairs, args.seed, wrong)
 
-    rows = with_union(cache.rows.values(), [name for name, described_set in cache.settings["sets"].items()
-                                            if described_set["kind"] == "real"])
+    rows = with_union(
+        cache.rows.values(),
+        [
+            name
+            for name, described_set in cache.settings["sets"].items()
+            if described_set["kind"] == "real"
+        ],
+    )
     summary = summarise(rows)
-    metrics = {"settings": vars(args) | RULES | cache.settings, "not_run": lacking,
-               "environment": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-               "results": summary, "comparisons": compare(rows, next(iter(methods))),
-               "wrong_pairs": accepted_wrong_pairs(wrong.rows.values()) if wrong else []}
-    write_text_atomically(out / "metrics.json", json.dumps(without_infinities(metrics), indent=2) + "\n")
-    write_evaluation_report(out / "report.html", rows, metrics, pictures, next(iter(methods)), args.report_cases)
+    metrics = {
+        "settings": vars(args) | RULES | cache.settings,
+        "not_run": lacking,
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "results": summary,
+        "comparisons": compare(rows, next(iter(methods))),
+        "wrong_pairs": accepted_wrong_pairs(wrong.rows.values()) if wrong else [],
+    }
+    write_text_atomically(
+        out / "metrics.json", json.dumps(without_infinities(metrics), indent=2) + "\n"
+    )
+    write_evaluation_report(
+        out / "report.html", rows, metrics, pictures, next(iter(methods)), args.report_cases
+    )
     print(format_table(summary))
     for row in metrics["wrong_pairs"]:
-        print(f"{row['set']}, wrong pairs: {row['method']} said ok to {row['said_ok']} of {row['pairs']}")
-    print(f"px at 512; failures count as infinite. Written: {out / 'report.html'}, {out / 'metrics.json'}, {cache.table}"
-          + ("" if args.no_pictures else f", {pictures}"))
+        print(
+            f"{row['set']}, wrong pairs: {row['method']} said ok to {row['said_ok']} of {row['pairs']}"
+        )
+    print(
+        f"px at 512; failures count as infinite. Written: {out / 'report.html'}, {out / 'metrics.json'}, {cache.table}"
+        + ("" if args.no_pictures else f", {pictures}")
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pai
 matches as CSV or NumPy), and DIR/results.csv. The matrix
 ``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), at the images' own sizes (utils/geometry.py).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -60,10 +61,26 @@ from utils.transforms import CURVED_KINDS, displacement_after_affine
 
 PRETRAINED = Path(__file__).resolve().parent / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
-RESULT_COLUMNS = ["id", "status", "reason", "confidence", "n_matches", "n_inliers", "seconds",
-                  *(f"h{row}{column}" for row in range(3) for column in range(3))]
-PAIR_FILES = ("registered.png", "checkerboard.png", "checkerboard_affine.png", "displacement.png", "matches.png",
-              "transform.json", ITK_FIELD, *EXPORTS.values())
+RESULT_COLUMNS = [
+    "id",
+    "status",
+    "reason",
+    "confidence",
+    "n_matches",
+    "n_inliers",
+    "seconds",
+    *(f"h{row}{column}" for row in range(3) for column in range(3)),
+]
+PAIR_FILES = (
+    "registered.png",
+    "checkerboard.png",
+    "checkerboard_affine.png",
+    "displacement.png",
+    "matches.png",
+    "transform.json",
+    ITK_FIELD,
+    *EXPORTS.values(),
+)
 RESULTS_NAME = "results.csv"
 MAX_TABLE_BYTES = 256 << 20
 
@@ -85,7 +102,12 @@ class Result:
         fixed, moving: the images as they were given.
     """
 
-    def __init__(self, registration: Registration, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> None:
+    def __init__(
+        self,
+        registration: Registration,
+        fixed: np.ndarray | str | Path,
+        moving: np.ndarray | str | Path,
+    ) -> None:
         self.registration = registration
         self.fixed, self.moving = fixed, moving
 
@@ -108,7 +130,11 @@ class Result:
     @property
     def matches(self) -> Matches:
         """All matches, and which of them agree with the matrix."""
-        return Matches(self.registration.fixed_points, self.registration.moving_points, self.registration.inliers)
+        return Matches(
+            self.registration.fixed_points,
+            self.registration.moving_points,
+            self.registration.inliers,
+        )
 
     def warp(self, image: np.ndarray | str | Path | None = None) -> np.ndarray:
         """An image of the moving frame seen in the fixed frame; the moving image itself when None.
@@ -127,17 +153,26 @@ class Result:
         moving_size = _as_picture(self.moving).shape[:2]
         picture = _as_picture(self.moving if image is None else image)
         if picture.shape[:2] != moving_size:
-            raise InputError(f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix is for a moving "
-                             f"image of {moving_size[1]} x {moving_size[0]} px.")
+            raise InputError(
+                f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix is for a moving "
+                f"image of {moving_size[1]} x {moving_size[0]} px."
+            )
         return register_onto_fixed(picture, self.transform, _as_picture(self.fixed).shape[:2])
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Fixed image, registered image, checkerboard and matches in one figure, also written to ``path`` when given."""
         registered = None if self.matrix is None else self.warp()
-        figure = plot_registration(_as_picture(self.fixed), _as_picture(self.moving), registered, *self.matches,
-                                   self.status + (f": {self.reason}" if self.reason else ""))
+        figure = plot_registration(
+            _as_picture(self.fixed),
+            _as_picture(self.moving),
+            registered,
+            *self.matches,
+            self.status + (f": {self.reason}" if self.reason else ""),
+        )
         if path is not None:
-            write_bytes_atomically(path, encoded_figure(figure, Path(path).suffix.lstrip(".") or "png"))
+            write_bytes_atomically(
+                path, encoded_figure(figure, Path(path).suffix.lstrip(".") or "png")
+            )
         return figure
 
 
@@ -155,15 +190,22 @@ class Registrar:
         InputError: unusable checkpoint or setting.
     """
 
-    def __init__(self, weights: str | Path | None = None, transform: str = "affine", img_size: int | None = None,
-                 device: str = "auto") -> None:
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        transform: str = "affine",
+        img_size: int | None = None,
+        device: str = "auto",
+    ) -> None:
         if transform not in TRANSFORMS:
             raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORMS)}.")
         if img_size is not None and not 64 <= img_size <= 8192:
             raise InputError(f"--img_size {img_size}: must lie between 64 and 8192.")
         if weights is None and not DEFAULT_WEIGHTS.is_file():
-            raise InputError(f"{DEFAULT_WEIGHTS}: no weights are shipped here; train with train_multimodal_e2e.py (or run "
-                             "`make demo`) and give --weights save/<mode>/<name>/best.pth.")
+            raise InputError(
+                f"{DEFAULT_WEIGHTS}: no weights are shipped here; train with train_multimodal_e2e.py (or run "
+                "`make demo`) and give --weights save/<mode>/<name>/best.pth."
+            )
         self.weights = Path(weights or DEFAULT_WEIGHTS)
         self.transform = transform
         self.matcher, self.plausibility = load_matcher(self.weights, pick_device(device), img_size)
@@ -180,19 +222,31 @@ class Registrar:
         Raises:
             InputError: an image that cannot be used.
         """
-        return Result(register_pair(self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility),
-                      fixed, moving)
+        return Result(
+            register_pair(
+                self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility
+            ),
+            fixed,
+            moving,
+        )
 
 
 def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return read_gray(image)
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
-        raise InputError(f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an array of uint8, "
-                         "uint16 or float is needed.")
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)) or min(image.shape[:2]) < MIN_SIDE_PX:
-        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
-                         "side needed.")
+        raise InputError(
+            f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an array of uint8, "
+            "uint16 or float is needed."
+        )
+    if (
+        not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3))
+        or min(image.shape[:2]) < MIN_SIDE_PX
+    ):
+        raise InputError(
+            f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
+            "side needed."
+        )
     gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, "the given image")
     check_content(gray, "the given image")
     return gray
@@ -227,7 +281,9 @@ def read_pairs(path: str | Path) -> list[PairRow]:
         raise InputError(f"{path}: no such table of pairs.")
     try:
         if path.stat().st_size > MAX_TABLE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_TABLE_BYTES >> 20} MB; divide the table of pairs.")
+            raise InputError(
+                f"{path}: larger than {MAX_TABLE_BYTES >> 20} MB; divide the table of pairs."
+            )
         text = path.read_text(encoding="utf-8-sig")
         rows = list(csv.DictReader(io.StringIO(text)))
         columns = next(csv.reader(io.StringIO(text)), [])
@@ -235,43 +291,79 @@ def read_pairs(path: str | Path) -> list[PairRow]:
         raise InputError(f"{path}: not a readable CSV table in UTF-8: {error}") from error
     missing = [name for name in ("id", "fixed", "moving") if name not in columns]
     if missing:
-        raise InputError(f"{path}: column {', '.join(missing)} is missing; the header must be id,fixed,moving[,...].")
-    extra = [name for name in columns if name not in ("id", "fixed", "moving") and name not in RESULT_COLUMNS]
+        raise InputError(
+            f"{path}: column {', '.join(missing)} is missing; the header must be id,fixed,moving[,...]."
+        )
+    extra = [
+        name
+        for name in columns
+        if name not in ("id", "fixed", "moving") and name not in RESULT_COLUMNS
+    ]
 
     def locate(value: str | None) -> str:
         value = (value or "").strip()
         beside = path.parent / value
         # os.path and not pathlib: an impossible name is simply not there, and becomes that row's reason later.
-        return str(beside) if value and not os.path.exists(value) and os.path.exists(beside) else value
-    return [PairRow((row["id"] or "").strip(), locate(row["fixed"]), locate(row["moving"]),
-                    {name: row[name] or "" for name in extra}) for row in rows]
+        return (
+            str(beside) if value and not os.path.exists(value) and os.path.exists(beside) else value
+        )
+
+    return [
+        PairRow(
+            (row["id"] or "").strip(),
+            locate(row["fixed"]),
+            locate(row["moving"]),
+            {name: row[name] or "" for name in extra},
+        )
+        for row in rows
+    ]
 
 
 def describe_transform(result: Result, fixed_size: Size) -> dict[str, object]:
     """The entries of ``transform.json`` about the transform: its kind, why it was chosen, whether it folds, and itself."""
     transform = result.transform
     if transform is None:
-        return {"transform": None, "transform_reason": "", "least_jacobian": None, "fix_to_mov": None}
+        return {
+            "transform": None,
+            "transform_reason": "",
+            "least_jacobian": None,
+            "fix_to_mov": None,
+        }
     least = transform.least_jacobian(fixed_size)
-    return {"transform": transform.kind, "transform_reason": result.transform_reason,
-            "least_jacobian": least if np.isfinite(least) else None, "fix_to_mov": transform.to_dict()}
+    return {
+        "transform": transform.kind,
+        "transform_reason": result.transform_reason,
+        "least_jacobian": least if np.isfinite(least) else None,
+        "fix_to_mov": transform.to_dict(),
+    }
 
 
-def write_what_affine_leaves(folder: Path, fixed: np.ndarray, moving: np.ndarray, result: Result) -> None:
+def write_what_affine_leaves(
+    folder: Path, fixed: np.ndarray, moving: np.ndarray, result: Result
+) -> None:
     """Write ``checkerboard_affine.png`` and ``displacement.png``: what a curved transform puts right."""
     size = fixed.shape[:2]
-    write_image(folder / "checkerboard_affine.png", checkerboard(fixed, register_onto_fixed(moving, result.H_affine, size)))
+    write_image(
+        folder / "checkerboard_affine.png",
+        checkerboard(fixed, register_onto_fixed(moving, result.H_affine, size)),
+    )
     left = displacement_after_affine(result.transform, result.H_affine, size)
-    seen = register_onto_fixed(estimate_field_of_view(moving.max(axis=-1)).astype(np.float32), result.transform, size) > 0.5
+    seen = (
+        register_onto_fixed(
+            estimate_field_of_view(moving.max(axis=-1)).astype(np.float32), result.transform, size
+        )
+        > 0.5
+    )
     figure = draw_displacement(fixed, left, seen & estimate_field_of_view(fixed.max(axis=-1)))
     write_bytes_atomically(folder / "displacement.png", encoded_figure(figure, "png"))
 
 
-def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar, exports: list[str]) -> None:
+def write_pair(
+    folder: Path, row: PairRow, result: Result, registrar: Registrar, exports: list[str]
+) -> None:
     """Write a pair's pictures, ``transform.json`` (docs/transform_json.md) and the files of ``exports``."""
     fixed, moving = read_color(row.fixed), read_color(row.moving)
-    write_image(folder / "matches.png",
-                draw_matches(fixed, moving, *result.matches))
+    write_image(folder / "matches.png", draw_matches(fixed, moving, *result.matches))
     if result.transform is not None:
         registered = register_onto_fixed(moving, result.transform, fixed.shape[:2])
         write_image(folder / "registered.png", registered)
@@ -281,16 +373,22 @@ def write_pair(folder: Path, row: PairRow, result: Result, registrar: Registrar,
     content = {
         "version": 2,
         "convention": "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel centres at "
-                      "integers, origin top-left, both images at their own size; H_fix_to_mov is its matrix, or of a "
-                      "quadratic or deformable transform the affine matrix that it refines",
-        "status": result.status, "reason": result.reason, "confidence": round(result.confidence, 4),
-        "asked_for": registrar.transform, **describe_transform(result, fixed.shape[:2]),
+        "integers, origin top-left, both images at their own size; H_fix_to_mov is its matrix, or of a "
+        "quadratic or deformable transform the affine matrix that it refines",
+        "status": result.status,
+        "reason": result.reason,
+        "confidence": round(result.confidence, 4),
+        "asked_for": registrar.transform,
+        **describe_transform(result, fixed.shape[:2]),
         "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
         "H_affine": None if result.H_affine is None else result.H_affine.tolist(),
         "fixed": {"path": row.fixed, "height": fixed.shape[0], "width": fixed.shape[1]},
         "moving": {"path": row.moving, "height": moving.shape[0], "width": moving.shape[1]},
-        "n_matches": result.n_matches, "n_inliers": result.n_inliers, "seconds": round(result.seconds, 4),
-        "weights": str(registrar.weights)}
+        "n_matches": result.n_matches,
+        "n_inliers": result.n_inliers,
+        "seconds": round(result.seconds, 4),
+        "weights": str(registrar.weights),
+    }
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
     export_files(folder, exports, result.transform, result.matrix, fixed.shape[:2], *result.matches)
 
@@ -301,7 +399,9 @@ def pair_name(fixed: str, moving: str) -> str:
     return "_".join(stems).strip("_") or "pair"
 
 
-def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], exports: list[str]) -> dict[str, object]:
+def process_row(
+    row: PairRow, registrar: Registrar, out: Path, seen: set[str], exports: list[str]
+) -> dict[str, object]:
     """Register one row and write its files. Whatever is wrong with the row becomes its ``reason``.
 
     Args:
@@ -311,8 +411,18 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
     Returns:
         The row of ``results.csv``.
     """
-    failed: dict[str, object] = {name: "" for name in RESULT_COLUMNS} | {
-        "id": row.id, "status": "failed", "confidence": 0.0, "n_matches": 0, "n_inliers": 0, "seconds": 0.0} | row.extra
+    failed: dict[str, object] = (
+        {name: "" for name in RESULT_COLUMNS}
+        | {
+            "id": row.id,
+            "status": "failed",
+            "confidence": 0.0,
+            "n_matches": 0,
+            "n_inliers": 0,
+            "seconds": 0.0,
+        }
+        | row.extra
+    )
     try:
         if not is_plain_name(row.id) or row.id.casefold() == RESULTS_NAME:
             raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
@@ -323,18 +433,29 @@ def process_row(row: PairRow, registrar: Registrar, out: Path, seen: set[str], e
             # What an earlier attempt left must not stand beside a failure.
             (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
-        record = failed | {"status": result.status, "reason": result.reason, "confidence": f"{result.confidence:.3f}",
-                   "n_matches": result.n_matches,
-                   "n_inliers": result.n_inliers, "seconds": f"{result.seconds:.3f}"}
+        record = failed | {
+            "status": result.status,
+            "reason": result.reason,
+            "confidence": f"{result.confidence:.3f}",
+            "n_matches": result.n_matches,
+            "n_inliers": result.n_inliers,
+            "seconds": f"{result.seconds:.3f}",
+        }
         if result.H_fix_to_mov is not None:
-            record |= {f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j])) for i in range(3) for j in range(3)}
+            record |= {
+                f"h{i}{j}": repr(float(result.H_fix_to_mov[i, j]))
+                for i in range(3)
+                for j in range(3)
+            }
         write_pair(out / row.id, row, result, registrar, exports)
     except (InputError, OSError) as error:
         return failed | {"reason": str(error)}
     except Exception as error:
         # A batch of a night must not end with one pair; the fault is ours, so it is shown in full.
         traceback.print_exc()
-        return failed | {"reason": f"internal error, please report it: {type(error).__name__}: {error}"}
+        return failed | {
+            "reason": f"internal error, please report it: {type(error).__name__}: {error}"
+        }
     return record
 
 
@@ -349,18 +470,39 @@ def write_results(path: Path, records: list[dict[str, object]], extra: list[str]
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Arguments of the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fixed", nargs="?", metavar="FIXED", help="fixed image (colour fundus photograph)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "fixed", nargs="?", metavar="FIXED", help="fixed image (colour fundus photograph)"
+    )
     parser.add_argument("moving", nargs="?", metavar="MOVING", help="moving image")
     parser.add_argument("--pairs", metavar="CSV", help="table with columns id,fixed,moving")
     parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
-    parser.add_argument("--transform", default="affine", choices=TRANSFORMS,
-                        help="beyond matrices (quadratic, deformable, auto) as far as the images bear it out; the affine matrix "
-                        "is always reported (default affine)")
-    parser.add_argument("--img_size", type=int, metavar="N", help="working size, long side in pixels")
-    parser.add_argument("--export", nargs="+", default=[], choices=list(EXPORTS), metavar="KIND",
-                        help="also write, per pair, " + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()))
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="checkpoint (default: the weights shipped in save/pretrained)",
+    )
+    parser.add_argument(
+        "--transform",
+        default="affine",
+        choices=TRANSFORMS,
+        help="beyond matrices (quadratic, deformable, auto) as far as the images bear it out; the affine matrix "
+        "is always reported (default affine)",
+    )
+    parser.add_argument(
+        "--img_size", type=int, metavar="N", help="working size, long side in pixels"
+    )
+    parser.add_argument(
+        "--export",
+        nargs="+",
+        default=[],
+        choices=list(EXPORTS),
+        metavar="KIND",
+        help="also write, per pair, "
+        + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()),
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES)
     return parser
 
@@ -383,7 +525,10 @@ def main() -> None:
     for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
         records.append(process_row(row, registrar, out, seen, args.export))
         write_results(out / RESULTS_NAME, records, extra)
-        tqdm.write(f"{row.id}: {records[-1]['status']}" + (f" ({records[-1]['reason']})" if records[-1]["reason"] else ""))
+        tqdm.write(
+            f"{row.id}: {records[-1]['status']}"
+            + (f" ({records[-1]['reason']})" if records[-1]["reason"] else "")
+        )
     n_ok = sum(record["status"] == "ok" for record in records)
     print(f"{n_ok} of {len(records)} pairs registered; see {out / 'results.csv'}")
 

@@ -8,6 +8,7 @@
 Without --pretrained, v3 needs a base to freeze, and trains it first (save/<mode>/<name>_base). The run is left in
 save/<mode>/<name>/ with the same files and pictures as those of train_multimodal_e2e.py.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -96,7 +97,11 @@ class Config:
     data: DataSettings = field(default_factory=lambda: DataSettings(photometric=False))
     view: ViewGeometry = field(default_factory=ViewGeometry)
     base: StageSettings = field(default_factory=StageSettings)
-    v3: StageSettings = field(default_factory=lambda: StageSettings(freeze=("backbone", "pos_encoding", "fine_preprocess")))
+    v3: StageSettings = field(
+        default_factory=lambda: StageSettings(
+            freeze=("backbone", "pos_encoding", "fine_preprocess")
+        )
+    )
     validation: ValidationSettings = field(default_factory=ValidationSettings)
     seed: int = 0
     stage: str = "v3"
@@ -111,12 +116,27 @@ def get_parser() -> argparse.ArgumentParser:
     """The arguments of all training scripts, and those of this one."""
     parser = get_args_parser(__doc__, DEFAULT_CONFIG)
     parser.set_defaults(name=None)
-    parser.add_argument("--stage", choices=STAGES, help="base trains the whole network, v3 (default) freezes a base")
-    parser.add_argument("--freeze", nargs="+", metavar="MODULE",
-                        help=f"modules that do not train ({', '.join(MODULES)}), or none")
-    parser.add_argument("--mask", choices=list(MASKS), help="strict: vessels only; soft: eps 0.1; none: all that is seen")
+    parser.add_argument(
+        "--stage", choices=STAGES, help="base trains the whole network, v3 (default) freezes a base"
+    )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        metavar="MODULE",
+        help=f"modules that do not train ({', '.join(MODULES)}), or none",
+    )
+    parser.add_argument(
+        "--mask",
+        choices=list(MASKS),
+        help="strict: vessels only; soft: eps 0.1; none: all that is seen",
+    )
     parser.add_argument("--eps", type=float, help="weight of background in the loss")
-    parser.add_argument("--photometric", action="store_true", default=None, help="randomise the look of the images too")
+    parser.add_argument(
+        "--photometric",
+        action="store_true",
+        default=None,
+        help="randomise the look of the images too",
+    )
     return parser
 
 
@@ -132,8 +152,10 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
     """
     source = args.config or DEFAULT_CONFIG
     if saved is not None and saved["settings"]["stage"] != stage:
-        raise InputError(f"--resume: that run is of stage {saved['settings']['stage']}, not {stage}; give its --stage, or "
-                         "start a new run from its weights with --pretrained.")
+        raise InputError(
+            f"--resume: that run is of stage {saved['settings']['stage']}, not {stage}; give its --stage, or "
+            "start a new run from its weights with --pretrained."
+        )
     if saved is not None and not args.config:
         source = str(args.resume or source)
         config = build(Config, saved["settings"], source)
@@ -141,23 +163,38 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
         config = replace(build(Config, read_yaml(source), source), stage=stage)
     settings = config.now
     if args.mask == "none" and args.eps is not None:
-        raise InputError("--eps: without a mask (--mask none) there is no weight of background; leave it out.")
+        raise InputError(
+            "--eps: without a mask (--mask none) there is no weight of background; leave it out."
+        )
     if args.freeze is not None and "none" in args.freeze and len(args.freeze) > 1:
         raise InputError(f"--freeze {' '.join(args.freeze)}: either none or names of modules.")
     loss = replace(settings.loss, **{**MASKS.get(args.mask, {}), **given(eps=args.eps)})
     freeze = None if args.freeze is None else tuple(name for name in args.freeze if name != "none")
-    settings = replace(settings, loss=loss, train=override_train(settings.train, args),
-                       **given(freeze=freeze, photometric=args.photometric))
-    config = replace(config, view=override_view(config.view, args), **{config.stage: settings}, **given(seed=args.seed))
+    settings = replace(
+        settings,
+        loss=loss,
+        train=override_train(settings.train, args),
+        **given(freeze=freeze, photometric=args.photometric),
+    )
+    config = replace(
+        config,
+        view=override_view(config.view, args),
+        **{config.stage: settings},
+        **given(seed=args.seed),
+    )
     if saved is not None:
         # Built first, so that settings which the run did not know yet have their defaults.
         before = build(Config, saved["settings"], source)
         free = {name: getattr(before.now.train, name) for name in FREE_SETTINGS}
         as_saved = replace(settings, train=replace(settings.train, **free))
-        changed = differences(to_plain(before), to_plain(replace(config, **{config.stage: as_saved})))
+        changed = differences(
+            to_plain(before), to_plain(replace(config, **{config.stage: as_saved}))
+        )
         if changed:
-            raise InputError(f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments out, or start "
-                             "a new run from its weights with --pretrained.")
+            raise InputError(
+                f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments out, or start "
+                "a new run from its weights with --pretrained."
+            )
     check_config(config, source)
     return config
 
@@ -174,9 +211,13 @@ def check_config(config: Config, source: str) -> None:
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     if config.data.photometric:
-        raise InputError(f"{source}: data.photometric is a setting of the stages here; set base.photometric or v3.photometric.")
+        raise InputError(
+            f"{source}: data.photometric is a setting of the stages here; set base.photometric or v3.photometric."
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError("--freeze: nothing is left to train; leave loftr_coarse or loftr_fine out of it.")
+        raise InputError(
+            "--freeze: nothing is left to train; leave loftr_coarse or loftr_fine out of it."
+        )
     check_ranges(config, config.now.train, model.size_multiple, source)
 
 
@@ -190,7 +231,13 @@ class VesselStep:
         world_size: number of processes.
     """
 
-    def __init__(self, model: LoFTRVessel, settings: VesselLossSettings, device: torch.device, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        model: LoFTRVessel,
+        settings: VesselLossSettings,
+        device: torch.device,
+        world_size: int = 1,
+    ) -> None:
         self.settings = settings
         self.cell_offset_px = model.cell_offset_px
         self.objective = VesselObjective(settings, HALF_WINDOW_PX)
@@ -199,21 +246,34 @@ class VesselStep:
     def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
         """See :class:`utils.engine.TrainingTask`."""
         cost_of_the_last = self.meter.start()
-        matches = find_cell_matches(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"], COARSE_STRIDE,
-                                    self.cell_offset_px)
-        vessels = [vessel_cells(batch[f"{role}_mask"], COARSE_STRIDE, self.settings.min_vessel_area)
-                   for role in ("fixed", "moving")]
+        matches = find_cell_matches(
+            batch["H_fix_to_mov"],
+            batch["fixed_fov"],
+            batch["moving_fov"],
+            COARSE_STRIDE,
+            self.cell_offset_px,
+        )
+        vessels = [
+            vessel_cells(batch[f"{role}_mask"], COARSE_STRIDE, self.settings.min_vessel_area)
+            for role in ("fixed", "moving")
+        ]
         weights = self.objective.weights(*vessels)
         asked = choose_for_fine(matches, weights, self.settings.fine_matches * len(batch["key"]))
         features = network(batch["fixed_image"], batch["moving_image"], asked)
         terms = self.objective(*features, matches, asked, weights)
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
-        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()} | cost_of_the_last
+        counts = {
+            f"empty_{name}": float(term.n_empty()) for name, term in terms.items()
+        } | cost_of_the_last
         on_vessels = matches.pick(VesselWeights(*vessels, 0.0).on_vessel(matches))
-        counts |= {"vessel_matches": float(len(on_vessels.batch)),
-                   "right_matches": float(count_right(features.similarity, on_vessels))}
-        return StepOutput(losses, {name: int(term.valid.sum()) for name, term in terms.items()}, counts, [])
+        counts |= {
+            "vessel_matches": float(len(on_vessels.batch)),
+            "right_matches": float(count_right(features.similarity, on_vessels)),
+        }
+        return StepOutput(
+            losses, {name: int(term.valid.sum()) for name, term in terms.items()}, counts, []
+        )
 
     def end(self, observations: list) -> None:
         """The optimizer has taken its step."""
@@ -227,24 +287,44 @@ def count_right(similarity: torch.Tensor, matches: CellMatches) -> int:
     return int((best == matches.moving_cell).sum())
 
 
-def make_task(config: Config, record: dict, model: LoFTRVessel, train: GeneratedPairs, val: GeneratedPairs,
-              real: list[RealPair], fabric: Fabric, resume_hint: str) -> TrainingTask:
+def make_task(
+    config: Config,
+    record: dict,
+    model: LoFTRVessel,
+    train: GeneratedPairs,
+    val: GeneratedPairs,
+    real: list[RealPair],
+    fabric: Fabric,
+    resume_hint: str,
+) -> TrainingTask:
     """Compose model, data and objective into what the engine trains; ``record`` is what a resumed run must agree with."""
     step = VesselStep(model, config.now.loss, fabric.device, fabric.world_size)
     # Turned and smaller copies would cost minutes on a network that knows nothing yet, and validation pairs need none.
     plain = replace(config.match, try_turns=False, smaller_copy=1.0)
-    validator = Validator(LoFTRMatcher(model, plain, fabric.device), val, real, config.validation, config.plausibility)
-    return TrainingTask(model, train, step, step.end, validator,
-                        describe_model(config.model, config.match, config.plausibility), record, resume_hint=resume_hint)
+    validator = Validator(
+        LoFTRMatcher(model, plain, fabric.device), val, real, config.validation, config.plausibility
+    )
+    return TrainingTask(
+        model,
+        train,
+        step,
+        step.end,
+        validator,
+        describe_model(config.model, config.match, config.plausibility),
+        record,
+        resume_hint=resume_hint,
+    )
 
 
 def find_or_make_data(args: argparse.Namespace, saved: dict | None, fabric: Fabric) -> str:
     """Root of the generated data; the built-in set is written where it is wanted and missing."""
     root = args.data or (saved["data"] if saved else DEFAULT_DATA)
+
     def make() -> None:
         if args.data is None and not Path(root).exists():
             fabric.print(f"{root}: not there yet; synthesising {EYES} eyes")
             write_generated_set(Path(root), EYES, processes=2)
+
     on_first_process(fabric, make)
     return root
 
@@ -274,43 +354,84 @@ class StageRun(NamedTuple):
         """
         folder = run_folder(args.save, "_".join(args.mode), name)
         checkpoint, damage = find_checkpoint(folder, resume) or (None, "")
-        return cls(stage, folder, checkpoint, read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None, damage)
+        return cls(
+            stage,
+            folder,
+            checkpoint,
+            read_checkpoint(checkpoint, ["config"])["config"] if checkpoint else None,
+            damage,
+        )
 
 
-def run_stage(args: argparse.Namespace, run: StageRun, pretrained: str | Path | None, fabric: Fabric) -> None:
+def run_stage(
+    args: argparse.Namespace, run: StageRun, pretrained: str | Path | None, fabric: Fabric
+) -> None:
     """Train one stage to its end, or on to its end."""
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
     config = resolve_config(args, run.stage, run.saved)
     root = find_or_make_data(args, run.saved, fabric)
     samples, split = find_data(root, args.mode, config, fabric.print)
-    record = {"settings": to_plain(config), "data": str(root), "mode": list(args.mode), "split": split,
-              "files": {sample.key: sample.n_bytes for sample in samples}}
+    record = {
+        "settings": to_plain(config),
+        "data": str(root),
+        "mode": list(args.mode),
+        "split": split,
+        "files": {sample.key: sample.n_bytes for sample in samples},
+    }
     record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
     if run.saved:
         check_same_data(run.saved, record, run.checkpoint)
     # Other views in each stage: v3 would learn little from those that its base has seen.
-    config_of_data = replace(config, data=replace(config.data, photometric=config.now.photometric),
-                             seed=config.seed + 1000 * STAGES.index(config.stage))
+    config_of_data = replace(
+        config,
+        data=replace(config.data, photometric=config.now.photometric),
+        seed=config.seed + 1000 * STAGES.index(config.stage),
+    )
     train, val = make_data(samples, split, config_of_data, JUNCTION_SIGMA_PX)
     torch.manual_seed(config.seed)
     model = build_model(config.model)
     if pretrained and not run.checkpoint:
         fabric.print(load_pretrained(model, pretrained))
     model.freeze(config.now.freeze)
-    hint = shlex.join(["python", "train_loftr_v3.py", "--save", args.save, "--mode", *args.mode, "--stage", config.stage,
-                       "--name", run.folder.name, "--resume"])
-    task = make_task(config, record, model, train, val, find_real_pairs(args, fabric.print), fabric, hint)
-    engine = Engine(fabric, task, config.now.train, run.folder, config.seed, args.overfit, args.profile)
+    hint = shlex.join(
+        [
+            "python",
+            "train_loftr_v3.py",
+            "--save",
+            args.save,
+            "--mode",
+            *args.mode,
+            "--stage",
+            config.stage,
+            "--name",
+            run.folder.name,
+            "--resume",
+        ]
+    )
+    task = make_task(
+        config, record, model, train, val, find_real_pairs(args, fabric.print), fabric, hint
+    )
+    engine = Engine(
+        fabric, task, config.now.train, run.folder, config.seed, args.overfit, args.profile
+    )
     if run.checkpoint:
         engine.resume(run.checkpoint)
     if fabric.is_global_zero:
         with engine.folder.writing():
             write_manifest(run.folder / "split.yaml", root, config.seed, split)
-            write_run_config(run.folder, {"arguments": vars(args), "parameters": count_parameters(model),
-                                          "settings": to_plain(config)})
-        fabric.print(f"stage {config.stage}: {count_parameters(model)}; frozen: {', '.join(config.now.freeze) or 'nothing'}; "
-                     f"{len(engine.batches)} steps per epoch; device {fabric.device}; run folder {run.folder}")
+            write_run_config(
+                run.folder,
+                {
+                    "arguments": vars(args),
+                    "parameters": count_parameters(model),
+                    "settings": to_plain(config),
+                },
+            )
+        fabric.print(
+            f"stage {config.stage}: {count_parameters(model)}; frozen: {', '.join(config.now.freeze) or 'nothing'}; "
+            f"{len(engine.batches)} steps per epoch; device {fabric.device}; run folder {run.folder}"
+        )
     engine.fit()
 
 
@@ -326,12 +447,16 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
         if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
             root = args.data or DEFAULT_DATA
             if Path(root).resolve() != Path(run.saved["data"]).resolve():
-                raise InputError(f"--data {root}: the base in {folder} was trained on other data ({run.saved['data']}), so "
-                                 "it may have seen your test eyes. Give another --name, or a base of this data as --pretrained.")
+                raise InputError(
+                    f"--data {root}: the base in {folder} was trained on other data ({run.saved['data']}), so "
+                    "it may have seen your test eyes. Give another --name, or a base of this data as --pretrained."
+                )
             fabric.print(f"base: {folder / 'best.pth'}, trained before")
             return folder / "best.pth"
     fabric.print(f"no --pretrained: training a base first, in {folder}")
-    own = argparse.Namespace(**vars(args) | {"freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None})
+    own = argparse.Namespace(
+        **vars(args) | {"freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
+    )
     run_stage(own, run, None, fabric)
     return folder / "best.pth"
 

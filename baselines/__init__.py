@@ -11,6 +11,7 @@ Both bring the two images to the same working size as our own method first (the 
 a pair as failed when nothing plausible comes out. A package or weights that are not here are a :class:`NotAvailable`, which the
 report names; they never stop a comparison.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -102,7 +103,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """"ok" or "failed"."""
+        """ "ok" or "failed"."""
         return "failed" if self.H_fix_to_mov is None else "ok"
 
     @property
@@ -135,7 +136,9 @@ class WorkingPair(NamedTuple):
 
 def working_pair(pair: EvaluationPair, working_px: int) -> WorkingPair:
     """Cut the fields of view out of both images and bring them to the working size, as our own method does."""
-    return WorkingPair(to_working_frame(pair.fixed, working_px), to_working_frame(pair.moving, working_px))
+    return WorkingPair(
+        to_working_frame(pair.fixed, working_px), to_working_frame(pair.moving, working_px)
+    )
 
 
 def inverted(work: WorkingImage) -> np.ndarray:
@@ -143,8 +146,12 @@ def inverted(work: WorkingImage) -> np.ndarray:
     return np.where(work.field_of_view, 1.0 - work.image, work.image).astype(np.float32)
 
 
-def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: MethodSetting, settings: dict[str, object],
-               try_inverted: bool = True) -> Method:
+def by_matches(
+    find: Callable[[np.ndarray, np.ndarray], Matches],
+    setting: MethodSetting,
+    settings: dict[str, object],
+    try_inverted: bool = True,
+) -> Method:
     """A method from a function that finds matches.
 
     Args:
@@ -167,18 +174,40 @@ def by_matches(find: Callable[[np.ndarray, np.ndarray], Matches], setting: Metho
                 found = _within(inner, find(work.fixed.image, moving))
             except (RuntimeError, cv2.error) as error:
                 return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
-            tried.append((_fit_near_a_similarity(found, work.fixed.frame.size, setting.matrix_kind, usual, limits), found))
+            tried.append(
+                (
+                    _fit_near_a_similarity(
+                        found, work.fixed.frame.size, setting.matrix_kind, usual, limits
+                    ),
+                    found,
+                )
+            )
         estimate, found = max(tried, key=lambda item: (item[0].status == "ok", item[0].n_inliers))
-        return Outcome(_to_original(estimate.H_fix_to_mov, work), estimate.reason,
-                       warp_points(found.fixed_points, np.linalg.inv(work.fixed.frame.H_image_to_working)),
-                       warp_points(found.moving_points, np.linalg.inv(work.moving.frame.H_image_to_working)),
-                       estimate.inliers, time.perf_counter() - start)
-    return Method(run, settings | {
-        "working_size": setting.working_px, "transform": setting.matrix_kind, "estimator": "similarity, then estimate_transform "
-        "(MAGSAC) on the matches near it", "proposal_threshold_px": usual.proposal_threshold_px,
-        "radius_px": usual.guided_radii_px[0], "inlier_threshold_px": usual.inlier_threshold_px,
-        "field_margin_px": usual.field_margin_px, "plausibility": asdict(limits), "moving_also_inverted": try_inverted,
-        "opencv": cv2.__version__})
+        return Outcome(
+            _to_original(estimate.H_fix_to_mov, work),
+            estimate.reason,
+            warp_points(found.fixed_points, np.linalg.inv(work.fixed.frame.H_image_to_working)),
+            warp_points(found.moving_points, np.linalg.inv(work.moving.frame.H_image_to_working)),
+            estimate.inliers,
+            time.perf_counter() - start,
+        )
+
+    return Method(
+        run,
+        settings
+        | {
+            "working_size": setting.working_px,
+            "transform": setting.matrix_kind,
+            "estimator": "similarity, then estimate_transform (MAGSAC) on the matches near it",
+            "proposal_threshold_px": usual.proposal_threshold_px,
+            "radius_px": usual.guided_radii_px[0],
+            "inlier_threshold_px": usual.inlier_threshold_px,
+            "field_margin_px": usual.field_margin_px,
+            "plausibility": asdict(limits),
+            "moving_also_inverted": try_inverted,
+            "opencv": cv2.__version__,
+        },
+    )
 
 
 def _within(fields: list[np.ndarray], found: Matches) -> Matches:
@@ -190,16 +219,25 @@ def _within(fields: list[np.ndarray], found: Matches) -> Matches:
     return Matches(*(points[keep] for points in found))
 
 
-def _fit_near_a_similarity(found: Matches, fixed_size: Size, transform: str, usual: MatchSettings,
-                           limits: Plausibility) -> TransformEstimate:
+def _fit_near_a_similarity(
+    found: Matches, fixed_size: Size, transform: str, usual: MatchSettings, limits: Plausibility
+) -> TransformEstimate:
     """Propose a similarity, which needs two right matches at a time, and fit the transform to the matches near it."""
     proposal = propose_similarity(*found, fixed_size, usual, limits)
     if proposal.H_fix_to_mov is None:
         return proposal
-    distance = np.linalg.norm(warp_points(found.fixed_points, proposal.H_fix_to_mov) - found.moving_points, axis=1)
+    distance = np.linalg.norm(
+        warp_points(found.fixed_points, proposal.H_fix_to_mov) - found.moving_points, axis=1
+    )
     near = distance <= usual.guided_radii_px[0]
-    estimate = estimate_transform(found.fixed_points[near], found.moving_points[near], fixed_size, transform,
-                                  usual.inlier_threshold_px, replace(limits, min_inlier_share=0.0))
+    estimate = estimate_transform(
+        found.fixed_points[near],
+        found.moving_points[near],
+        fixed_size,
+        transform,
+        usual.inlier_threshold_px,
+        replace(limits, min_inlier_share=0.0),
+    )
     inliers = np.zeros(len(near), bool)
     inliers[near] = estimate.inliers
     return replace(estimate, inliers=inliers)
@@ -209,12 +247,15 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
 
 
-def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting, settings: dict[str, object]) -> Method:
+def by_matrix(
+    find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting, settings: dict[str, object]
+) -> Method:
     """A method from a function that finds the matrix itself.
 
     Args:
         find: the pair in working frames to ``H_fix_to_mov`` (3, 3) in working pixels; a RuntimeError counts as failed.
     """
+
     def run(pair: EvaluationPair) -> Outcome:
         start = time.perf_counter()
         work = working_pair(pair, setting.working_px)
@@ -224,23 +265,45 @@ def by_matrix(find: Callable[[WorkingPair], np.ndarray], setting: MethodSetting,
             return Outcome(None, _last_line(error), seconds=time.perf_counter() - start)
         # No matches to count or to spread: the corners stand in, so that only the matrix itself is judged.
         corners = image_corners(work.fixed.frame.size)
-        reason = implausible_because(H, corners, len(corners), work.fixed.frame.size, Plausibility(min_inliers=len(corners)))
-        return Outcome(None if reason else _to_original(H, work), reason, seconds=time.perf_counter() - start)
-    return Method(run, settings | {"working_size": setting.working_px, "plausibility": asdict(Plausibility())})
+        reason = implausible_because(
+            H, corners, len(corners), work.fixed.frame.size, Plausibility(min_inliers=len(corners))
+        )
+        return Outcome(
+            None if reason else _to_original(H, work), reason, seconds=time.perf_counter() - start
+        )
+
+    return Method(
+        run, settings | {"working_size": setting.working_px, "plausibility": asdict(Plausibility())}
+    )
 
 
 def _to_original(H_working: np.ndarray | None, work: WorkingPair) -> np.ndarray | None:
     if H_working is None:
         return None
-    H = compose(work.fixed.frame.H_image_to_working, H_working, np.linalg.inv(work.moving.frame.H_image_to_working))
+    H = compose(
+        work.fixed.frame.H_image_to_working,
+        H_working,
+        np.linalg.inv(work.moving.frame.H_image_to_working),
+    )
     return H / H[2, 2]
 
 
 def from_registration(result: Registration) -> Outcome:
     """The outcome of our own pipeline."""
-    curved = result.transform if result.transform is not None and result.transform.kind in CURVED_KINDS else None
-    return Outcome(result.H_fix_to_mov, result.reason, result.fixed_points, result.moving_points, result.inliers,
-                   result.seconds, curved)
+    curved = (
+        result.transform
+        if result.transform is not None and result.transform.kind in CURVED_KINDS
+        else None
+    )
+    return Outcome(
+        result.H_fix_to_mov,
+        result.reason,
+        result.fixed_points,
+        result.moving_points,
+        result.inliers,
+        result.seconds,
+        curved,
+    )
 
 
 def available_methods() -> list[str]:
@@ -256,7 +319,9 @@ def load_method(name: str, setting: MethodSetting) -> Method:
         NotAvailable: its package or its weights are not here.
     """
     if name not in available_methods():
-        raise InputError(f"--compare {name}: no such method; there are {', '.join(available_methods())}.")
+        raise InputError(
+            f"--compare {name}: no such method; there are {', '.join(available_methods())}."
+        )
     return importlib.import_module(f"baselines.{name.replace('-', '_')}").make(setting)
 
 
@@ -269,4 +334,6 @@ def require(package: str, name: str) -> object:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise NotAvailable(f"{name}: not installed; python -m pip install -r requirements-bench.txt ({error})") from error
+        raise NotAvailable(
+            f"{name}: not installed; python -m pip install -r requirements-bench.txt ({error})"
+        ) from error

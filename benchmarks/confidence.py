@@ -6,6 +6,7 @@ Runs right pairs and pairs of different eyes of the *validation* eyes without an
 model to what comes out. Prints its coefficients, beside which ``model/registration.py`` says why it holds others, and how well
 either part the two.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,8 +44,13 @@ def gather(loaders: list[PairLoader], matcher: Matcher, limits: Plausibility) ->
         result = register_pair(matcher, pair.fixed, pair.moving, plausibility=limits)
         if result.H_fix_to_mov is None:
             continue
-        right = len(pair.fixed_landmarks) > 0 and pair_error(
-            result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape).mean <= RIGHT_PX
+        right = (
+            len(pair.fixed_landmarks) > 0
+            and pair_error(
+                result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
+            ).mean
+            <= RIGHT_PX
+        )
         evidence.append(Evidence(result.significance, result.agreement, right))
     return evidence
 
@@ -57,22 +63,34 @@ def fit_logistic(evidence: list[Evidence]) -> np.ndarray:
     """
     right = np.array([item.right for item in evidence], dtype=bool)
     if right.all() or not right.any():
-        raise InputError(f"{right.sum()} right and {(~right).sum()} wrong matrices: both are needed; give more pairs.")
-    design = np.array([[1.0, min(item.significance, MAX_SIGNIFICANCE), item.agreement] for item in evidence])
+        raise InputError(
+            f"{right.sum()} right and {(~right).sum()} wrong matrices: both are needed; give more pairs."
+        )
+    design = np.array(
+        [[1.0, min(item.significance, MAX_SIGNIFICANCE), item.agreement] for item in evidence]
+    )
     weight = np.where(right, 0.5 / right.sum(), 0.5 / (~right).sum())
 
     def cost(coefficients: np.ndarray) -> float:
         margin = design @ coefficients * np.where(right, 1.0, -1.0)
-        return float((weight * np.logaddexp(0.0, -margin)).sum() + PRIOR_STRENGTH * (coefficients[1:] ** 2).sum())
+        return float(
+            (weight * np.logaddexp(0.0, -margin)).sum()
+            + PRIOR_STRENGTH * (coefficients[1:] ** 2).sum()
+        )
+
     return minimize(cost, np.zeros(3)).x
 
 
 def main() -> None:
     """Gather, fit, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="generated data")
     parser.add_argument("--split", required=True, help="split.yaml of the training run")
-    parser.add_argument("--weights", help="checkpoint (default: the weights shipped in save/pretrained)")
+    parser.add_argument(
+        "--weights", help="checkpoint (default: the weights shipped in save/pretrained)"
+    )
     parser.add_argument("--modes", nargs="+", default=list(MODE_FILES))
     parser.add_argument("--draws", type=int, default=1, help="right pairs per sample")
     parser.add_argument("--wrong", type=int, default=60, help="wrong pairs per mode")
@@ -84,15 +102,26 @@ def main() -> None:
     evidence = []
     for mode in args.modes:
         loaders = generated_set(args.data, [mode], args.split, "val", draw)
-        evidence += gather(loaders + wrong_pairs(loaders, args.wrong, draw.seed), matcher, registrar.plausibility)
+        evidence += gather(
+            loaders + wrong_pairs(loaders, args.wrong, draw.seed), matcher, registrar.plausibility
+        )
     bias, per_significance, per_agreement = fit_logistic(evidence)
-    for name, items in (("right", [e for e in evidence if e.right]), ("wrong", [e for e in evidence if not e.right])):
+    for name, items in (
+        ("right", [e for e in evidence if e.right]),
+        ("wrong", [e for e in evidence if not e.right]),
+    ):
         table = np.array([(e.significance, e.agreement) for e in items])
-        print(f"{len(items)} {name} matrices; percentiles 1, 10, 50, 90, 99 of significance "
-              f"{np.percentile(table[:, 0], (1, 10, 50, 90, 99)).round(2)}, of agreement "
-              f"{np.percentile(table[:, 1], (1, 10, 50, 90, 99)).round(2)}")
-    print(f"bias {bias:.2f}, per significance {per_significance:.3f}, per agreement {per_agreement:.3f}")
-    highest = sorted((confidence_of(e.significance, e.agreement) for e in evidence if not e.right), reverse=True)[:5]
+        print(
+            f"{len(items)} {name} matrices; percentiles 1, 10, 50, 90, 99 of significance "
+            f"{np.percentile(table[:, 0], (1, 10, 50, 90, 99)).round(2)}, of agreement "
+            f"{np.percentile(table[:, 1], (1, 10, 50, 90, 99)).round(2)}"
+        )
+    print(
+        f"bias {bias:.2f}, per significance {per_significance:.3f}, per agreement {per_agreement:.3f}"
+    )
+    highest = sorted(
+        (confidence_of(e.significance, e.agreement) for e in evidence if not e.right), reverse=True
+    )[:5]
     print(f"under the coefficients in use wrong matrices come to at most {np.round(highest, 3)}")
 
 

@@ -1,4 +1,5 @@
 """Pairs of image files for the benchmarks: real ones, or synthesised ones where there are none."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +22,9 @@ class PairFiles(NamedTuple):
     moving: Path
 
 
-def write_pairs(folder: Path, data: str | None, count: int, side: int, seed: int) -> list[PairFiles]:
+def write_pairs(
+    folder: Path, data: str | None, count: int, side: int, seed: int
+) -> list[PairFiles]:
     """Write ``count`` pairs with a long side of ``side`` pixels, the moving image turned by a random angle.
 
     Args:
@@ -30,8 +33,12 @@ def write_pairs(folder: Path, data: str | None, count: int, side: int, seed: int
         seed: of the angles and of the eyes.
     """
     rng, pairs = np.random.default_rng(seed), []
-    for number, (fixed, moving) in zip(range(count), _images(folder, data, count, side, seed), strict=True):
-        H_moving_to_canvas, canvas = turn_about_centre(moving.shape, float(rng.uniform(0, 360)), 1.0)
+    for number, (fixed, moving) in zip(
+        range(count), _images(folder, data, count, side, seed), strict=True
+    ):
+        H_moving_to_canvas, canvas = turn_about_centre(
+            moving.shape, float(rng.uniform(0, 360)), 1.0
+        )
         moving = register_onto_fixed(moving, np.linalg.inv(H_moving_to_canvas), canvas)
         paths = [folder / f"{number}_{role}.png" for role in ("fixed", "moving")]
         for path, image in zip(paths, (fixed, moving), strict=True):
@@ -40,10 +47,14 @@ def write_pairs(folder: Path, data: str | None, count: int, side: int, seed: int
     return pairs
 
 
-def _images(folder: Path, data: str | None, count: int, side: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _images(
+    folder: Path, data: str | None, count: int, side: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     if data is not None:
         real = load_real_pairs(data, Path(data).name)
         return [real[number % len(real)].images() for number in range(count)]
     root = folder / "eyes"
-    return [tuple(read_gray(root / name / file_names(name, side)[role]) for role in ("cf", "fa"))
-            for name in write_generated_set(root, count, seed, side, progress=False)]
+    return [
+        tuple(read_gray(root / name / file_names(name, side)[role]) for role in ("cf", "fa"))
+        for name in write_generated_set(root, count, seed, side, progress=False)
+    ]

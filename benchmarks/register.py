@@ -7,6 +7,7 @@
 Times of a shared machine mean little, so everything is given as a ratio too: all methods take turns on every pair. The moving
 image is turned by a random angle, and every pair is read from files of the size that is named; reading counts.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -37,11 +38,17 @@ from utils.errors import InputError, run_script
 from utils.image_io import read_gray, write_text_atomically
 
 # What is timed: (where it is looked up, its name, the stage). A stage's time leaves out the stages that it calls.
-STAGES = [(register, "read_gray", "reading"), (model.registration, "to_working_frame", "working frame"),
-          (SuperRetinaMultimodal, "describe", "network"), (model.registration.SuperRetinaMatcher, "describe", "keypoints"),
-          (model.registration, "match_descriptors", "matching"), (model.registration, "estimate_transform", "robust fit"),
-          (RidgePair, "refine", "refinement"), (model.affine_refinement, "follow_patches", "patches"),
-          (RidgePair, "agreement", "agreement")]
+STAGES = [
+    (register, "read_gray", "reading"),
+    (model.registration, "to_working_frame", "working frame"),
+    (SuperRetinaMultimodal, "describe", "network"),
+    (model.registration.SuperRetinaMatcher, "describe", "keypoints"),
+    (model.registration, "match_descriptors", "matching"),
+    (model.registration, "estimate_transform", "robust fit"),
+    (RidgePair, "refine", "refinement"),
+    (model.affine_refinement, "follow_patches", "patches"),
+    (RidgePair, "agreement", "agreement"),
+]
 
 
 class StageClock:
@@ -54,6 +61,7 @@ class StageClock:
 
     def timed(self, function: Callable, stage: str) -> Callable:
         """The function, timed."""
+
         @wraps(function)
         def run(*args: object, **kwargs: object) -> object:
             self._inner.append(0.0)
@@ -65,6 +73,7 @@ class StageClock:
                 self.seconds[stage] += whole - self._inner.pop()
                 self.calls[stage] += 1
                 self._inner[-1] += whole
+
         return run
 
     @contextmanager
@@ -72,11 +81,15 @@ class StageClock:
         """Time all ``STAGES`` of what runs inside."""
         with ExitStack() as stack:
             for owner, name, stage in STAGES:
-                stack.enter_context(patch.object(owner, name, self.timed(getattr(owner, name), stage)))
+                stack.enter_context(
+                    patch.object(owner, name, self.timed(getattr(owner, name), stage))
+                )
             yield
 
 
-def time_stages(pairs: list[PairFiles], registrar: register.Registrar) -> dict[str, dict[str, float]]:
+def time_stages(
+    pairs: list[PairFiles], registrar: register.Registrar
+) -> dict[str, dict[str, float]]:
     """Seconds per pair, calls per pair and share of the whole, by stage."""
     clock, start = StageClock(), time.perf_counter()
     with clock.running():
@@ -84,11 +97,19 @@ def time_stages(pairs: list[PairFiles], registrar: register.Registrar) -> dict[s
             registrar.register(pair.fixed, pair.moving)
     whole = time.perf_counter() - start
     clock.seconds["rest"] = whole - sum(clock.seconds.values())
-    return {stage: {"seconds": seconds / len(pairs), "calls": clock.calls[stage] / len(pairs), "share": seconds / whole}
-            for stage, seconds in clock.seconds.items()} | {"whole": {"seconds": whole / len(pairs), "calls": 1, "share": 1.0}}
+    return {
+        stage: {
+            "seconds": seconds / len(pairs),
+            "calls": clock.calls[stage] / len(pairs),
+            "share": seconds / whole,
+        }
+        for stage, seconds in clock.seconds.items()
+    } | {"whole": {"seconds": whole / len(pairs), "calls": 1, "share": 1.0}}
 
 
-def time_methods(pairs: list[PairFiles], names: list[str], setting: MethodSetting) -> dict[str, dict[str, float | str]]:
+def time_methods(
+    pairs: list[PairFiles], names: list[str], setting: MethodSetting
+) -> dict[str, dict[str, float | str]]:
     """Seconds per pair of each method, taking turns, and the ratio to the first; a method that is not here says so."""
     methods, result = {}, {}
     for name in names:
@@ -101,12 +122,27 @@ def time_methods(pairs: list[PairFiles], names: list[str], setting: MethodSettin
         for name, method in methods.items():
             start = time.perf_counter()
             empty = np.zeros((0, 2))
-            method.run(EvaluationPair(pair.name, pair.name, read_gray(pair.fixed), read_gray(pair.moving), empty, empty))
+            method.run(
+                EvaluationPair(
+                    pair.name,
+                    pair.name,
+                    read_gray(pair.fixed),
+                    read_gray(pair.moving),
+                    empty,
+                    empty,
+                )
+            )
             if number:  # the first round only warms up
                 seconds[name].append(time.perf_counter() - start)
     first = np.mean(seconds[names[0]])
-    return result | {name: {"seconds": float(np.mean(values)), "slowest": float(np.max(values)),
-                            "ratio": float(np.mean(values) / first)} for name, values in seconds.items()}
+    return result | {
+        name: {
+            "seconds": float(np.mean(values)),
+            "slowest": float(np.max(values)),
+            "ratio": float(np.mean(values) / first),
+        }
+        for name, values in seconds.items()
+    }
 
 
 def measure_size(fixed: str, moving: str, weights: str | None, side: int) -> dict[str, float]:
@@ -117,38 +153,65 @@ def measure_size(fixed: str, moving: str, weights: str | None, side: int) -> dic
     start = time.perf_counter()
     registrar.register(fixed, moving)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"side": side, "seconds": time.perf_counter() - start, "peak_mib": (peak - before) / 1024}
+    return {
+        "side": side,
+        "seconds": time.perf_counter() - start,
+        "peak_mib": (peak - before) / 1024,
+    }
 
 
 def time_sizes(pair: PairFiles, sizes: list[int], weights: str | None) -> list[dict[str, float]]:
     """:func:`measure_size` for every size."""
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return [pool.apply(measure_size, (str(pair.fixed), str(pair.moving), weights, side)) for side in sizes]
+        return [
+            pool.apply(measure_size, (str(pair.fixed), str(pair.moving), weights, side))
+            for side in sizes
+        ]
 
 
 def report(stages: dict, methods: dict, sizes: list[dict]) -> str:
     """The tables."""
     lines = [f"{'stage':<16}{'s/pair':>9}{'calls':>8}{'share':>8}"]
-    lines += [f"{name:<16}{row['seconds']:>9.3f}{row['calls']:>8.1f}{row['share']:>8.1%}" for name, row in stages.items()]
+    lines += [
+        f"{name:<16}{row['seconds']:>9.3f}{row['calls']:>8.1f}{row['share']:>8.1%}"
+        for name, row in stages.items()
+    ]
     lines += ["", f"{'method':<20}{'s/pair':>9}{'slowest':>9}{'ratio':>8}"]
     for name, row in methods.items():
-        lines.append(f"{name:<20}{row['missing']}" if "missing" in row else
-                     f"{name:<20}{row['seconds']:>9.3f}{row['slowest']:>9.3f}{row['ratio']:>8.2f}")
+        lines.append(
+            f"{name:<20}{row['missing']}"
+            if "missing" in row
+            else f"{name:<20}{row['seconds']:>9.3f}{row['slowest']:>9.3f}{row['ratio']:>8.2f}"
+        )
     lines += ["", f"{'working size':<14}{'s/pair':>9}{'ratio':>8}{'peak MiB':>10}"]
-    lines += [f"{row['side']:<14}{row['seconds']:>9.3f}{row['seconds'] / sizes[0]['seconds']:>8.2f}{row['peak_mib']:>10.0f}"
-              for row in sizes]
+    lines += [
+        f"{row['side']:<14}{row['seconds']:>9.3f}{row['seconds'] / sizes[0]['seconds']:>8.2f}{row['peak_mib']:>10.0f}"
+        for row in sizes
+    ]
     return "\n".join(lines)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Arguments of the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", metavar="ROOT", help="real pairs; synthesised ones when left out")
-    parser.add_argument("--weights", metavar="FILE", help="checkpoint (default: the weights shipped in save/pretrained)")
-    parser.add_argument("--compare", nargs="+", default=["superretina", "sift", "xfeat", "aliked-lightglue"])
-    parser.add_argument("--side", type=int, default=512, help="long side of the image files, pixels")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="checkpoint (default: the weights shipped in save/pretrained)",
+    )
+    parser.add_argument(
+        "--compare", nargs="+", default=["superretina", "sift", "xfeat", "aliked-lightglue"]
+    )
+    parser.add_argument(
+        "--side", type=int, default=512, help="long side of the image files, pixels"
+    )
     parser.add_argument("--pairs", type=int, default=6, help="number of pairs")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048], help="working sizes, pixels")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[512, 1024, 2048], help="working sizes, pixels"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the angles")
     parser.add_argument("--out", type=Path, metavar="JSON", help="also write the figures")
     return parser
@@ -164,12 +227,17 @@ def main() -> None:
         registrar = register.Registrar(args.weights)
         registrar.register(pairs[0].fixed, pairs[0].moving)
         stages = time_stages(pairs, registrar)
-        methods = time_methods(pairs, args.compare, replace(MethodSetting(), weights={"superretina": args.weights}))
+        methods = time_methods(
+            pairs, args.compare, replace(MethodSetting(), weights={"superretina": args.weights})
+        )
         large = write_pairs(Path(folder) / "large", args.data, 1, max(args.sizes), args.seed)[0]
         sizes = time_sizes(large, args.sizes, args.weights)
     print(report(stages, methods, sizes))
     if args.out:
-        write_text_atomically(args.out, json.dumps({"stages": stages, "methods": methods, "sizes": sizes}, indent=2) + "\n")
+        write_text_atomically(
+            args.out,
+            json.dumps({"stages": stages, "methods": methods, "sizes": sizes}, indent=2) + "\n",
+        )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ network in both directions, counted by torch) is also given as a share of what t
 the same precision in the same run. "data" is the time to make a batch in this process, over the time of a step: with n loading
 processes the step waits for data when it exceeds n.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -33,8 +34,12 @@ from utils.engine import PRECISIONS, make_fabric
 from utils.errors import InputError, run_script
 
 LOFTR = "loftr"
-DEFAULT_CONFIGS = ("configs/superretina_lite.yaml", "configs/superretina.yaml", "configs/loftr_v3_lite.yaml",
-                   "configs/loftr_v3_lite.yaml:unfrozen")
+DEFAULT_CONFIGS = (
+    "configs/superretina_lite.yaml",
+    "configs/superretina.yaml",
+    "configs/loftr_v3_lite.yaml",
+    "configs/loftr_v3_lite.yaml:unfrozen",
+)
 MATRIX_SIDE = 1536
 
 
@@ -77,6 +82,7 @@ def make_contestant(name: str, data: Path, args: argparse.Namespace, fabric: Fab
         optimizer.zero_grad()
         fabric.backward(loss_step(network, batch).losses["total"])
         optimizer.step()
+
     with FlopCounterMode(display=False) as counter:
         step()
     return Contestant(name, step, counter.get_total_flops(), batch_seconds)
@@ -92,9 +98,11 @@ def matrix_rate(fabric: Fabric, precision: str) -> float:
 
 def timed(action: Callable[[], object], fabric: Fabric) -> float:
     """Seconds of an action, with whatever it left running on the device."""
+
     def wait() -> None:
         if fabric.device.type == "cuda":
             torch.cuda.synchronize(fabric.device)
+
     wait()
     start = time.perf_counter()
     action()
@@ -106,18 +114,24 @@ def report(contestants: list[Contestant], seconds: dict[str, list[float]], rate:
     """The table; medians."""
     typical = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
     first = typical[contestants[0].name]
-    lines = [f"matrix products: {rate / 1e9:.0f} GFLOP/s",
-             f"{'configuration':<40}{'s/step':>8}{'ratio':>7}{'GFLOP':>8}{'of matrix rate':>16}{'data':>7}"]
+    lines = [
+        f"matrix products: {rate / 1e9:.0f} GFLOP/s",
+        f"{'configuration':<40}{'s/step':>8}{'ratio':>7}{'GFLOP':>8}{'of matrix rate':>16}{'data':>7}",
+    ]
     for one in contestants:
         took = typical[one.name]
-        lines.append(f"{one.name:<40}{took:>8.3f}{took / first:>7.2f}{one.operations / 1e9:>8.1f}"
-                     f"{one.operations / took / rate:>16.1%}{one.batch_seconds / took:>7.2f}")
+        lines.append(
+            f"{one.name:<40}{took:>8.3f}{took / first:>7.2f}{one.operations / 1e9:>8.1f}"
+            f"{one.operations / took / rate:>16.1%}{one.batch_seconds / took:>7.2f}"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Build all configurations, let them take turns, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--configs", nargs="+", default=DEFAULT_CONFIGS)
     parser.add_argument("--img_size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=4)

@@ -22,6 +22,7 @@ angiograms have finer, straighter twigs about the fovea and a darker foveal spot
 choroid and nerve fibres, real OCTA a capillary net of more even mesh. OCT en-face was rendered after descriptions;
 there were no real ones to measure.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -29,7 +30,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LESIONS = ("haemorrhage", "exudate", "cotton_wool", "drusen", "laser_scar", "non_perfusion", "leakage")
+LESIONS = (
+    "haemorrhage",
+    "exudate",
+    "cotton_wool",
+    "drusen",
+    "laser_scar",
+    "non_perfusion",
+    "leakage",
+)
 FULL_DEPTH_DD = 0.06  # a vessel this wide absorbs like the largest
 
 
@@ -80,16 +89,21 @@ class Scene:
 
 # ----------------------------------------------------------------------------------------------- fields and optics
 
+
 def smooth_noise(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
     """(size, size) zero-mean, unit-spread random field with about ``cells`` bumps across the frame."""
     side = int(np.clip(round(cells), 2, size)) + 3
     coarse = rng.standard_normal((side, side), dtype=np.float32)
-    large = cv2.resize(coarse, None, fx=size / (side - 3), fy=size / (side - 3), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(
+        coarse, None, fx=size / (side - 3), fy=size / (side - 3), interpolation=cv2.INTER_CUBIC
+    )
     large = large[-size:, -size:]
     return (large - large.mean()) / (large.std() + 1e-6)
 
 
-def fractal_noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 4) -> np.ndarray:
+def fractal_noise(
+    rng: np.random.Generator, size: int, cells: float, octaves: int = 4
+) -> np.ndarray:
     """(size, size) zero-mean, unit-spread field with detail at ``octaves`` scales."""
     total = sum(smooth_noise(rng, size, cells * 2**k) * 0.6**k for k in range(octaves))
     return total / (total.std() + 1e-6)
@@ -105,8 +119,12 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     height, width = image.shape[:2]
     shrink = sigma / 4
     small = (max(2, round(width / shrink)), max(2, round(height / shrink)))
-    blurred = cv2.GaussianBlur(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (0, 0), 4,
-                               borderType=cv2.BORDER_REFLECT)
+    blurred = cv2.GaussianBlur(
+        cv2.resize(image, small, interpolation=cv2.INTER_AREA),
+        (0, 0),
+        4,
+        borderType=cv2.BORDER_REFLECT,
+    )
     return cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
@@ -114,7 +132,9 @@ def radius_map(size: int, centre: np.ndarray, axes: np.ndarray | float) -> np.nd
     """(size, size) elliptic distance from ``centre``, 1 on the ellipse with half axes ``axes`` (pixels)."""
     axes = np.broadcast_to(np.asarray(axes, np.float32), (2,))
     y, x = np.ogrid[:size, :size]
-    return np.sqrt(((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2).astype(np.float32)
+    return np.sqrt(((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2).astype(
+        np.float32
+    )
 
 
 def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -122,7 +142,9 @@ def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     cells = scene.size / max(rng.uniform(0.025, 0.045) * scene.px_per_dd, 1.8)
     mesh = np.zeros((scene.size, scene.size), np.float32)
     for factor in (0.7, 1.1):
-        mesh = np.maximum(mesh, np.exp(-(smooth_noise(rng, scene.size, cells * factor) / 0.25) ** 2))
+        mesh = np.maximum(
+            mesh, np.exp(-((smooth_noise(rng, scene.size, cells * factor) / 0.25) ** 2))
+        )
     edge = scene.avascular_radius * (1 + 0.12 * smooth_noise(rng, scene.size, 8))
     distance = radius_map(scene.size, scene.fovea, 1.0)
     mesh *= 1 - inside(1 + (distance - edge) / scene.px_per_dd, 0.08)
@@ -138,7 +160,9 @@ def round_field(size: int, rng: np.random.Generator, full_frame: float = 0.1) ->
     margin = (radius - radius_map(size, centre, 1.0)) / (size * rng.uniform(0.001, 0.006))
     if rng.random() < 0.45:
         half = size * rng.uniform(0.36, 0.47)
-        margin = np.minimum(margin, (half - np.abs(np.arange(size, dtype=np.float32) - centre[1]))[:, None])
+        margin = np.minimum(
+            margin, (half - np.abs(np.arange(size, dtype=np.float32) - centre[1]))[:, None]
+        )
     shown = np.clip(margin + 0.5, 0, 1)
     if rng.random() < 0.3:
         angle = rng.uniform(0, 2 * np.pi)
@@ -153,7 +177,9 @@ def vignette(size: int, rng: np.random.Generator, strength: float) -> np.ndarray
     return 1 / (1 + strength * radius_map(size, centre, 0.5 * size) ** 2 * rng.uniform(0.7, 1.3))
 
 
-def finish(image: np.ndarray, rng: np.random.Generator, noise: float, softness: float) -> np.ndarray:
+def finish(
+    image: np.ndarray, rng: np.random.Generator, noise: float, softness: float
+) -> np.ndarray:
     """Camera: blur (pixels), noise (standard deviation, partly grainy), sometimes lost resolution and JPEG blocks."""
     size = image.shape[0]
     image = blur(image, softness)
@@ -176,8 +202,18 @@ def inside(distance: np.ndarray, edge: float) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------- colour fundus photograph
 
-FUNDUS_COLOURS = np.array([(0.85, 0.33, 0.12), (0.80, 0.50, 0.45), (0.50, 0.28, 0.13), (0.80, 0.58, 0.30),
-                           (0.36, 0.19, 0.08), (0.80, 0.22, 0.14), (0.95, 0.45, 0.08)], np.float32)
+FUNDUS_COLOURS = np.array(
+    [
+        (0.85, 0.33, 0.12),
+        (0.80, 0.50, 0.45),
+        (0.50, 0.28, 0.13),
+        (0.80, 0.58, 0.30),
+        (0.36, 0.19, 0.08),
+        (0.80, 0.22, 0.14),
+        (0.95, 0.45, 0.08),
+    ],
+    np.float32,
+)
 
 
 def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -197,7 +233,9 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image *= vignette(size, rng, rng.uniform(0.1, 0.9))[..., None]
     image = _haze(image, rng) * rng.uniform(0.75, 1.15)
     image = np.clip(image, 0, 1) ** rng.uniform(0.8, 1.25)
-    image = finish(image.astype(np.float32), rng, rng.uniform(0.001, 0.01), rng.uniform(0, 1.4) * size / 512)
+    image = finish(
+        image.astype(np.float32), rng, rng.uniform(0.001, 0.01), rng.uniform(0, 1.4) * size / 512
+    )
     return image * scene.field[..., None]
 
 
@@ -206,14 +244,21 @@ def _tigroid(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.nd
     if rng.random() > 0.35:
         return image
     cells = scene.size / (0.35 * scene.px_per_dd)
-    bands = np.exp(-(smooth_noise(rng, scene.size, cells) / 0.6) ** 2)
+    bands = np.exp(-((smooth_noise(rng, scene.size, cells) / 0.6) ** 2))
     patch = np.clip(smooth_noise(rng, scene.size, 3) * 0.5 + 0.4, 0, 1)
-    return image * (1 + rng.uniform(0.04, 0.2) * (bands * patch)[..., None] * np.array((0.6, 1.0, 0.7), np.float32))
+    return image * (
+        1
+        + rng.uniform(0.04, 0.2)
+        * (bands * patch)[..., None]
+        * np.array((0.6, 1.0, 0.7), np.float32)
+    )
 
 
 def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.45, 0.8))
-    dark = rng.uniform(0.1, 0.5) * np.exp(-radius**2) + rng.uniform(0, 0.15) * np.exp(-((radius / 0.4) ** 2))
+    dark = rng.uniform(0.1, 0.5) * np.exp(-(radius**2)) + rng.uniform(0, 0.15) * np.exp(
+        -((radius / 0.4) ** 2)
+    )
     image = image * (1 - dark[..., None] * np.array((0.7, 1.0, 0.9), np.float32))
     distance = radius_map(scene.size, scene.disc, scene.disc_axes)
     edge = rng.uniform(0.03, 0.12)
@@ -221,19 +266,25 @@ def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) 
     cup_at = scene.disc + rng.normal(0, 0.08, 2) * scene.px_per_dd
     cup = inside(radius_map(scene.size, cup_at, scene.disc_axes * rng.uniform(0.3, 0.7)), 0.24)
     if rng.random() < 0.3:
-        crescent = np.exp(-((distance - 1.15) / 0.12) ** 2) * rng.uniform(-0.3, 0.3)
+        crescent = np.exp(-(((distance - 1.15) / 0.12) ** 2)) * rng.uniform(-0.3, 0.3)
         image = image * (1 + crescent[..., None])
     bright = image.mean() * rng.uniform(1.5, 2.6)
     tint = np.array((1.25, rng.uniform(0.75, 1.0), rng.uniform(0.4, 0.8)), np.float32)
     rim = image * 0.35 + 0.65 * bright * tint
     image = image + disc[..., None] * (rim - image)
-    return image + (disc * cup)[..., None] * rng.uniform(0.05, 0.3) * np.array((1, 0.95, 0.75), np.float32)
+    return image + (disc * cup)[..., None] * rng.uniform(0.05, 0.3) * np.array(
+        (1, 0.95, 0.75), np.float32
+    )
 
 
 def _cf_lesions_below(image: np.ndarray, scene: Scene) -> np.ndarray:
     """Pale lesions lie under or among the vessels."""
     scale = float(image.mean())
-    for kind, tint in (("exudate", (2.7, 2.2, 0.9)), ("cotton_wool", (2.3, 1.7, 1.1)), ("drusen", (2.1, 1.5, 0.6))):
+    for kind, tint in (
+        ("exudate", (2.7, 2.2, 0.9)),
+        ("cotton_wool", (2.3, 1.7, 1.1)),
+        ("drusen", (2.1, 1.5, 0.6)),
+    ):
         cover = scene.lesion(kind)[..., None] * 0.7
         image = image * (1 - cover) + cover * scale * np.array(tint, np.float32)
     scar = scene.lesion("laser_scar")
@@ -245,7 +296,10 @@ def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np
     """Blood absorbs green and blue more than red; arteries are paler and carry a reflex along the middle."""
     contrast = np.exp(rng.uniform(np.log(0.25), np.log(0.95)))
     soft = rng.uniform(0, 0.9) * scene.size / 512
-    absorb = np.maximum(blur(scene.artery, soft) * rng.uniform(0.55, 0.9), blur(scene.vein, soft)) * contrast
+    absorb = (
+        np.maximum(blur(scene.artery, soft) * rng.uniform(0.55, 0.9), blur(scene.vein, soft))
+        * contrast
+    )
     absorb = absorb * scene.depth ** rng.uniform(0.1, 0.8)
     spectrum = np.array((rng.uniform(0.15, 0.5), 1.0, rng.uniform(0.6, 0.9)), np.float32)
     image = image * np.exp(-absorb[..., None] * spectrum)
@@ -268,6 +322,7 @@ def _haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------------------ angiogram
 
+
 def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """A fluorescein angiogram of the scene, at a random phase. Returns (size, size) in [0, 1]."""
     size = scene.size
@@ -276,27 +331,35 @@ def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = flush * (1 + 0.15 * scene.background + rng.uniform(0.04, 0.18) * grain)
     image = image * (1 - rng.uniform(0.3, 0.85) * _foveal_shade(scene, rng))
     distance = radius_map(size, scene.disc, scene.disc_axes)
-    rim = np.exp(-((distance - 0.9) / 0.25) ** 2) * rng.uniform(0, 0.5) - (distance < 0.7) * rng.uniform(0, 0.3)
+    rim = np.exp(-(((distance - 0.9) / 0.25) ** 2)) * rng.uniform(0, 0.5) - (
+        distance < 0.7
+    ) * rng.uniform(0, 0.3)
     image = image * (1 + blur(rim.astype(np.float32), 0.05 * scene.px_per_dd))
     image = image * (1 - 0.75 * scene.lesion("non_perfusion")) + _fa_scars(scene, rng) * flush
     image = image + _fa_vessels(scene, flush, rng)
     leak = np.maximum(scene.lesion("leakage"), 0.4 * blur(scene.lesion("drusen"), 1))
     image = image + leak * rng.uniform(0.15, 0.6)
     image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.6, 0.95))
-    image = image * vignette(size, rng, rng.uniform(0.1, 1.2)) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2))
+    image = (
+        image
+        * vignette(size, rng, rng.uniform(0.1, 1.2))
+        * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2))
+    )
     image = np.clip(image * rng.uniform(0.7, 1.6), 0, 1) ** rng.uniform(0.8, 1.4)
     if rng.random() < 0.15:
         image = image * rng.uniform(0.5, 0.8) + rng.uniform(0.1, 0.3)
     shown = round_field(size, rng, full_frame=0.2)
     outside = rng.uniform(0.2, 0.6) if rng.random() < 0.15 else 0.0
-    image = finish(image.astype(np.float32), rng, rng.uniform(0.005, 0.04), rng.uniform(0, 1.2) * size / 512)
+    image = finish(
+        image.astype(np.float32), rng, rng.uniform(0.005, 0.04), rng.uniform(0, 1.2) * size / 512
+    )
     return image * shown + outside * (1 - shown)
 
 
 def _foveal_shade(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Pigment hides the choroid at the fovea, in a spot with ragged edges."""
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.35, 0.75))
-    return np.exp(-(radius * (1 + 0.12 * smooth_noise(rng, scene.size, 12))) ** 2)
+    return np.exp(-((radius * (1 + 0.12 * smooth_noise(rng, scene.size, 12))) ** 2))
 
 
 def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
@@ -309,7 +372,11 @@ def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndarray:
     """Fluorescence of the vessels: arterial, laminar venous, full or late phase."""
     phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.14, 0.54, 0.2))
-    strength = rng.uniform(0.5, 1.15) if rng.random() < 0.6 else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
+    strength = (
+        rng.uniform(0.5, 1.15)
+        if rng.random() < 0.6
+        else np.exp(rng.uniform(np.log(0.1), np.log(0.6)))
+    )
     artery, vein = scene.artery, scene.vein
     if phase == "arterial":
         vein = vein * rng.uniform(0.15, 0.6)
@@ -334,19 +401,33 @@ def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndar
 
 # ------------------------------------------------------------------------------------------------------ OCT, OCTA
 
+
 def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """An OCT en-face projection: grey, vessels as soft dark shadows. Returns (size, size) in [0, 1]."""
     size = scene.size
     level = rng.uniform(0.3, 0.8)
-    image = level * (1 + 0.12 * scene.background + rng.uniform(0.02, 0.1) * fractal_noise(rng, size, 8))
+    image = level * (
+        1 + 0.12 * scene.background + rng.uniform(0.02, 0.1) * fractal_noise(rng, size, 8)
+    )
     image = image * _oct_macula(scene, rng) * _oct_disc(scene, rng)
     widen = rng.uniform(0.4, 2.4) * size / 512
     # A shadow is wider and softer than its vessel, and the finest vessels cast none.
-    shadow = np.clip(np.maximum(blur(scene.vein, widen), blur(scene.artery, widen) * 0.9) * rng.uniform(1.0, 1.5), 0, 1)
+    shadow = np.clip(
+        np.maximum(blur(scene.vein, widen), blur(scene.artery, widen) * 0.9)
+        * rng.uniform(1.0, 1.5),
+        0,
+        1,
+    )
     shadow = shadow * scene.depth ** rng.uniform(0.1, 0.8)
     image = image * (1 - shadow * rng.uniform(0.22, 0.75))
-    image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.1, 0.6)) + 0.25 * scene.lesion("exudate")
-    image = image * _scan_lines(size, rng) * (1 + rng.uniform(0, 0.25) * smooth_noise(rng, size, 2)).clip(0.2)
+    image = image * (1 - scene.lesion("haemorrhage") * rng.uniform(0.1, 0.6)) + 0.25 * scene.lesion(
+        "exudate"
+    )
+    image = (
+        image
+        * _scan_lines(size, rng)
+        * (1 + rng.uniform(0, 0.25) * smooth_noise(rng, size, 2)).clip(0.2)
+    )
     image = image * vignette(size, rng, rng.uniform(0, 0.8))
     image = image * _signal_loss(size, rng)
     image = blur(image.astype(np.float32), rng.uniform(0, 1.3) * size / 512)
@@ -362,7 +443,9 @@ def _speckle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     samples = size if rng.random() < 0.5 else int(size / rng.uniform(1.2, 2.3))
     coarse = cv2.resize(image, (samples, samples), interpolation=cv2.INTER_AREA)
     grain = rng.standard_normal((samples, samples), dtype=np.float32)
-    coarse = coarse * np.clip(1 + blur(grain, rng.uniform(0, 0.9)) * rng.uniform(0.06, 0.35), 0, None)
+    coarse = coarse * np.clip(
+        1 + blur(grain, rng.uniform(0, 0.9)) * rng.uniform(0.06, 0.35), 0, None
+    )
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
@@ -375,22 +458,27 @@ def _eye_motion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     jumps[0] = 0.0
     last = np.maximum.accumulate(np.where(np.isnan(jumps), 0, np.arange(size)))
     x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
-    return cv2.remap(image, x + jumps[last][:, None].astype(np.float32), y, cv2.INTER_LINEAR,
-                     borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(
+        image,
+        x + jumps[last][:, None].astype(np.float32),
+        y,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
 
 
 def _oct_macula(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.25, 0.9))
-    ring = np.exp(-((radius - 1.3) / 0.5) ** 2) * rng.uniform(0, 0.25)
-    return 1 + rng.uniform(-0.5, 0.35) * np.exp(-radius**2) + ring
+    ring = np.exp(-(((radius - 1.3) / 0.5) ** 2)) * rng.uniform(0, 0.25)
+    return 1 + rng.uniform(-0.5, 0.35) * np.exp(-(radius**2)) + ring
 
 
 def _oct_disc(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """The disc: dark, bright, or one or two rings, as the projected slab crosses its slopes."""
     distance = radius_map(scene.size, scene.disc, scene.disc_axes)
     within = inside(distance, 0.16)
-    rings = rng.uniform(-0.5, 0.6) * np.exp(-((distance - 1.1) / 0.12) ** 2)
-    rings += rng.uniform(-0.5, 0.5) * np.exp(-((distance - rng.uniform(0.4, 0.7)) / 0.1) ** 2)
+    rings = rng.uniform(-0.5, 0.6) * np.exp(-(((distance - 1.1) / 0.12) ** 2))
+    rings += rng.uniform(-0.5, 0.5) * np.exp(-(((distance - rng.uniform(0.4, 0.7)) / 0.1) ** 2))
     return np.clip(1 + within * rng.uniform(-0.85, 0.5) + rings, 0.05, None)
 
 
@@ -401,7 +489,7 @@ def _scan_lines(size: int, rng: np.random.Generator) -> np.ndarray:
     lines = np.zeros((size, 1), np.float32)
     for _ in range(rng.poisson(2.5)):
         at, thick = rng.integers(size), int(rng.integers(1, max(2, size // 100) + 1))
-        lines[at:at + thick] = rng.uniform(-0.5, 0.3)
+        lines[at : at + thick] = rng.uniform(-0.5, 0.3)
     factor = np.clip(rows + bands + lines, 0.1, None).astype(np.float32)
     return factor if rng.random() < 0.8 else factor.T
 
@@ -445,16 +533,26 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     large = np.maximum(large, scene.fine * rng.uniform(0.25, 0.7))
     floor = rng.uniform(0.02, 0.15)
     density = np.clip(0.75 + rng.uniform(0.1, 0.5) * smooth_noise(rng, size, 3), 0.1, 1.4)
-    outside_fovea = 1 - 0.8 * np.exp(-(radius_map(size, scene.fovea, scene.avascular_radius * 1.1) ** 4))
+    outside_fovea = 1 - 0.8 * np.exp(
+        -(radius_map(size, scene.fovea, scene.avascular_radius * 1.1) ** 4)
+    )
     image = (floor + mesh) * density * outside_fovea
     image = np.maximum(image, large * rng.uniform(0.55, 1.0))
     decorrelation = np.abs(rng.standard_normal((size, size), dtype=np.float32))
     # Successive places of one scan line share their noise, so the grain runs along the lines.
-    decorrelation = cv2.GaussianBlur(decorrelation, (0, 0), rng.uniform(0.3, 1.8), sigmaY=rng.uniform(0.3, 0.7))
+    decorrelation = cv2.GaussianBlur(
+        decorrelation, (0, 0), rng.uniform(0.3, 1.8), sigmaY=rng.uniform(0.3, 0.7)
+    )
     decorrelation *= 0.8 / decorrelation.mean()
-    image = image * (1 - 0.45 * (1 - large)) + image * decorrelation * rng.uniform(0.2, 0.9) * (1 - 0.7 * large)
+    image = image * (1 - 0.45 * (1 - large)) + image * decorrelation * rng.uniform(0.2, 0.9) * (
+        1 - 0.7 * large
+    )
     image = image + decorrelation * rng.uniform(0.01, 0.12) * outside_fovea
-    image = image * _signal_loss(size, rng) * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2)).clip(0.2)
+    image = (
+        image
+        * _signal_loss(size, rng)
+        * (1 + rng.uniform(0, 0.2) * smooth_noise(rng, size, 2)).clip(0.2)
+    )
     image = image * _scan_lines(size, rng)
     image = np.clip(image * rng.uniform(0.8, 1.6), 0, 1) ** rng.uniform(0.7, 1.4)
     image = _eye_motion(image.astype(np.float32), rng)

@@ -5,6 +5,7 @@
 
 Exit code 0 when nothing is wrong, 1 when there are problems. Notes name what is unusual but works.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -39,7 +40,9 @@ class Findings:
 
     def add(self, *problems: str) -> None:
         """Add problems that are not known yet."""
-        self.problems += [problem for problem in dict.fromkeys(problems) if problem not in self.problems]
+        self.problems += [
+            problem for problem in dict.fromkeys(problems) if problem not in self.problems
+        ]
 
     def attempt(self, read: Callable[[], np.ndarray]) -> np.ndarray | None:
         """The result of ``read``, or None with its ``InputError`` added."""
@@ -65,8 +68,10 @@ def recognise_layout(root: Path) -> str:
         return "generated"
     if any(path.stem.endswith(("_01", "_02")) for folder in folders for path in folder.iterdir()):
         return "numbered"
-    raise InputError(f"{root}: none of the layouts of README, 'Your own data', is recognised here; check the path, and that the "
-                     "files are named after their folder.")
+    raise InputError(
+        f"{root}: none of the layouts of README, 'Your own data', is recognised here; check the path, and that the "
+        "files are named after their folder."
+    )
 
 
 def glob_safe(name: str) -> str:
@@ -92,25 +97,44 @@ def check_generated(root: Path, modes: list[str] | None) -> Findings:
         samples += found
         findings.add(*(f"{line}; add the file, or leave the folder out." for line in lacking))
     if not samples:
-        findings.add(f"{root}: no folder has all files of any mode; see README, 'Your own data', for their names.")
+        findings.add(
+            f"{root}: no folder has all files of any mode; see README, 'Your own data', for their names."
+        )
     eyes = {sample.eye for sample in samples}
     if 0 < len(eyes) < MIN_EYES:
-        findings.add(f"{root}: only {len(eyes)} eyes; train, val and test need at least one each, so add eyes.")
+        findings.add(
+            f"{root}: only {len(eyes)} eyes; train, val and test need at least one each, so add eyes."
+        )
     by_folder: dict[Path, list[Sample]] = {}
     for sample in samples:
         by_folder.setdefault(sample.fixed.parent, []).append(sample)
-    for group in tqdm(by_folder.values(), desc="check", unit="folder", leave=False, disable=len(by_folder) < 20):
+    for group in tqdm(
+        by_folder.values(), desc="check", unit="folder", leave=False, disable=len(by_folder) < 20
+    ):
         _check_folder(group, findings)
-    findings.notes += [f"{path}: ignored, because it is not named <num>_<letter>." for path in sorted(root.iterdir())
-                       if path.is_dir() and "_" not in path.name]
+    findings.notes += [
+        f"{path}: ignored, because it is not named <num>_<letter>."
+        for path in sorted(root.iterdir())
+        if path.is_dir() and "_" not in path.name
+    ]
     return findings
 
 
 def _check_folder(group: list[Sample], findings: Findings) -> None:
     """All modes of one folder, each file read once."""
-    readers = {path: reader for sample in group
-               for path, reader in ((sample.fixed, read_gray), (sample.moving, read_gray), (sample.mask, read_mask))}
-    rasters = {path: findings.attempt(lambda path=path, reader=reader: reader(path)) for path, reader in readers.items()}
+    readers = {
+        path: reader
+        for sample in group
+        for path, reader in (
+            (sample.fixed, read_gray),
+            (sample.moving, read_gray),
+            (sample.mask, read_mask),
+        )
+    }
+    rasters = {
+        path: findings.attempt(lambda path=path, reader=reader: reader(path))
+        for path, reader in readers.items()
+    }
     for sample in group:
         findings.checked += 1
         fixed, moving, mask = (rasters[path] for path in (sample.fixed, sample.moving, sample.mask))
@@ -120,7 +144,9 @@ def _check_folder(group: list[Sample], findings: Findings) -> None:
             continue
         findings.add(*problems_between(sample, fixed, moving, mask))
         if np.array_equal(fixed, moving):
-            findings.add(f"{sample.moving}: the same picture as {sample.fixed.name}; put the moving image there.")
+            findings.add(
+                f"{sample.moving}: the same picture as {sample.fixed.name}; put the moving image there."
+            )
     findings.notes += _depth_notes([path for path in readers if rasters[path] is not None])
 
 
@@ -151,16 +177,23 @@ def _check_pair(files: PairFiles, findings: Findings) -> None:
     except InputError as error:
         findings.add(str(error))
     if images[0].shape == images[1].shape and np.array_equal(*images):
-        findings.add(f"{files.moving_path}: the same picture as {files.fixed_path.name}; put the moving image there.")
+        findings.add(
+            f"{files.moving_path}: the same picture as {files.fixed_path.name}; put the moving image there."
+        )
     findings.notes += _depth_notes(list(paths))
 
 
 def _depth_notes(paths: list[Path]) -> list[str]:
-    return [f"{path}: more than 8 bits; read with its own range of values stretched to [0, 1]." for path in paths
-            if stores_more_than_8_bits(path)]
+    return [
+        f"{path}: more than 8 bits; read with its own range of values stretched to [0, 1]."
+        for path in paths
+        if stores_more_than_8_bits(path)
+    ]
 
 
-def check(root: str | Path, layout: str = "auto", modes: list[str] | None = None, fixed_role: str = "01") -> Findings:
+def check(
+    root: str | Path, layout: str = "auto", modes: list[str] | None = None, fixed_role: str = "01"
+) -> Findings:
     """Check a data set of any layout.
 
     Raises:
@@ -168,23 +201,38 @@ def check(root: str | Path, layout: str = "auto", modes: list[str] | None = None
     """
     root = Path(root)
     layout = recognise_layout(root) if layout == "auto" else layout
-    return check_generated(root, modes) if layout == "generated" else check_real(root, layout, fixed_role)
+    return (
+        check_generated(root, modes)
+        if layout == "generated"
+        else check_real(root, layout, fixed_role)
+    )
 
 
 def main() -> None:
     """Print all problems and notes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", metavar="ROOT")
     parser.add_argument("--layout", default="auto", choices=LAYOUTS)
-    parser.add_argument("--mode", nargs="+", choices=list(MODE_FILES), help="of the generated layout (default: all it serves)")
-    parser.add_argument("--fixed_role", default="01", choices=FIXED_ROLES, help="fixed image of the numbered layout")
+    parser.add_argument(
+        "--mode",
+        nargs="+",
+        choices=list(MODE_FILES),
+        help="of the generated layout (default: all it serves)",
+    )
+    parser.add_argument(
+        "--fixed_role", default="01", choices=FIXED_ROLES, help="fixed image of the numbered layout"
+    )
     args = parser.parse_args()
     findings = check(args.root, args.layout, args.mode, args.fixed_role)
     for line in findings.notes:
         print(f"note: {line}")
     for line in findings.problems:
         print(f"problem: {line}")
-    print(f"{args.root}: {findings.checked} samples checked, {len(findings.problems)} problems, {len(findings.notes)} notes")
+    print(
+        f"{args.root}: {findings.checked} samples checked, {len(findings.problems)} problems, {len(findings.notes)} notes"
+    )
     if findings.problems:
         sys.exit(1)
 

@@ -3,6 +3,7 @@
 Every kind comes as a list of loaders, because a set of large photographs does not fit into memory: a pair is read when its
 turn comes.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -13,7 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples, read_manifest
+from dataset.generated_pairs import (
+    GeneratedPairs,
+    ViewGeometry,
+    ViewKey,
+    discover_samples,
+    read_manifest,
+)
 from dataset.real_pairs import RealPair, load_real_pairs
 from utils.errors import InputError
 from utils.geometry import warp_points
@@ -41,7 +48,9 @@ class EvaluationPair:
         """Changes with any pixel or landmark of the pair: results of other data must not pass for results of these."""
         value = 0
         for array in (self.fixed, self.moving, self.fixed_landmarks, self.moving_landmarks):
-            value = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(repr(array.shape).encode(), value))
+            value = zlib.crc32(
+                np.ascontiguousarray(array).tobytes(), zlib.crc32(repr(array.shape).encode(), value)
+            )
         return f"{value:08x}"
 
 
@@ -70,12 +79,17 @@ class EvaluationSet:
         return f"{zlib.crc32(repr([loader.key for loader in self.loaders]).encode()):08x}"
 
 
-def real_set(root: str | Path, mode: str, layout: str, fixed_role: str) -> tuple[list[RealPair], list[PairLoader]]:
+def real_set(
+    root: str | Path, mode: str, layout: str, fixed_role: str
+) -> tuple[list[RealPair], list[PairLoader]]:
     """Real pairs below ``root`` (see ``dataset.real_pairs``), and their loaders."""
     pairs = load_real_pairs(root, mode, layout, fixed_role)
 
     def load(pair: RealPair) -> EvaluationPair:
-        return EvaluationPair(pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks)
+        return EvaluationPair(
+            pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks
+        )
+
     return pairs, [PairLoader(pair.key, pair.eye, partial(load, pair)) for pair in pairs]
 
 
@@ -98,8 +112,9 @@ class GeneratedDraw:
     seed: int = 777
 
 
-def generated_set(root: str | Path, modes: list[str], split: str | Path | None, subset: str,
-                  draw: GeneratedDraw) -> list[PairLoader]:
+def generated_set(
+    root: str | Path, modes: list[str], split: str | Path | None, subset: str, draw: GeneratedDraw
+) -> list[PairLoader]:
     """Whole-image views of generated samples; their landmarks are the corners, so "mean" is the corner error.
 
     Args:
@@ -111,14 +126,25 @@ def generated_set(root: str | Path, modes: list[str], split: str | Path | None, 
     samples, _ = discover_samples(root, modes)
     if subset != "all":
         if not split:
-            raise InputError("generated pairs: give the --split of the run, so that no training eye is scored, or "
-                             "--subset all.")
+            raise InputError(
+                "generated pairs: give the --split of the run, so that no training eye is scored, or "
+                "--subset all."
+            )
         eyes = set(read_manifest(split)[subset])
         samples = [sample for sample in samples if sample.eye in eyes]
         if not samples:
-            raise InputError(f"{split}: none of its {subset} eyes is in {root}; is it the split of other data?")
-    geometry = ViewGeometry(img_size=None, rotation_deg=draw.rotation_deg, translation=draw.shift,
-                            scale=(1 / draw.scale, draw.scale), shear=0.0, mirror=False, min_overlap=draw.overlap)
+            raise InputError(
+                f"{split}: none of its {subset} eyes is in {root}; is it the split of other data?"
+            )
+    geometry = ViewGeometry(
+        img_size=None,
+        rotation_deg=draw.rotation_deg,
+        translation=draw.shift,
+        scale=(1 / draw.scale, draw.scale),
+        shear=0.0,
+        mirror=False,
+        min_overlap=draw.overlap,
+    )
     views = GeneratedPairs(samples, geometry, seed=draw.seed)
 
     def loader(index: int) -> PairLoader:
@@ -129,9 +155,17 @@ def generated_set(root: str | Path, modes: list[str], split: str | Path | None, 
             view = views[ViewKey(0, index)]
             fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
             corners = image_corners(fixed.shape)
-            return EvaluationPair(key, sample.eye, fixed, moving, corners,
-                                  warp_points(corners, view["H_fix_to_mov"].double().numpy()))
+            return EvaluationPair(
+                key,
+                sample.eye,
+                fixed,
+                moving,
+                corners,
+                warp_points(corners, view["H_fix_to_mov"].double().numpy()),
+            )
+
         return PairLoader(key, sample.eye, load)
+
     return [loader(index) for index in range(len(samples) * draw.draws)]
 
 
@@ -145,9 +179,14 @@ def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[Pair
         InputError: all pairs are of one eye.
     """
     rng = np.random.default_rng(seed)
-    partners = [[other for other, candidate in enumerate(loaders) if candidate.eye != loader.eye] for loader in loaders]
+    partners = [
+        [other for other, candidate in enumerate(loaders) if candidate.eye != loader.eye]
+        for loader in loaders
+    ]
     if not any(partners):
-        raise InputError("--wrong_pairs: all pairs are of one eye; pairs of different eyes need at least two.")
+        raise InputError(
+            "--wrong_pairs: all pairs are of one eye; pairs of different eyes need at least two."
+        )
     queues = [list(rng.permutation(choices)) for choices in partners]
     chosen: list[tuple[int, int]] = []
     while len(chosen) < n_pairs and any(queues):
@@ -157,9 +196,15 @@ def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[Pair
 
     def load(index: int, other: int) -> EvaluationPair:
         none = np.zeros((0, 2))
-        return replace(loaders[index](), key=name(index, other), moving=loaders[other]().moving, fixed_landmarks=none,
-                       moving_landmarks=none)
+        return replace(
+            loaders[index](),
+            key=name(index, other),
+            moving=loaders[other]().moving,
+            fixed_landmarks=none,
+            moving_landmarks=none,
+        )
 
     def name(index: int, other: int) -> str:
         return f"{loaders[index].key}__with__{loaders[other].key}"
+
     return [PairLoader(name(*pair), loaders[pair[0]].eye, partial(load, *pair)) for pair in chosen]

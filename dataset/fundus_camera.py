@@ -10,6 +10,7 @@ Convention:
     Retina points are (x, y) in disc diameters as in :mod:`dataset.vascular_tree`: distance and direction along the surface
     from the posterior pole, which lies between the disc, at (0, 0), and the fovea. Pixels as in :mod:`utils.geometry`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -56,13 +57,17 @@ class FundusCamera:
         """Map retina points (..., 2) to pixels (..., 2)."""
         points = np.asarray(points, dtype=float)
         for x, y, dx, dy, reach in self.swellings:
-            falloff = np.exp(-0.5 * ((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / reach**2)
+            falloff = np.exp(
+                -0.5 * ((points[..., 0] - x) ** 2 + (points[..., 1] - y) ** 2) / reach**2
+            )
             points = points + falloff[..., None] * np.array([dx, dy])
         rays = (_onto_sphere(points - self.pole) - self.entrance) @ self.axes.T
         aside = np.linalg.norm(rays[..., :2], axis=-1)
         angle = np.arctan2(aside, rays[..., 2])
         radius = self.px_per_rad * _imaged(angle, self.bend)
-        return rays[..., :2] * (radius / np.maximum(aside, 1e-12))[..., None] + (self.size - 1) / 2.0
+        return (
+            rays[..., :2] * (radius / np.maximum(aside, 1e-12))[..., None] + (self.size - 1) / 2.0
+        )
 
     def to_retina(self, pixels: np.ndarray) -> np.ndarray:
         """Map pixels (..., 2) to retina points (..., 2).
@@ -106,8 +111,16 @@ def _from_sphere(places: np.ndarray) -> np.ndarray:
     return places[..., :2] * (RETINA_RADIUS_DD * angle / np.maximum(aside, 1e-12))[..., None]
 
 
-def aim(pole: np.ndarray, centre: np.ndarray, roll_rad: float, shift: np.ndarray, field_dd: float, bend: float, size: int,
-        swellings: np.ndarray | None = None) -> FundusCamera:
+def aim(
+    pole: np.ndarray,
+    centre: np.ndarray,
+    roll_rad: float,
+    shift: np.ndarray,
+    field_dd: float,
+    bend: float,
+    size: int,
+    swellings: np.ndarray | None = None,
+) -> FundusCamera:
     """A camera that has a retina point in the middle of its image.
 
     Args:
@@ -127,5 +140,12 @@ def aim(pole: np.ndarray, centre: np.ndarray, roll_rad: float, shift: np.ndarray
     down = np.cross(forward, right)
     cosine, sine = np.cos(roll_rad), np.sin(roll_rad)
     axes = np.stack([cosine * right - sine * down, sine * right + cosine * down, forward])
-    return FundusCamera(np.asarray(pole, dtype=float), axes, entrance, size * distance_dd / field_dd, bend, size,
-                        np.zeros((0, 5)) if swellings is None else np.asarray(swellings, dtype=float))
+    return FundusCamera(
+        np.asarray(pole, dtype=float),
+        axes,
+        entrance,
+        size * distance_dd / field_dd,
+        bend,
+        size,
+        np.zeros((0, 5)) if swellings is None else np.asarray(swellings, dtype=float),
+    )

@@ -7,6 +7,7 @@ of calls or on the number of workers.
 
     python -m dataset.generated_pairs --data data/generated --mode cffa cfoct --show views.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -88,7 +89,11 @@ class ViewGeometry:
 
     def eased(self, share: float) -> ViewGeometry:
         """The same with ``share`` of the range of rotation and of (the logarithm of) scale."""
-        return replace(self, rotation_deg=share * self.rotation_deg, scale=tuple(end**share for end in self.scale))
+        return replace(
+            self,
+            rotation_deg=share * self.rotation_deg,
+            scale=tuple(end**share for end in self.scale),
+        )
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,12 @@ def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], 
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such data folder; `python -m dataset.synthesize --out {root}` makes one.")
-    folders = sorted((p for p in root.iterdir() if p.is_dir() and "_" in p.name), key=_natural_order)
+        raise InputError(
+            f"{root}: no such data folder; `python -m dataset.synthesize --out {root}` makes one."
+        )
+    folders = sorted(
+        (p for p in root.iterdir() if p.is_dir() and "_" in p.name), key=_natural_order
+    )
     if not folders:
         raise InputError(f"{root}: holds no sample folders named <num>_<letter> (for example 1_A).")
     samples, lacking = [], []
@@ -133,15 +142,28 @@ def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], 
         found_before = len(samples)
         for folder in folders:
             roles = [_first_existing(folder, suffixes) for suffixes in MODE_FILES[mode]]
-            missing = [_candidates(folder, suffixes) for suffixes, path in zip(MODE_FILES[mode], roles, strict=True)
-                       if path is None]
+            missing = [
+                _candidates(folder, suffixes)
+                for suffixes, path in zip(MODE_FILES[mode], roles, strict=True)
+                if path is None
+            ]
             if missing:
                 lacking.append(f"{folder}: no {' and no '.join(missing)} for mode {mode}")
             else:
-                samples.append(Sample(f"{mode}_{folder.name}", folder.name.split("_")[0], mode, *roles, _bytes_of(roles)))
+                samples.append(
+                    Sample(
+                        f"{mode}_{folder.name}",
+                        folder.name.split("_")[0],
+                        mode,
+                        *roles,
+                        _bytes_of(roles),
+                    )
+                )
         if len(samples) == found_before:
-            raise InputError(f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
-                             "Add the files or leave the mode out of --mode.")
+            raise InputError(
+                f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
+                "Add the files or leave the mode out of --mode."
+            )
     return samples, lacking
 
 
@@ -180,10 +202,15 @@ def split_by_eye(eyes: list[str], shares: tuple[float, float], seed: int) -> dic
     order = np.random.default_rng(seed).permutation(len(unique))
     n_val, n_test = (max(1, round(share * len(unique))) for share in shares)
     if n_val + n_test >= len(unique):
-        raise InputError(f"{len(unique)} eyes cannot give shares of {shares} to val and test; lower data.val_test_share.")
+        raise InputError(
+            f"{len(unique)} eyes cannot give shares of {shares} to val and test; lower data.val_test_share."
+        )
     shuffled = [unique[i] for i in order]
-    return {"train": sorted(shuffled[n_val + n_test:]), "val": sorted(shuffled[:n_val]),
-            "test": sorted(shuffled[n_val:n_val + n_test])}
+    return {
+        "train": sorted(shuffled[n_val + n_test :]),
+        "val": sorted(shuffled[:n_val]),
+        "test": sorted(shuffled[n_val : n_val + n_test]),
+    }
 
 
 def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> torch.Tensor:
@@ -210,7 +237,9 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
     return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
 
 
-def problems_between(sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray) -> list[str]:
+def problems_between(
+    sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray
+) -> list[str]:
     """What is wrong with the images of a sample taken together: one line each, with the remedy.
 
     Args:
@@ -218,41 +247,64 @@ def problems_between(sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask
     """
     problems = []
     if sample.n_bytes not in (None, _bytes_of([sample.fixed, sample.moving, sample.mask])):
-        problems.append(f"{sample.fixed.parent}: files changed since the run began; put them back, or begin a new run.")
+        problems.append(
+            f"{sample.fixed.parent}: files changed since the run began; put them back, or begin a new run."
+        )
     for path, raster in ((sample.moving, moving), (sample.mask, mask)):
         if raster.shape != fixed.shape:
-            problems.append(f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
-                            f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
-                            "or regenerate it.")
+            problems.append(
+                f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
+                f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
+                "or regenerate it."
+            )
     if not mask.any():
-        problems.append(f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder.")
+        problems.append(
+            f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder."
+        )
     elif mask.mean() > MAX_VESSEL_SHARE:
-        problems.append(f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
-                        "so invert the mask.")
+        problems.append(
+            f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
+            "so invert the mask."
+        )
     return problems
 
 
-def overlap_share(stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: tuple[int, int]) -> float:
+def overlap_share(
+    stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: tuple[int, int]
+) -> float:
     """Overlap of two views of a size, as a share of the retina in the view that shows less of it; on a coarse grid."""
     H_mov_to_fix = np.linalg.inv(H_fix_to_mov)
-    return max(_share_seen(stack, (4, 5), H_fix_to_own, H_fix_to_mov, size),
-               _share_seen(stack, (5, 4), H_fix_to_own @ H_mov_to_fix, H_mov_to_fix, size))
+    return max(
+        _share_seen(stack, (4, 5), H_fix_to_own, H_fix_to_mov, size),
+        _share_seen(stack, (5, 4), H_fix_to_own @ H_mov_to_fix, H_mov_to_fix, size),
+    )
 
 
-def _share_seen(stack: torch.Tensor, fields: tuple[int, int], H_view_to_own: np.ndarray, H_view_to_other: np.ndarray,
-                size: tuple[int, int]) -> float:
+def _share_seen(
+    stack: torch.Tensor,
+    fields: tuple[int, int],
+    H_view_to_own: np.ndarray,
+    H_view_to_other: np.ndarray,
+    size: tuple[int, int],
+) -> float:
     """Share of one view's retina that the other shows; ``fields`` are their channels of the stack."""
-    ys, xs = np.meshgrid(np.linspace(0, size[0] - 1, 17), np.linspace(0, size[1] - 1, 17), indexing="ij")
+    ys, xs = np.meshgrid(
+        np.linspace(0, size[0] - 1, 17), np.linspace(0, size[1] - 1, 17), indexing="ij"
+    )
     points = np.stack([xs.ravel(), ys.ravel()], axis=1)
     own = np.round(warp_points(points, H_view_to_own)).astype(int)
     in_frame = inside(own, tuple(stack.shape[-2:]))
     x, y = np.where(in_frame[:, None], own, 0).T
     here, there = (in_frame & (stack[channel].numpy()[y, x] > 127) for channel in fields)
-    return float((here & there & inside(warp_points(points, H_view_to_other), size)).sum() / max(here.sum(), 1))
+    return float(
+        (here & there & inside(warp_points(points, H_view_to_other), size)).sum()
+        / max(here.sum(), 1)
+    )
 
 
-def draw_geometry(stack: torch.Tensor, geometry: ViewGeometry,
-                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+def draw_geometry(
+    stack: torch.Tensor, geometry: ViewGeometry, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Draw one view of a sample.
 
     Args:
@@ -268,22 +320,34 @@ def draw_geometry(stack: torch.Tensor, geometry: ViewGeometry,
     for attempt in range(12):
         if geometry.img_size is not None:
             zoom = np.exp(rng.uniform(*np.log(geometry.zoom)))
-            H_fix_to_own = affine_about(0.0, 1.0 / zoom, 0.0, image_centre(size), _crop_centre(stack, size, zoom, rng), mirror)
+            H_fix_to_own = affine_about(
+                0.0,
+                1.0 / zoom,
+                0.0,
+                image_centre(size),
+                _crop_centre(stack, size, zoom, rng),
+                mirror,
+            )
         elif mirror:
             H_fix_to_own = affine_about(0.0, 1.0, 0.0, image_centre(size), image_centre(size), True)
         # Each failed attempt asks for less shift, so that the last one overlaps for certain where there is retina.
         reach = geometry.translation * (1.0 - attempt / 12.0)
         shift = rng.uniform(-reach, reach, 2) * np.array(size[::-1])
-        H_fix_to_mov = affine_about(rng.uniform(-geometry.rotation_deg, geometry.rotation_deg),
-                                    float(np.exp(rng.uniform(*np.log(geometry.scale)))),
-                                    rng.uniform(-geometry.shear, geometry.shear),
-                                    image_centre(size), image_centre(size) + shift)
+        H_fix_to_mov = affine_about(
+            rng.uniform(-geometry.rotation_deg, geometry.rotation_deg),
+            float(np.exp(rng.uniform(*np.log(geometry.scale)))),
+            rng.uniform(-geometry.shear, geometry.shear),
+            image_centre(size),
+            image_centre(size) + shift,
+        )
         if overlap_share(stack, H_fix_to_own, H_fix_to_mov, size) >= geometry.min_overlap:
             break
     return H_fix_to_own, H_fix_to_mov, size
 
 
-def _crop_centre(stack: torch.Tensor, size: tuple[int, int], zoom: float, rng: np.random.Generator) -> np.ndarray:
+def _crop_centre(
+    stack: torch.Tensor, size: tuple[int, int], zoom: float, rng: np.random.Generator
+) -> np.ndarray:
     """Centre of a crop in the own frame: on a vessel that both images show, moved so that the crop stays inside."""
     own_height, own_width = stack.shape[-2:]
     vessels = torch.nonzero((stack[2] > 127) & (stack[4] > 127) & (stack[5] > 127))
@@ -294,8 +358,13 @@ def _crop_centre(stack: torch.Tensor, size: tuple[int, int], zoom: float, rng: n
     return np.clip(centre, half - 0.5, np.array([own_width, own_height]) - half - 0.5)
 
 
-def draw_anchors(fixed_mask: np.ndarray, moving_fov: np.ndarray, H_fix_to_mov: np.ndarray, n_anchors: int,
-                 rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_anchors(
+    fixed_mask: np.ndarray,
+    moving_fov: np.ndarray,
+    H_fix_to_mov: np.ndarray,
+    n_anchors: int,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Random vessel points that both images show.
 
     Args:
@@ -313,7 +382,7 @@ def draw_anchors(fixed_mask: np.ndarray, moving_fov: np.ndarray, H_fix_to_mov: n
     chosen = points[rng.permutation(len(points))[:n_anchors]]
     anchors = np.zeros((n_anchors, 2), dtype=np.float32)
     # Off the pixel grid, so that descriptors are learnt between the centres too.
-    anchors[:len(chosen)] = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
+    anchors[: len(chosen)] = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
     return torch.from_numpy(anchors), torch.from_numpy(np.arange(n_anchors) < len(chosen))
 
 
@@ -336,9 +405,16 @@ class GeneratedPairs(Dataset):
     ``anchor_valid`` (n_anchors,) bool, which of them are real; and the strings ``key``, ``eye``, ``mode``.
     """
 
-    def __init__(self, samples: list[Sample], geometry: ViewGeometry, photometric: PhotometricRanges | None = None,
-                 seed: int = 0, junction_sigma_px: float = 2.0, cache_mb: int = 512,
-                 n_anchors: int = 384) -> None:
+    def __init__(
+        self,
+        samples: list[Sample],
+        geometry: ViewGeometry,
+        photometric: PhotometricRanges | None = None,
+        seed: int = 0,
+        junction_sigma_px: float = 2.0,
+        cache_mb: int = 512,
+        n_anchors: int = 384,
+    ) -> None:
         if not samples:
             raise InputError("the data set is empty; check --data, --mode and the split.")
         self.samples = samples
@@ -359,7 +435,10 @@ class GeneratedPairs(Dataset):
         else:
             stack = load_sample(sample, self.geometry.long_side, self.junction_sigma_px)
             self._cache[sample.key] = stack
-            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes:
+            while (
+                len(self._cache) > 1
+                and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes
+            ):
                 self._cache.popitem(last=False)
         return self._cache[sample.key]
 
@@ -369,42 +448,66 @@ class GeneratedPairs(Dataset):
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         stack = self._own_rasters(sample)
         difficulty = self.geometry.difficulty(key.epoch)
-        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, self.geometry.eased(difficulty), rng)
+        H_fix_to_own, H_fix_to_mov, size = draw_geometry(
+            stack, self.geometry.eased(difficulty), rng
+        )
         H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
         fixed = _seen(stack[FIXED_CHANNELS + MOVING_CHANNELS[:1]], H_fix_to_own, size)
         moving = _seen(stack[MOVING_CHANNELS], H_mov_to_own, size)
-        view = {"aligned_moving": fixed[4:5], "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
-                "H_fix_to_own": _matrix(H_fix_to_own)[0], "key": sample.key, "eye": sample.eye, "mode": sample.mode}
+        view = {
+            "aligned_moving": fixed[4:5],
+            "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
+            "H_fix_to_own": _matrix(H_fix_to_own)[0],
+            "key": sample.key,
+            "eye": sample.eye,
+            "mode": sample.mode,
+        }
         for role, rasters in (("fixed", fixed), ("moving", moving)):
             view |= self._one_side(role, rasters, difficulty, rng)
         view["anchors"], view["anchor_valid"] = draw_anchors(
-            view["fixed_mask"][0].numpy(), view["moving_fov"][0].numpy(), H_fix_to_mov, self.n_anchors, rng)
+            view["fixed_mask"][0].numpy(),
+            view["moving_fov"][0].numpy(),
+            H_fix_to_mov,
+            self.n_anchors,
+            rng,
+        )
         return view
 
-    def _one_side(self, role: str, rasters: torch.Tensor, difficulty: float,
-                  rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _one_side(
+        self, role: str, rasters: torch.Tensor, difficulty: float, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
         """Name the rasters (4, H, W) of one image, and randomise its look."""
         image, field_of_view = rasters[0].numpy(), rasters[3].numpy() > 0.5
         if self.photometric is not None:
             ranges = replace(self.photometric, p_apply=difficulty * self.photometric.p_apply)
             image, field_of_view = randomise(image, field_of_view, ranges, rng)
         seen = torch.from_numpy(field_of_view.astype(np.float32))[None]
-        return {f"{role}_image": torch.from_numpy(image)[None], f"{role}_fov": seen,
-                f"{role}_mask": (rasters[1:2] > 0.5).float() * seen, f"{role}_heatmap": rasters[2:3] * seen}
+        return {
+            f"{role}_image": torch.from_numpy(image)[None],
+            f"{role}_fov": seen,
+            f"{role}_mask": (rasters[1:2] > 0.5).float() * seen,
+            f"{role}_heatmap": rasters[2:3] * seen,
+        }
 
 
 def _seen(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """A view of uint8 rasters (C, H, W) of one sample: (C, *size) in [0, 1], scaled last because a view has fewer pixels."""
-    return warp_image(rasters[None].float(), _matrix(H_view_to_own), size, antialias=True)[0] / 255.0
+    return (
+        warp_image(rasters[None].float(), _matrix(H_view_to_own), size, antialias=True)[0] / 255.0
+    )
 
 
 def _matrix(H: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(H).float()[None]
 
 
-def write_manifest(path: str | Path, root: str | Path, seed: int, split: dict[str, list[str]]) -> None:
+def write_manifest(
+    path: str | Path, root: str | Path, seed: int, split: dict[str, list[str]]
+) -> None:
     """Write which eyes train, validate and test, so that anyone can check that no eye is on two sides."""
-    write_text_atomically(path, yaml.safe_dump({"data": str(root), "seed": seed, **split}, sort_keys=False))
+    write_text_atomically(
+        path, yaml.safe_dump({"data": str(root), "seed": seed, **split}, sort_keys=False)
+    )
 
 
 def read_manifest(path: str | Path) -> dict[str, list[str]]:
@@ -415,7 +518,9 @@ def read_manifest(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such split manifest; a training run writes split.yaml into its folder.")
+        raise InputError(
+            f"{path}: no such split manifest; a training run writes split.yaml into its folder."
+        )
     content = read_yaml(path)
     if not {"train", "val", "test"} <= set(content):
         raise InputError(f"{path}: not a split manifest (train, val and test expected).")
@@ -425,6 +530,7 @@ def read_manifest(path: str | Path) -> dict[str, list[str]]:
 def main() -> None:
     """Write a contact sheet of what the model will see, by the settings of a training config."""
     from utils.pictures import contact_sheet
+
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", default="data/generated")
     parser.add_argument("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES))
@@ -435,12 +541,26 @@ def main() -> None:
     content = read_yaml(args.config)
     settings = build(DataSettings, content.get("data", {}), f"{args.config}: data")
     samples, _ = discover_samples(args.data, args.mode)
-    pairs = GeneratedPairs(samples, build(ViewGeometry, content.get("view", {}), f"{args.config}: view"),
-                           settings.used_ranges())
-    names = ("fixed_image", "fixed_heatmap", "moving_image", "moving_heatmap", "moving_mask", "moving_fov",
-             "aligned_moving")
+    pairs = GeneratedPairs(
+        samples,
+        build(ViewGeometry, content.get("view", {}), f"{args.config}: view"),
+        settings.used_ranges(),
+    )
+    names = (
+        "fixed_image",
+        "fixed_heatmap",
+        "moving_image",
+        "moving_heatmap",
+        "moving_mask",
+        "moving_fov",
+        "aligned_moving",
+    )
     chosen = np.linspace(0, len(samples) - 1, max(1, args.rows)).round().astype(int)
-    contact_sheet(args.show, [[pairs[ViewKey(1, int(i))][name][0].numpy() for name in names] for i in chosen], names)
+    contact_sheet(
+        args.show,
+        [[pairs[ViewKey(1, int(i))][name][0].numpy() for name in names] for i in chosen],
+        names,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Vessel junctions (bifurcations and crossings) of a vessel mask: the seed labels of the detector."""
+
 from __future__ import annotations
 
 import cv2
@@ -20,7 +21,9 @@ def find_junctions(mask: np.ndarray, merge_px: int = 3) -> np.ndarray:
     # Ragged outlines grow short spurs on the skeleton, and each would pass for a junction: smooth the outline first.
     smooth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0) > 0.5
     skeleton = skeletonize(smooth)
-    neighbours = ndimage.convolve(skeleton.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant") - 1
+    neighbours = (
+        ndimage.convolve(skeleton.astype(np.uint8), np.ones((3, 3), np.uint8), mode="constant") - 1
+    )
     branching = skeleton & (neighbours >= 3)
     if not branching.any():
         return np.zeros((0, 2), dtype=np.float32)

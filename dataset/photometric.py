@@ -3,6 +3,7 @@
 The two images of a pair are drawn independently, so that nothing but the vessels is left to be learnt from. Each
 effect stands for something that real cameras do; the probabilities and ranges are :class:`PhotometricRanges`.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ def _light(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generato
     image = np.clip(image, 0.0, 1.0) ** np.exp(rng.uniform(-1.0, 1.0) * np.log(ranges.max_gamma))
     mean = float(image.mean())
     image = mean + (image - mean) * rng.uniform(ranges.min_contrast, 1.2)
-    image = image * (1.0 + rng.uniform(0.0, ranges.shading) * smooth_field(image.shape, int(rng.integers(1, 4)), rng))
+    image = image * (
+        1.0
+        + rng.uniform(0.0, ranges.shading) * smooth_field(image.shape, int(rng.integers(1, 4)), rng)
+    )
     return image * rng.uniform(0.6, 1.3)
 
 
@@ -65,7 +69,16 @@ def _patches(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     for _ in range(int(rng.integers(1, 5))):
         centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
         axes = tuple(int(v) for v in rng.uniform(0.03, 0.14, 2) * max(height, width))
-        cv2.ellipse(cover, centre, axes, float(rng.uniform(0, 180)), 0, 360, float(rng.uniform(0.4, 1.0)), -1)
+        cv2.ellipse(
+            cover,
+            centre,
+            axes,
+            float(rng.uniform(0, 180)),
+            0,
+            360,
+            float(rng.uniform(0.4, 1.0)),
+            -1,
+        )
     cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(1.0, 6.0))
     return image * (1.0 - cover) + cover * rng.uniform(0.0, 1.0)
 
@@ -76,9 +89,16 @@ def _sensor(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generat
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, ranges.max_blur_px))
     if rng.random() < ranges.p_banding:
         stripes = rng.normal(0.0, rng.uniform(0.02, 0.12), (image.shape[0], 1)).astype(np.float32)
-        image = image * (1.0 + cv2.GaussianBlur(stripes, (1, 0), sigmaX=0.1, sigmaY=rng.uniform(0.5, 4.0)))
-    image = image * (1.0 + rng.uniform(0.0, ranges.max_speckle) * rng.standard_normal(image.shape, dtype=np.float32))
-    return image + rng.uniform(0.0, ranges.max_noise) * rng.standard_normal(image.shape, dtype=np.float32)
+        image = image * (
+            1.0 + cv2.GaussianBlur(stripes, (1, 0), sigmaX=0.1, sigmaY=rng.uniform(0.5, 4.0))
+        )
+    image = image * (
+        1.0
+        + rng.uniform(0.0, ranges.max_speckle) * rng.standard_normal(image.shape, dtype=np.float32)
+    )
+    return image + rng.uniform(0.0, ranges.max_noise) * rng.standard_normal(
+        image.shape, dtype=np.float32
+    )
 
 
 def random_field(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -90,14 +110,23 @@ def random_field(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         cv2.circle(field, tuple(int(v) for v in centre), int(half), 1, -1)
     else:
-        box = cv2.boxPoints((tuple(map(float, centre)), (2 * half, 2 * half * rng.uniform(0.7, 1.0)),
-                             float(rng.uniform(0, 90))))
+        box = cv2.boxPoints(
+            (
+                tuple(map(float, centre)),
+                (2 * half, 2 * half * rng.uniform(0.7, 1.0)),
+                float(rng.uniform(0, 90)),
+            )
+        )
         cv2.fillConvexPoly(field, box.astype(np.int32), 1)
     return field.astype(bool)
 
 
-def randomise(image: np.ndarray, field_of_view: np.ndarray, ranges: PhotometricRanges,
-              rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def randomise(
+    image: np.ndarray,
+    field_of_view: np.ndarray,
+    ranges: PhotometricRanges,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Give an image another look.
 
     Args:

@@ -3,6 +3,7 @@
 A photograph or an OCTA comes with a vessel mask; the vessels of an angiogram are bright enough to be found
 (:func:`find_bright_vessels`). Real looks and real anatomy enter the training this way without a single real pair.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -51,24 +52,42 @@ def find_sources(kind: str, folder: Path) -> list[Source]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of {kind.upper()} pictures.")
     if kind == "fa":
-        sources = [Source(kind, path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+        sources = [
+            Source(kind, path)
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        ]
     else:
         sources = _find_masked(kind, folder)
     if not sources:
-        wanted = "pictures" if kind == "fa" else f"images/ with pictures and {MASK_FOLDERS[kind]}/, here or one folder below"
+        wanted = (
+            "pictures"
+            if kind == "fa"
+            else f"images/ with pictures and {MASK_FOLDERS[kind]}/, here or one folder below"
+        )
         raise InputError(f"{folder}: no {wanted}.")
     return sources
 
 
 def _find_masked(kind: str, folder: Path) -> list[Source]:
-    sets = [folder] if (folder / "images").is_dir() else sorted(p.parent for p in folder.glob("*/images"))
+    sets = (
+        [folder]
+        if (folder / "images").is_dir()
+        else sorted(p.parent for p in folder.glob("*/images"))
+    )
     sources = []
     for one in sets:
         mask_folder = one / MASK_FOLDERS[kind]
-        masks = {p.stem: p for p in sorted(mask_folder.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES}
-        for image in sorted(p for p in (one / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+        masks = {
+            p.stem: p for p in sorted(mask_folder.glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES
+        }
+        for image in sorted(
+            p for p in (one / "images").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES
+        ):
             if image.stem not in masks:
-                raise InputError(f"{image}: no vessel mask of that name in {mask_folder}; add it or remove this.")
+                raise InputError(
+                    f"{image}: no vessel mask of that name in {mask_folder}; add it or remove this."
+                )
             sources.append(Source(kind, image, masks[image.stem]))
     return sources
 
@@ -91,7 +110,9 @@ def find_bright_vessels(angiogram: np.ndarray) -> np.ndarray:
     strength = np.where(core, _bright_ridges(image) / spread, 0)
     weak, strong = np.quantile(strength[core], (0.89, 0.95)) if core.any() else (0.0, 1.0)
     found = remove_small_objects(apply_hysteresis_threshold(strength, weak, strong), max_size=80)
-    return cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    return (
+        cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
+    )
 
 
 def _bright_ridges(image: np.ndarray) -> np.ndarray:
@@ -100,7 +121,9 @@ def _bright_ridges(image: np.ndarray) -> np.ndarray:
     for sigma in VESSEL_WIDTHS_PX:
         smooth = cv2.GaussianBlur(image, (0, 0), sigma)
         xx, yy = (cv2.Sobel(smooth, -1, *order, ksize=1) for order in ((2, 0), (0, 2)))
-        xy = 0.25 * cv2.filter2D(smooth, -1, np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1]], np.float32))
+        xy = 0.25 * cv2.filter2D(
+            smooth, -1, np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1]], np.float32)
+        )
         root, half_trace = np.sqrt((0.5 * (xx - yy)) ** 2 + xy**2), 0.5 * (xx + yy)
         across, along = half_trace - root, half_trace + root
         strength = np.maximum(strength, sigma**2 * np.clip(-across - 0.5 * np.abs(along), 0, None))
@@ -154,7 +177,9 @@ def find_landmarks(photograph: np.ndarray, mask: np.ndarray) -> Landmarks:
     widest = np.percentile(calibre[mask], 98) if mask.any() else 0.0
     px_per_dd = float(np.clip(widest / 0.1, side / 10, side / 5.6))
     well_inside = cv2.erode(field, np.ones((int(0.5 * px_per_dd),) * 2), borderValue=0)
-    local = background_of(photograph, field, 0.25 * px_per_dd) - background_of(photograph, field, 1.5 * px_per_dd)
+    local = background_of(photograph, field, 0.25 * px_per_dd) - background_of(
+        photograph, field, 1.5 * px_per_dd
+    )
     meeting = appearance.blur(calibre, 0.4 * px_per_dd)
     score = local / (local.std() + 1e-6) + 1.5 * meeting / (meeting.std() + 1e-6)
     disc = _place_of_maximum(np.where(well_inside > 0, score, -np.inf))
@@ -177,8 +202,12 @@ def split_arteries_veins(paleness: np.ndarray, mask: np.ndarray) -> np.ndarray:
     A segment is a piece of centreline between junctions, so a vessel does not change its kind from pixel to pixel.
     """
     line = skeletonize(mask)
-    neighbours = cv2.filter2D(line.astype(np.float32), -1, np.ones((3, 3), np.float32), borderType=cv2.BORDER_CONSTANT)
-    junction = cv2.dilate((line & (neighbours > 3.5)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    neighbours = cv2.filter2D(
+        line.astype(np.float32), -1, np.ones((3, 3), np.float32), borderType=cv2.BORDER_CONSTANT
+    )
+    junction = (
+        cv2.dilate((line & (neighbours > 3.5)).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    )
     count, label = cv2.connectedComponents((line & ~junction).astype(np.uint8), connectivity=8)
     if count < 3:
         return np.zeros_like(mask)
@@ -186,15 +215,17 @@ def split_arteries_veins(paleness: np.ndarray, mask: np.ndarray) -> np.ndarray:
     mean = np.bincount(label.ravel(), paleness.ravel(), minlength=count) / np.maximum(length, 1)
     artery = mean > np.median(mean[1:])
     artery[0] = False
-    _, nearest = cv2.distanceTransformWithLabels((label == 0).astype(np.uint8), cv2.DIST_L2, 3,
-                                                 labelType=cv2.DIST_LABEL_PIXEL)
+    _, nearest = cv2.distanceTransformWithLabels(
+        (label == 0).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
+    )
     of_pixel = np.zeros(nearest.max() + 1, bool)
     of_pixel[nearest[label > 0]] = artery[label[label > 0]]
     return of_pixel[nearest] & mask
 
 
-def draw_between(mask: np.ndarray, view: View, marks: Landmarks, avascular: float,
-                 rng: np.random.Generator) -> np.ndarray:
+def draw_between(
+    mask: np.ndarray, view: View, marks: Landmarks, avascular: float, rng: np.random.Generator
+) -> np.ndarray:
     """(size, size) coverage of invented thin vessels that sprout from the mask's; only FA and OCTA show them."""
     rows, columns = np.nonzero(skeletonize(mask))
     every = max(1, int(0.1 * marks.px_per_dd))
@@ -204,8 +235,9 @@ def draw_between(mask: np.ndarray, view: View, marks: Landmarks, avascular: floa
     return draw_vessels(twigs, view, widths_px=(1e-6, np.inf))
 
 
-def picture_scene(picture: np.ndarray, coverage: np.ndarray, marks: Landmarks, kind: str,
-                  rng: np.random.Generator) -> Scene:
+def picture_scene(
+    picture: np.ndarray, coverage: np.ndarray, marks: Landmarks, kind: str, rng: np.random.Generator
+) -> Scene:
     """The scene shown by a square real picture.
 
     Args:
@@ -223,27 +255,48 @@ def picture_scene(picture: np.ndarray, coverage: np.ndarray, marks: Landmarks, k
     field = _field_of(picture, kind)
     background = appearance.fractal_noise(rng, size, size / (2.5 * marks.px_per_dd), 3)
     if kind == "cf":
-        slow = background_of(picture, field * (1 - cv2.dilate(coverage, np.ones((3, 3)))), 0.12 * marks.px_per_dd)
+        slow = background_of(
+            picture, field * (1 - cv2.dilate(coverage, np.ones((3, 3)))), 0.12 * marks.px_per_dd
+        )
         slow = (slow - slow[field > 0].mean()) / (slow[field > 0].std() + 1e-6) * field
         background = 0.6 * slow + 0.8 * background
         paleness = picture[..., 1] - appearance.blur(picture[..., 1], 0.03 * size)
     else:
         paleness = rng.standard_normal((size, size), dtype=np.float32)  # each segment may be either
     artery = appearance.blur(split_arteries_veins(paleness, mask).astype(np.float32), 1.0)
-    artery_share = np.clip(artery / np.maximum(appearance.blur(mask.astype(np.float32), 1.0), 1e-3), 0, 1)
-    spots = {lesion: table for lesion, table in draw_lesions((marks.fovea - marks.disc) / marks.px_per_dd, rng).items()
-             if lesion in ("leakage", "non_perfusion")}
+    artery_share = np.clip(
+        artery / np.maximum(appearance.blur(mask.astype(np.float32), 1.0), 1e-3), 0, 1
+    )
+    spots = {
+        lesion: table
+        for lesion, table in draw_lesions((marks.fovea - marks.disc) / marks.px_per_dd, rng).items()
+        if lesion in ("leakage", "non_perfusion")
+    }
     view = View(((size - 1) / 2 - marks.disc) / marks.px_per_dd, marks.px_per_dd, size, 0.0)
     avascular = rng.uniform(0.18, 0.34)
     fine = draw_between(mask, view, marks, avascular, rng) * field
-    return Scene(marks.px_per_dd, marks.disc, np.full(2, 0.5 * marks.px_per_dd), marks.fovea,
-                 avascular * marks.px_per_dd, artery=coverage * artery_share,
-                 vein=coverage * (1 - artery_share), artery_core=core * artery_share,
-                 vein_core=core * (1 - artery_share), fine=fine, depth=column, seg=mask,
-                 field=field, background=background, lesions=rasterise_lesions(spots, view, rng))
+    return Scene(
+        marks.px_per_dd,
+        marks.disc,
+        np.full(2, 0.5 * marks.px_per_dd),
+        marks.fovea,
+        avascular * marks.px_per_dd,
+        artery=coverage * artery_share,
+        vein=coverage * (1 - artery_share),
+        artery_core=core * artery_share,
+        vein_core=core * (1 - artery_share),
+        fine=fine,
+        depth=column,
+        seg=mask,
+        field=field,
+        background=background,
+        lesions=rasterise_lesions(spots, view, rng),
+    )
 
 
-def source_pictures(source: Source, size: int, rngs: dict[str, np.random.Generator]) -> dict[str, np.ndarray]:
+def source_pictures(
+    source: Source, size: int, rngs: dict[str, np.random.Generator]
+) -> dict[str, np.ndarray]:
     """All pictures of one folder (role to array) for a real picture: itself as it is, the other modalities rendered.
 
     A photograph or angiogram gives the whole view and a clip about the fovea; an OCTA is a clip already.
@@ -264,7 +317,9 @@ def source_pictures(source: Source, size: int, rngs: dict[str, np.random.Generat
     side = max(height, width)
     corner = (np.array([width, height]) - side) // 2
     pictures = _rendered(source, "", picture, mask, marks, (corner, side), size, rngs)
-    side = int(np.clip(rngs["scene"].uniform(3.0, 4.6) * marks.px_per_dd, MIN_CLIP_PX, min(height, width)))
+    side = int(
+        np.clip(rngs["scene"].uniform(3.0, 4.6) * marks.px_per_dd, MIN_CLIP_PX, min(height, width))
+    )
     corner = np.clip(marks.fovea - side / 2, 0, np.array([width, height]) - side).astype(int)
     return pictures | _rendered(source, "_clip", picture, mask, marks, (corner, side), size, rngs)
 
@@ -277,10 +332,14 @@ def _read_source(source: Source) -> tuple[np.ndarray, np.ndarray]:
     else:
         mask = read_mask(source.mask)
         if mask.shape != picture.shape[:2]:
-            raise InputError(f"{source.mask}: {mask.shape[::-1]} px, but {source.picture.name} has "
-                             f"{picture.shape[1::-1]} px; they must be aligned.")
+            raise InputError(
+                f"{source.mask}: {mask.shape[::-1]} px, but {source.picture.name} has "
+                f"{picture.shape[1::-1]} px; they must be aligned."
+            )
     if not mask.any():
-        raise InputError(f"{source.mask or source.picture}: shows no vessel; remove this image or correct its mask.")
+        raise InputError(
+            f"{source.mask or source.picture}: shows no vessel; remove this image or correct its mask."
+        )
     return picture, mask
 
 
@@ -297,18 +356,37 @@ def _field_of(picture: np.ndarray, kind: str) -> np.ndarray:
     if kind == "octa":
         return np.ones(picture.shape[:2], np.float32)
     # An angiogram may be as dark inside as outside; a photograph cut off above and below keeps its exact outline.
-    return estimate_field_of_view(picture[..., 1]).astype(np.float32) if kind == "fa" else find_field(picture)
+    return (
+        estimate_field_of_view(picture[..., 1]).astype(np.float32)
+        if kind == "fa"
+        else find_field(picture)
+    )
 
 
-def _rendered(source: Source, suffix: str, picture: np.ndarray, mask: np.ndarray, marks: Landmarks,
-              frame: tuple[np.ndarray, int] | None, size: int,
-              rngs: dict[str, np.random.Generator]) -> dict[str, np.ndarray]:
+def _rendered(
+    source: Source,
+    suffix: str,
+    picture: np.ndarray,
+    mask: np.ndarray,
+    marks: Landmarks,
+    frame: tuple[np.ndarray, int] | None,
+    size: int,
+    rngs: dict[str, np.random.Generator],
+) -> dict[str, np.ndarray]:
     """The pictures of one frame (corner, side) of the source; None takes the whole."""
     corner, side = frame or (np.zeros(2, int), max(mask.shape))
-    cut, coverage = (square(raster, corner, side, size) for raster in (picture, mask.astype(np.float32)))
-    scene = picture_scene(cut, coverage, marks.moved(corner, size / side), source.kind, rngs["scene"])
+    cut, coverage = (
+        square(raster, corner, side, size) for raster in (picture, mask.astype(np.float32))
+    )
+    scene = picture_scene(
+        cut, coverage, marks.moved(corner, size / side), source.kind, rngs["scene"]
+    )
     renderers = {"cf": appearance.render_cf}
-    renderers |= {"octa": appearance.render_octa} if suffix else {"fa": appearance.render_fa, "oct": appearance.render_oct}
+    renderers |= (
+        {"octa": appearance.render_octa}
+        if suffix
+        else {"fa": appearance.render_fa, "oct": appearance.render_oct}
+    )
     own_role = source.kind + (suffix if source.kind == "cf" else "")
     pictures = {f"seg{suffix}": scene.seg}
     for kind, render in renderers.items():
@@ -318,7 +396,9 @@ def _rendered(source: Source, suffix: str, picture: np.ndarray, mask: np.ndarray
         else:
             # Beyond the real field no vessels are known; showing bare retina there would teach a falsehood.
             rendered = render(scene, rngs[kind])
-            pictures[role] = rendered * (scene.field[..., None] if rendered.ndim == 3 else scene.field)
+            pictures[role] = rendered * (
+                scene.field[..., None] if rendered.ndim == 3 else scene.field
+            )
     return pictures
 
 
@@ -327,7 +407,9 @@ def square(image: np.ndarray, corner: np.ndarray, side: int, size: int) -> np.nd
     height, width = image.shape[:2]
     x, y = (int(v) for v in corner)
     before, after = (max(-y, 0), max(-x, 0)), (max(y + side - height, 0), max(x + side - width, 0))
-    padded = cv2.copyMakeBorder(image, before[0], after[0], before[1], after[1], cv2.BORDER_CONSTANT)
-    cut = padded[max(y, 0):max(y, 0) + side, max(x, 0):max(x, 0) + side]
+    padded = cv2.copyMakeBorder(
+        image, before[0], after[0], before[1], after[1], cv2.BORDER_CONSTANT
+    )
+    cut = padded[max(y, 0) : max(y, 0) + side, max(x, 0) : max(x, 0) + side]
     method = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
     return np.clip(cv2.resize(cut, (size, size), interpolation=method), 0, 1)

@@ -10,6 +10,7 @@ Two layouts:
 
     python -m dataset.real_pairs --data ROOT --mode cffa --show pairs.png
 """
+
 from __future__ import annotations
 
 import argparse
@@ -82,8 +83,10 @@ class PairFiles(NamedTuple):
         if len(self.texts) == 2:
             return read_points(self.texts[0], 2), read_points(self.texts[1], 2)
         values = read_points(self.texts[0], 4)
-        return (warp_points(values[:, :2], resize_matrix(CFOCTA_SPACE, fixed_size)),
-                warp_points(values[:, 2:], resize_matrix(CFOCTA_SPACE, moving_size)))
+        return (
+            warp_points(values[:, :2], resize_matrix(CFOCTA_SPACE, fixed_size)),
+            warp_points(values[:, 2:], resize_matrix(CFOCTA_SPACE, moving_size)),
+        )
 
 
 def load_pair(files: PairFiles, mode: str) -> RealPair:
@@ -99,34 +102,60 @@ def load_pair(files: PairFiles, mode: str) -> RealPair:
         H_fix_to_mov = fit_affine(fixed_landmarks, moving_landmarks)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    for path, points, size in ((files.fixed_path, fixed_landmarks, fixed_size),
-                               (files.moving_path, moving_landmarks, moving_size)):
+    for path, points, size in (
+        (files.fixed_path, fixed_landmarks, fixed_size),
+        (files.moving_path, moving_landmarks, moving_size),
+    ):
         if (points < -1.0).any() or (points > np.array(size[::-1])).any():
-            raise InputError(f"{source}: landmarks outside of {path.name} ({size[1]} x {size[0]} px); are the roles of 01 "
-                             "and 02 exchanged (--fixed_role), or was the image resized?")
+            raise InputError(
+                f"{source}: landmarks outside of {path.name} ({size[1]} x {size[0]} px); are the roles of 01 "
+                "and 02 exchanged (--fixed_role), or was the image resized?"
+            )
     residual = pair_error(H_fix_to_mov, fixed_landmarks, moving_landmarks, moving_size).median
     if residual > MAX_MEDIAN_RESIDUAL_PX:
-        raise InputError(f"{source}: the best affine leaves a median of {residual:.1f} px at 512; line i of both files must "
-                         "be the same point.")
-    return RealPair(f"{mode}_{files.name}", files.eye, files.fixed_path, files.moving_path, fixed_landmarks, moving_landmarks,
-                    H_fix_to_mov, residual)
+        raise InputError(
+            f"{source}: the best affine leaves a median of {residual:.1f} px at 512; line i of both files must "
+            "be the same point."
+        )
+    return RealPair(
+        f"{mode}_{files.name}",
+        files.eye,
+        files.fixed_path,
+        files.moving_path,
+        fixed_landmarks,
+        moving_landmarks,
+        H_fix_to_mov,
+        residual,
+    )
 
 
 def _numbered_pairs(root: Path, fixed_role: str) -> tuple[list[PairFiles], list[str]]:
     moving_role = next(role for role in FIXED_ROLES if role != fixed_role)
     pairs, problems = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        images = [path for path in sorted(folder.iterdir())
-                  if path.stem[-3:] in ("_01", "_02") and path.suffix.lower() in IMAGE_SUFFIXES]
+        images = [
+            path
+            for path in sorted(folder.iterdir())
+            if path.stem[-3:] in ("_01", "_02") and path.suffix.lower() in IMAGE_SUFFIXES
+        ]
         for number in sorted({path.stem[:-3] for path in images}):
-            fixed, moving = ([path for path in images if path.stem == f"{number}_{role}"] for role in (fixed_role, moving_role))
+            fixed, moving = (
+                [path for path in images if path.stem == f"{number}_{role}"]
+                for role in (fixed_role, moving_role)
+            )
             if len(fixed) != 1 or len(moving) != 1:
-                problems.append(f"{folder}: {len(fixed)} images {number}_{fixed_role} and {len(moving)} images "
-                                f"{number}_{moving_role}; exactly one of each is needed, so add or remove files "
-                                f"({number}_{moving_role if fixed else fixed_role}.png).")
+                problems.append(
+                    f"{folder}: {len(fixed)} images {number}_{fixed_role} and {len(moving)} images "
+                    f"{number}_{moving_role}; exactly one of each is needed, so add or remove files "
+                    f"({number}_{moving_role if fixed else fixed_role}.png)."
+                )
                 continue
             texts = (folder / f"{number}_{fixed_role}.txt", folder / f"{number}_{moving_role}.txt")
-            pairs.append(PairFiles(f"{folder.name}_{number}", folder.name.split("_")[0], fixed[0], moving[0], texts))
+            pairs.append(
+                PairFiles(
+                    f"{folder.name}_{number}", folder.name.split("_")[0], fixed[0], moving[0], texts
+                )
+            )
     return pairs, problems
 
 
@@ -137,8 +166,10 @@ def _cfocta_pairs(root: Path) -> tuple[list[PairFiles], list[str]]:
         for text in sorted(truth_folder.glob("*Fundus_OCTA_points.txt")):
             number = text.name.removesuffix("Fundus_OCTA_points.txt")
             try:
-                paths = [_only_file(root, kind, part, pattern, text)
-                         for kind, pattern in (("CF", f"{number}*"), ("OCTA", f"{number}OCTA*"))]
+                paths = [
+                    _only_file(root, kind, part, pattern, text)
+                    for kind, pattern in (("CF", f"{number}*"), ("OCTA", f"{number}OCTA*"))
+                ]
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -150,16 +181,26 @@ def _only_file(root: Path, kind: str, part: str, pattern: str, text: Path) -> Pa
     """The image of a pair; folder names differ in capitals between releases (CF_ts beside Ground_Truth_Ts)."""
     folders = [path for path in root.iterdir() if path.name.lower() == f"{kind}_{part}".lower()]
     prefix = pattern.split("*")[0]
-    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())
-             # "1" also begins 10.png: what follows the number must not be a digit.
-             if path.name.startswith(prefix) and path.suffix.lower() in IMAGE_SUFFIXES
-             and not path.stem[len(prefix):][:1].isdigit()]
+    found = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        # "1" also begins 10.png: what follows the number must not be a digit.
+        if path.name.startswith(prefix)
+        and path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.stem[len(prefix) :][:1].isdigit()
+    ]
     if len(found) != 1:
-        raise InputError(f"{text}: {len(found)} images match {kind}_{part}/{pattern}; exactly one is needed.")
+        raise InputError(
+            f"{text}: {len(found)} images match {kind}_{part}/{pattern}; exactly one is needed."
+        )
     return found[0]
 
 
-def find_pairs(root: str | Path, layout: str = "auto", fixed_role: str = "01") -> tuple[list[PairFiles], list[str]]:
+def find_pairs(
+    root: str | Path, layout: str = "auto", fixed_role: str = "01"
+) -> tuple[list[PairFiles], list[str]]:
     """The files of all pairs below ``root``, unread, and one line for every pair that lacks an image or occurs twice.
 
     Raises:
@@ -172,19 +213,28 @@ def find_pairs(root: str | Path, layout: str = "auto", fixed_role: str = "01") -
         raise InputError(f"{root}: no such folder of real pairs; check --data / --val_data.")
     if layout == "auto":
         layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
-    pairs, problems = _cfocta_pairs(root) if layout == "cfocta" else _numbered_pairs(root, fixed_role)
+    pairs, problems = (
+        _cfocta_pairs(root) if layout == "cfocta" else _numbered_pairs(root, fixed_role)
+    )
     # Folders "1_a" with image "b_3" and "1_a_b" with image "3" come to the same name.
-    problems += [f"{root}: the name {name} occurs twice; rename a folder."
-                 for name, count in Counter(files.name for files in pairs).items() if count > 1]
+    problems += [
+        f"{root}: the name {name} occurs twice; rename a folder."
+        for name, count in Counter(files.name for files in pairs).items()
+        if count > 1
+    ]
     if not pairs and not problems:
-        expected = ("<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each" if layout == "numbered"
-                    else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt")
+        expected = (
+            "<eye>_<k>/NNN_01.png with NNN_02.png and a .txt each"
+            if layout == "numbered"
+            else "Ground_Truth_<part>/NNNFundus_OCTA_points.txt"
+        )
         raise InputError(f"{root}: holds no pairs of the {layout} layout ({expected}).")
     return pairs, problems
 
 
-def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
-                    fixed_role: str = "01") -> list[RealPair]:
+def load_real_pairs(
+    root: str | Path, mode: str = "cffa", layout: str = "auto", fixed_role: str = "01"
+) -> list[RealPair]:
     """Load all pairs below ``root``.
 
     Args:
@@ -207,13 +257,16 @@ def load_real_pairs(root: str | Path, mode: str = "cffa", layout: str = "auto",
 def describe_pairs(root: str | Path, pairs: list[RealPair]) -> str:
     """A line for the log: number of pairs and eyes, and what the affine through their landmarks leaves."""
     residuals = [pair.median_residual for pair in pairs]
-    return (f"{root}: {len(pairs)} real pairs of {len({pair.eye for pair in pairs})} eyes; the affine through a pair's "
-            f"landmarks leaves {min(residuals):.1f} to {max(residuals):.1f} px (median, at 512)")
+    return (
+        f"{root}: {len(pairs)} real pairs of {len({pair.eye for pair in pairs})} eyes; the affine through a pair's "
+        f"landmarks leaves {min(residuals):.1f} to {max(residuals):.1f} px (median, at 512)"
+    )
 
 
 def main() -> None:
     """Report the landmark residuals of a folder of real pairs, and write a contact sheet."""
     from utils.pictures import checkerboard, contact_sheet, register_onto_fixed
+
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--mode", default="cffa")
@@ -223,7 +276,9 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role):
-        print(f"{pair.key}: {len(pair.fixed_landmarks)} landmarks, affine leaves {pair.median_residual:.2f} px (median, at 512)")
+        print(
+            f"{pair.key}: {len(pair.fixed_landmarks)} landmarks, affine leaves {pair.median_residual:.2f} px (median, at 512)"
+        )
         fixed, moving = pair.color_images()
         registered = register_onto_fixed(moving, pair.H_fix_to_mov, fixed.shape[:2])
         rows.append([fixed, moving, registered, checkerboard(fixed, registered) / 255.0])

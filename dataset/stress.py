@@ -4,6 +4,7 @@ They act in the order of a bad photograph: less of the retina in the frame (crop
 (contrast), noisy. The geometry of the result is one matrix, and landmarks follow it exactly. What is random (which side is
 cropped, the noise) depends on the pair's name, the level and a seed alone, so every method sees the same image.
 """
+
 from __future__ import annotations
 
 import zlib
@@ -15,7 +16,14 @@ import numpy as np
 from dataset.evaluation_sets import EvaluationPair
 from utils.errors import InputError
 from utils.field_of_view import estimate_field_of_view
-from utils.geometry import Size, compose, fit_affine, translation_matrix, turn_about_centre, warp_points
+from utils.geometry import (
+    Size,
+    compose,
+    fit_affine,
+    translation_matrix,
+    turn_about_centre,
+    warp_points,
+)
 from utils.image_io import MIN_SIDE_PX
 from utils.metrics import to_reference_px
 from utils.pictures import register_onto_fixed
@@ -44,13 +52,25 @@ class Stress:
     blur: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.scale > 0 and 0 < self.overlap <= 1 and self.contrast > 0 and self.noise >= 0 and self.blur >= 0):
-            raise InputError(f"impossible stress level in {asdict(self)}: scale and contrast must be above 0, overlap in "
-                             "(0, 1], noise and blur at least 0.")
+        if not (
+            self.scale > 0
+            and 0 < self.overlap <= 1
+            and self.contrast > 0
+            and self.noise >= 0
+            and self.blur >= 0
+        ):
+            raise InputError(
+                f"impossible stress level in {asdict(self)}: scale and contrast must be above 0, overlap in "
+                "(0, 1], noise and blur at least 0."
+            )
 
     def label(self) -> str:
         """For people: what differs from the image as given."""
-        changed = [f"{name} {value:g}" for name, value in asdict(self).items() if value != getattr(UNCHANGED, name)]
+        changed = [
+            f"{name} {value:g}"
+            for name, value in asdict(self).items()
+            if value != getattr(UNCHANGED, name)
+        ]
         return ", ".join(changed) or "as given"
 
     def slug(self) -> str:
@@ -81,12 +101,18 @@ def hard_set() -> list[Stress]:
     """Low contrast, noise, blur and half of the overlap, singly and all together, at 0, 30 and 150 degrees; beside them the
     scales 0.7 and 1.4 and a turn of 135 degrees."""
     levels = [*({name: level} for name, level in HARD_LEVELS.items()), HARD_LEVELS]
-    return [*(Stress(rotation=rotation, **level) for level in levels for rotation in HARD_ROTATIONS),
-            Stress(scale=0.7), Stress(scale=1.4), Stress(rotation=135.0)]
+    return [
+        *(Stress(rotation=rotation, **level) for level in levels for rotation in HARD_ROTATIONS),
+        Stress(scale=0.7),
+        Stress(scale=1.4),
+        Stress(rotation=135.0),
+    ]
 
 
 def _random(pair: EvaluationPair, stress: Stress, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(pair.key.encode()), zlib.crc32(stress.label().encode())])
+    return np.random.default_rng(
+        [seed, zlib.crc32(pair.key.encode()), zlib.crc32(stress.label().encode())]
+    )
 
 
 def crop_box(common: np.ndarray, overlap: float, side: str) -> tuple[int, int, int, int]:
@@ -106,19 +132,30 @@ def crop_box(common: np.ndarray, overlap: float, side: str) -> tuple[int, int, i
         along = along[::-1]
     kept = int(np.searchsorted(np.cumsum(along), overlap * along.sum())) + 1
     kept = min(max(kept, MIN_SIDE_PX), len(along))
-    return {"left": (width - kept, 0, width, height), "right": (0, 0, kept, height),
-            "top": (0, height - kept, width, height), "bottom": (0, 0, width, kept)}[side]
+    return {
+        "left": (width - kept, 0, width, height),
+        "right": (0, 0, kept, height),
+        "top": (0, height - kept, width, height),
+        "bottom": (0, 0, width, kept),
+    }[side]
 
 
 def _common_retina(pair: EvaluationPair, seen: np.ndarray) -> np.ndarray:
     """Where the moving image shows retina that the fixed image shows too: (H, W) bool, moving frame."""
     H_mov_to_fix = np.linalg.inv(fit_affine(pair.fixed_landmarks, pair.moving_landmarks))
-    in_fixed = register_onto_fixed(estimate_field_of_view(pair.fixed).astype(np.float32), H_mov_to_fix, seen.shape) > 0.5
+    in_fixed = (
+        register_onto_fixed(
+            estimate_field_of_view(pair.fixed).astype(np.float32), H_mov_to_fix, seen.shape
+        )
+        > 0.5
+    )
     common = seen & in_fixed
     return common if common.any() else seen
 
 
-def stress_geometry(size: Size, stress: Stress, box: tuple[int, int, int, int]) -> tuple[np.ndarray, Size]:
+def stress_geometry(
+    size: Size, stress: Stress, box: tuple[int, int, int, int]
+) -> tuple[np.ndarray, Size]:
     """Where the pixels of the moving image go: ``H_moving_to_stressed`` (3, 3), and the new size (height, width).
 
     Args:
@@ -128,7 +165,9 @@ def stress_geometry(size: Size, stress: Stress, box: tuple[int, int, int, int]) 
     left, top, right, bottom = box
     if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
         raise ValueError(f"box {box} does not lie in an image of {size}")
-    H_crop_to_canvas, canvas = turn_about_centre((bottom - top, right - left), stress.rotation, stress.scale)
+    H_crop_to_canvas, canvas = turn_about_centre(
+        (bottom - top, right - left), stress.rotation, stress.scale
+    )
     return compose(translation_matrix((-left, -top)), H_crop_to_canvas), canvas
 
 
@@ -147,23 +186,41 @@ def apply_stress(pair: EvaluationPair, stress: Stress, seed: int = 0) -> Evaluat
     seen, box = estimate_field_of_view(pair.moving), (0, 0, width, height)
     if stress.overlap < 1:
         if not len(pair.fixed_landmarks):
-            raise InputError(f"{pair.key}: without landmarks its overlap is not known and cannot be cut.")
-        box = crop_box(_common_retina(pair, seen), stress.overlap, SIDES[int(rng.integers(len(SIDES)))])
+            raise InputError(
+                f"{pair.key}: without landmarks its overlap is not known and cannot be cut."
+            )
+        box = crop_box(
+            _common_retina(pair, seen), stress.overlap, SIDES[int(rng.integers(len(SIDES)))]
+        )
     H_moving_to_stressed, size = stress_geometry(pair.moving.shape, stress, box)
     left, top, right, bottom = box
     rasters = np.stack([pair.moving, seen, np.ones_like(seen)], axis=-1).astype(np.float32)
     # Cut first: interpolation at the edge of the crop must not see what lies beyond it.
     rasters = rasters[top:bottom, left:right]
     if (stress.rotation % 360, stress.scale) != (0, 1):
-        H_stressed_to_crop = compose(np.linalg.inv(H_moving_to_stressed), translation_matrix((-left, -top)))
+        H_stressed_to_crop = compose(
+            np.linalg.inv(H_moving_to_stressed), translation_matrix((-left, -top))
+        )
         rasters = register_onto_fixed(rasters, H_stressed_to_crop, size)
     blur_px = stress.blur * stress.scale / to_reference_px(pair.moving.shape)
-    moving = _degrade(rasters[..., 0], rasters[..., 1] > 0.5, rasters[..., 2] > 0.5, stress, blur_px, rng)
-    return replace(pair, moving=moving, moving_landmarks=warp_points(pair.moving_landmarks, H_moving_to_stressed))
+    moving = _degrade(
+        rasters[..., 0], rasters[..., 1] > 0.5, rasters[..., 2] > 0.5, stress, blur_px, rng
+    )
+    return replace(
+        pair,
+        moving=moving,
+        moving_landmarks=warp_points(pair.moving_landmarks, H_moving_to_stressed),
+    )
 
 
-def _degrade(image: np.ndarray, seen: np.ndarray, in_frame: np.ndarray, stress: Stress, blur_px: float,
-             rng: np.random.Generator) -> np.ndarray:
+def _degrade(
+    image: np.ndarray,
+    seen: np.ndarray,
+    in_frame: np.ndarray,
+    stress: Stress,
+    blur_px: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Blur, contrast and noise; outside of ``in_frame`` there was no camera, so nothing happens there."""
     if blur_px > 0:
         image = cv2.GaussianBlur(image, (0, 0), blur_px)

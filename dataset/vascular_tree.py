@@ -6,6 +6,7 @@ the macula, two nasal trunks, smaller radii) and fill the retina by space coloni
 growing tip, so branches of one kind spread evenly, never touch and avoid the fovea, while arteries and veins cross.
 Widths follow Murray's law from the terminal branches back to the disc.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -95,7 +96,9 @@ def grow_eye(rng: np.random.Generator) -> Eye:
         # Only some places may sprout, or every node of a trunk would, like the teeth of a comb.
         fertile = (rng.random(len(nodes)) < 0.4) | (np.bincount(parent, minlength=len(nodes)) == 0)
         fertile &= np.linalg.norm(nodes, axis=1) > 0.5
-        nodes, parent = _colonise(nodes, parent, fertile, fovea, avascular, attractors, spacing, rng)
+        nodes, parent = _colonise(
+            nodes, parent, fertile, fovea, avascular, attractors, spacing, rng
+        )
         nodes = warp(_smoothed(nodes, parent))
         leaf = 0.0105 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
@@ -103,7 +106,9 @@ def grow_eye(rng: np.random.Generator) -> Eye:
     return Eye(trees[0], trees[1], warp(fovea[None])[0], avascular, axes)
 
 
-def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.random.Generator) -> Vessels:
+def grow_twigs(
+    lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.random.Generator
+) -> Vessels:
     """Invent the thin vessels between the known ones.
 
     Args:
@@ -121,9 +126,11 @@ def grow_twigs(lines: np.ndarray, fovea: np.ndarray, avascular: float, rng: np.r
     near = cKDTree(nodes).query(attractors)[0] < 1.5
     fertile = rng.random(len(nodes)) < 0.2
     fertile[0] = False
-    nodes, parent = _colonise(nodes, parent, fertile, fovea, avascular, attractors[near], spacing[near], rng)
+    nodes, parent = _colonise(
+        nodes, parent, fertile, fovea, avascular, attractors[near], spacing[near], rng
+    )
     width = _murray_widths(parent, 0.009, rng)
-    width[:len(lines) + 1] = 0.0
+    width[: len(lines) + 1] = 0.0
     return Vessels(nodes, parent, width)
 
 
@@ -145,10 +152,17 @@ class _TortuosityWarp:
         return points + shift @ self.amplitude
 
 
-def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_trunks(
+    temporal: int, fovea: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The large vessels: nodes (N, 2) ``STEP_DD`` apart in the retina frame, the disc's centre first; parents (N,)."""
     nodes, parent = np.zeros((1, 2)), np.zeros(1, int)
-    plans = [(TEMPORAL_ARCADE, 1.0, 3), (NASAL_TRUNK, 0.95, 2), (NASAL_RADIUS, 0.6, 1), (MACULAR_TWIG, 0.5, 0)]
+    plans = [
+        (TEMPORAL_ARCADE, 1.0, 3),
+        (NASAL_TRUNK, 0.95, 2),
+        (NASAL_RADIUS, 0.6, 1),
+        (MACULAR_TWIG, 0.5, 0),
+    ]
     for vertical in (-1, 1):
         for control, probability, forks in plans:
             if rng.random() > probability:
@@ -168,10 +182,12 @@ def _draw_trunks(temporal: int, fovea: np.ndarray, rng: np.random.Generator) -> 
     return nodes, parent
 
 
-def _append(nodes: np.ndarray, parent: np.ndarray, curve: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
+def _append(
+    nodes: np.ndarray, parent: np.ndarray, curve: np.ndarray, start: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Hang a curve (K, 2) on the node ``start``."""
     first = len(nodes)
-    links = np.concatenate([[start], np.arange(first, first + len(curve) - 1)])[:len(curve)]
+    links = np.concatenate([[start], np.arange(first, first + len(curve) - 1)])[: len(curve)]
     return np.concatenate([nodes, curve]), np.concatenate([parent, links])
 
 
@@ -182,30 +198,39 @@ def _fork(curve: np.ndarray, at: int, fovea: np.ndarray, rng: np.random.Generato
     """
     along = _unit(curve[at] - curve[at - 2])
     outwards = curve[at] - fovea
-    side = np.sign(along[0] * outwards[1] - along[1] * outwards[0]) * (1 if rng.random() < 0.75 else -1)
+    side = np.sign(along[0] * outwards[1] - along[1] * outwards[0]) * (
+        1 if rng.random() < 0.75 else -1
+    )
     count = int(rng.uniform(1.0, 4.5) / STEP_DD)
     # Leave steeply, then run less and less aslant.
     turn = side * rng.uniform(0.45, 1.0) + np.cumsum(rng.normal(-0.008 * side, 0.02, count))
     heading = np.arctan2(along[1], along[0]) + turn
-    curve = curve[at] + STEP_DD * np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0)
+    curve = curve[at] + STEP_DD * np.cumsum(
+        np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0
+    )
     too_near = np.linalg.norm(curve - fovea, axis=1) < 0.6
-    return curve[:int(too_near.argmax()) if too_near.any() else count]
+    return curve[: int(too_near.argmax()) if too_near.any() else count]
 
 
 def _resample(points: np.ndarray, step: float) -> np.ndarray:
     """A smooth curve through control points (K, 2), sampled every ``step``."""
     t = np.arange(len(points))
-    dense = np.stack([np.interp(np.linspace(0, t[-1], 200), t, points[:, k]) for k in (0, 1)], axis=1)
+    dense = np.stack(
+        [np.interp(np.linspace(0, t[-1], 200), t, points[:, k]) for k in (0, 1)], axis=1
+    )
     kernel = np.hanning(43)[1:-1]
     padded = np.pad(dense, ((20, 20), (0, 0)), mode="reflect", reflect_type="odd")
-    dense = np.stack([np.convolve(padded[:, k], kernel / kernel.sum(), mode="valid") for k in (0, 1)], axis=1)
+    dense = np.stack(
+        [np.convolve(padded[:, k], kernel / kernel.sum(), mode="valid") for k in (0, 1)], axis=1
+    )
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(dense, axis=0), axis=1))])
     at = np.arange(0.0, length[-1], step)
     return np.stack([np.interp(at, length, dense[:, k]) for k in (0, 1)], axis=1)
 
 
-def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
-                     rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_attractors(
+    fovea: np.ndarray, avascular: float, density: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Places to be reached by vessels: (M, 2), and how far apart they lie there (M,), in disc diameters.
 
     The macula is supplied more densely, the avascular zone and the disc not at all.
@@ -222,8 +247,16 @@ def _draw_attractors(fovea: np.ndarray, avascular: float, density: float,
     return points[keep], spacing[keep]
 
 
-def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea: np.ndarray, avascular: float,
-              attractors: np.ndarray, spacing: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _colonise(
+    nodes: np.ndarray,
+    parent: np.ndarray,
+    fertile: np.ndarray,
+    fovea: np.ndarray,
+    avascular: float,
+    attractors: np.ndarray,
+    spacing: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Grow a tree, nodes (N, 2) and parents (N,), towards the attractors from the nodes that are fertile (N,).
 
     Returns:
@@ -253,7 +286,12 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
         inwards = fovea - nodes[sources]
         # The twigs of the macula run towards the fovea like spokes.
         inwards *= np.linalg.norm(inwards, axis=1, keepdims=True) < 1.6
-        direction = _unit(_unit(total) + 0.9 * heading[sources] + _bounded(inwards) + rng.normal(0, 0.08, total.shape))
+        direction = _unit(
+            _unit(total)
+            + 0.9 * heading[sources]
+            + _bounded(inwards)
+            + rng.normal(0, 0.08, total.shape)
+        )
         children[sources] += 1
         fertile[sources] &= (children[sources] < 2) & (rng.random(len(sources)) < 0.65)
         grown = nodes[sources] + STEP_DD * direction
@@ -271,7 +309,9 @@ def _colonise(nodes: np.ndarray, parent: np.ndarray, fertile: np.ndarray, fovea:
 
 def _bounded(vectors: np.ndarray) -> np.ndarray:
     """Vectors (N, 2) cut to a length of at most 0.8."""
-    return vectors * np.minimum(1, 0.8 / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9))
+    return vectors * np.minimum(
+        1, 0.8 / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    )
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -310,8 +350,14 @@ def _murray_widths(parent: np.ndarray, leaf: float, rng: np.random.Generator) ->
     return np.minimum(leaf * flow ** (1 / exponent), 0.115)
 
 
-def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: float = 0.0,
-                 widths_px: tuple[float, float] = (0.0, np.inf), full_dd: float = 0.0) -> np.ndarray:
+def draw_vessels(
+    vessels: Vessels,
+    view: View,
+    scale: float = 1.0,
+    least_px: float = 0.0,
+    widths_px: tuple[float, float] = (0.0, np.inf),
+    full_dd: float = 0.0,
+) -> np.ndarray:
     """Rasterise a tree, antialiased.
 
     Args:
@@ -337,14 +383,20 @@ def draw_vessels(vessels: Vessels, view: View, scale: float = 1.0, least_px: flo
     # Pixel centres at integers: coordinate x of the image is SUPERSAMPLING * (x + 0.5) - 0.5 of the large canvas.
     curves = (SUPERSAMPLING * (curves + 0.5) - 0.5) * (1 << SUBPIXEL_BITS)
     curves = np.rint(curves).astype(np.int32)
-    thick = np.maximum(np.rint(np.maximum(width[shown] * scale, least_px) * SUPERSAMPLING), 1).astype(int)
+    thick = np.maximum(
+        np.rint(np.maximum(width[shown] * scale, least_px) * SUPERSAMPLING), 1
+    ).astype(int)
     grey = np.full(len(thick), 8)
     if full_dd > 0:
         grey = np.ceil(np.clip(width[shown] / (full_dd * view.px_per_dd), 0.125, 1) * 8).astype(int)
     canvas = np.zeros((side, side), np.uint8)
     # Thick after thin, so that the brighter trunk covers the beginning of its twigs.
     for value in np.unique(grey * 1000 + thick):
-        chosen, level, pen = list(curves[grey * 1000 + thick == value]), int(value // 1000), int(value % 1000)
+        chosen, level, pen = (
+            list(curves[grey * 1000 + thick == value]),
+            int(value // 1000),
+            int(value % 1000),
+        )
         cv2.polylines(canvas, chosen, False, level * 255 // 8, pen, cv2.LINE_8, SUBPIXEL_BITS)
     small = cv2.resize(canvas, (view.size, view.size), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255.0
@@ -359,4 +411,9 @@ def _hermite(start: np.ndarray, end: np.ndarray, vessels: Vessels, samples: int 
     at_start = np.where(side_branch[:, None], end - start, at_end[vessels.parent])
     t = np.linspace(0, 1, samples + 1)[None, :, None]
     h = (2 * t**3 - 3 * t**2 + 1, t**3 - 2 * t**2 + t, -2 * t**3 + 3 * t**2, t**3 - t**2)
-    return h[0] * start[:, None] + h[1] * at_start[:, None] + h[2] * end[:, None] + h[3] * at_end[:, None]
+    return (
+        h[0] * start[:, None]
+        + h[1] * at_start[:, None]
+        + h[2] * end[:, None]
+        + h[3] * at_end[:, None]
+    )

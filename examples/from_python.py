@@ -1,7 +1,8 @@
 """Register a pair from Python, step by step.
 
-    python examples/from_python.py FIXED MOVING --out from_python       # --weights FILE for others than those that ship
+python examples/from_python.py FIXED MOVING --out from_python       # --weights FILE for others than those that ship
 """
+
 # %% Where the images and the weights are
 import argparse
 import sys
@@ -14,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from register import Registrar  # noqa: E402  (the project is found by the line above)
 from utils.image_io import read_gray, write_image  # noqa: E402
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("fixed")
 parser.add_argument("moving")
 parser.add_argument("--weights", help="checkpoint (default: the weights that ship)")
@@ -37,8 +40,10 @@ print(f"the fixed pixel (100, 80) is seen at ({x / w:.1f}, {y / w:.1f}) of the m
 
 # %% The matches, and which of them agree with the matrix
 fixed_points, moving_points, inliers = result.matches
-print(f"{inliers.sum()} of {len(inliers)} matches agree; the first: {np.round(fixed_points[inliers][0], 1)} and "
-      f"{np.round(moving_points[inliers][0], 1)}")
+print(
+    f"{inliers.sum()} of {len(inliers)} matches agree; the first: {np.round(fixed_points[inliers][0], 1)} and "
+    f"{np.round(moving_points[inliers][0], 1)}"
+)
 
 # %% The moving image in the fixed frame, as an array (float32 in [0, 1]) ...
 write_image(args.out / "registered.png", result.warp())

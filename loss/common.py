@@ -3,6 +3,7 @@
 Every term is computed per sample, (B,), together with which samples had anything to say. A batch then averages over
 *all* its samples, empty ones counting zero: so half batches on two devices add up to exactly the whole batch on one.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -32,8 +33,12 @@ class Term(NamedTuple):
         return int((~self.valid).sum())
 
 
-def dice_loss(prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor,
-              smoothing: float = DICE_SMOOTHING) -> Term:
+def dice_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    valid: torch.Tensor,
+    smoothing: float = DICE_SMOOTHING,
+) -> Term:
     """Soft Dice loss inside a valid region, as in SuperRetina (ECCV 2022, the detector's classification loss).
 
     ``1 - (2 sum(p t) + s) / (sum(p p) + sum(t t) + s)``, sums over valid pixels.

@@ -3,6 +3,7 @@
 Two objectives with one interface; the config chooses. Both take descriptors of corresponding points of each pair and
 use the other points of the same pair as negatives, except those too near to call different.
 """
+
 from __future__ import annotations
 
 import torch
@@ -25,8 +26,14 @@ def _mean_over_anchors(loss: torch.Tensor, usable: torch.Tensor) -> Term:
     return Term(total / count.clamp(min=1), count > 0)
 
 
-def infonce_loss(fixed: torch.Tensor, moving: torch.Tensor, points: torch.Tensor, valid: torch.Tensor,
-                 temperature: float = 0.07, ignore_px: float = 6.0) -> Term:
+def infonce_loss(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    points: torch.Tensor,
+    valid: torch.Tensor,
+    temperature: float = 0.07,
+    ignore_px: float = 6.0,
+) -> Term:
     """Symmetric InfoNCE (van den Oord et al., 2018): each anchor must pick its partner among all points of the pair.
 
     ``L = -log( exp(a_i p_i / T) / sum_j exp(a_i p_j / T) )``, averaged over both directions; j runs over i itself and
@@ -49,8 +56,14 @@ def infonce_loss(fixed: torch.Tensor, moving: torch.Tensor, points: torch.Tensor
     return _mean_over_anchors(0.5 * (to_moving + to_fixed), valid)
 
 
-def triplet_loss(fixed: torch.Tensor, moving: torch.Tensor, points: torch.Tensor, valid: torch.Tensor,
-                 margin: float = 0.8, ignore_px: float = 6.0) -> Term:
+def triplet_loss(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    points: torch.Tensor,
+    valid: torch.Tensor,
+    margin: float = 0.8,
+    ignore_px: float = 6.0,
+) -> Term:
     """Triplet loss with the hardest and a random negative, after SuperRetina (ECCV 2022, the descriptor loss).
 
     ``L = max(0, m + d(a, p) - (d(a, n_hard) + d(a, n_rand)) / 2)`` with d the Euclidean distance of unit descriptors.
@@ -66,8 +79,10 @@ def triplet_loss(fixed: torch.Tensor, moving: torch.Tensor, points: torch.Tensor
     hardest = distance.masked_fill(~allowed, float("inf")).amin(2)
     # First allowed column after i, cyclically: roll row i by i, then the first allowed entry from column 1 on.
     n_points = points.shape[1]
-    order = (torch.arange(n_points, device=points.device)[:, None]
-             + torch.arange(n_points, device=points.device)[None]) % n_points
+    order = (
+        torch.arange(n_points, device=points.device)[:, None]
+        + torch.arange(n_points, device=points.device)[None]
+    ) % n_points
     order = order.expand(len(points), -1, -1)
     first = torch.gather(allowed, 2, order).int().argmax(2, keepdim=True)
     random = torch.gather(torch.gather(distance, 2, order), 2, first)[..., 0]

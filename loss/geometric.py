@@ -1,4 +1,5 @@
 """L_geo: both images must be detected at the same places."""
+
 from __future__ import annotations
 
 import torch
@@ -7,8 +8,12 @@ from loss.common import Term, dice_loss
 from utils.geometry import warp_image
 
 
-def geometric_loss(fixed_detector: torch.Tensor, moving_detector: torch.Tensor, H_fix_to_mov: torch.Tensor,
-                   overlap: torch.Tensor) -> Term:
+def geometric_loss(
+    fixed_detector: torch.Tensor,
+    moving_detector: torch.Tensor,
+    H_fix_to_mov: torch.Tensor,
+    overlap: torch.Tensor,
+) -> Term:
     """``L_geo = Dice(D_fix, D_mov warped into the fixed frame)`` inside the overlap.
 
     Args:

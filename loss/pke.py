@@ -15,6 +15,7 @@ There is no schedule: an untrained network passes few tests, and nothing passes 
 The paper keeps a dense map of counters; this one keeps a list of places with a bounded value, so it neither overflows
 nor grows with the resolution.
 """
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
@@ -65,16 +66,23 @@ class Observation:
     missed: torch.Tensor
 
 
-def passes_geometric_test(mapped: torch.Tensor, moving_keypoints: torch.Tensor, max_reprojection_px: float) -> torch.Tensor:
+def passes_geometric_test(
+    mapped: torch.Tensor, moving_keypoints: torch.Tensor, max_reprojection_px: float
+) -> torch.Tensor:
     """Which mapped candidates (N, 2) have a moving detection (M, 2) nearby: bool (N,)."""
     if len(moving_keypoints) == 0 or len(mapped) == 0:
         return torch.zeros(len(mapped), dtype=torch.bool, device=mapped.device)
     return torch.cdist(mapped, moving_keypoints).amin(1) <= max_reprojection_px
 
 
-def passes_content_test(descriptors: torch.Tensor, mapped: torch.Tensor, moving_keypoints: torch.Tensor,
-                        moving_descriptors: torch.Tensor, max_reprojection_px: float,
-                        max_distance_ratio: float) -> torch.Tensor:
+def passes_content_test(
+    descriptors: torch.Tensor,
+    mapped: torch.Tensor,
+    moving_keypoints: torch.Tensor,
+    moving_descriptors: torch.Tensor,
+    max_reprojection_px: float,
+    max_distance_ratio: float,
+) -> torch.Tensor:
     """Which candidates find themselves among *all* detections of the moving image by their descriptor.
 
     Args:
@@ -120,9 +128,15 @@ def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: flo
     return drawn
 
 
-def pke_loss(fixed_detector: torch.Tensor, fixed_label: torch.Tensor, fixed_valid: torch.Tensor,
-             moving_detector: torch.Tensor, moving_label: torch.Tensor, moving_valid: torch.Tensor,
-             n_admitted: torch.Tensor) -> Term:
+def pke_loss(
+    fixed_detector: torch.Tensor,
+    fixed_label: torch.Tensor,
+    fixed_valid: torch.Tensor,
+    moving_detector: torch.Tensor,
+    moving_label: torch.Tensor,
+    moving_valid: torch.Tensor,
+    n_admitted: torch.Tensor,
+) -> Term:
     """``L_pke``: Dice of both detector maps against the label expanded by the admitted places.
 
     Samples with no admitted place are empty: L_det already teaches their seeds.
@@ -131,8 +145,10 @@ def pke_loss(fixed_detector: torch.Tensor, fixed_label: torch.Tensor, fixed_vali
         *_detector, *_label, *_valid: (B, 1, H, W), as in the detector loss.
         n_admitted: (B,) number of admitted places in view.
     """
-    both = average(dice_loss(fixed_detector, fixed_label, fixed_valid),
-                   dice_loss(moving_detector, moving_label, moving_valid))
+    both = average(
+        dice_loss(fixed_detector, fixed_label, fixed_valid),
+        dice_loss(moving_detector, moving_label, moving_valid),
+    )
     has_places = n_admitted > 0
     return Term(both.per_sample * has_places, both.valid & has_places)
 
@@ -162,7 +178,9 @@ class ValueMap:
     def apply(self, observations: list[Observation]) -> None:
         """Learn from a batch of observations, in the given order."""
         for observation in observations:
-            self._apply_one(observation.key, observation.passed.cpu().float(), observation.missed.cpu().float())
+            self._apply_one(
+                observation.key, observation.passed.cpu().float(), observation.missed.cpu().float()
+            )
 
     def _apply_one(self, key: str, passed: torch.Tensor, missed: torch.Tensor) -> None:
         rate, merge_px = self.settings.learning_rate, self.settings.merge_px
@@ -196,13 +214,20 @@ class ValueMap:
     def statistics(self) -> dict[str, float]:
         """Growth of the map: samples with places, places, admitted places, mean value."""
         values = torch.cat(list(self.values.values())) if self.values else torch.zeros(0)
-        return {"samples": len(self.values), "places": len(values),
-                "admitted": int((values >= self.settings.admit_value).sum()),
-                "mean_value": float(values.mean()) if len(values) else 0.0}
+        return {
+            "samples": len(self.values),
+            "places": len(values),
+            "admitted": int((values >= self.settings.admit_value).sum()),
+            "mean_value": float(values.mean()) if len(values) else 0.0,
+        }
 
     def state_dict(self) -> dict:
         """Plain tensors and numbers, for a checkpoint."""
-        return {"settings": asdict(self.settings), "places": dict(self.places), "values": dict(self.values)}
+        return {
+            "settings": asdict(self.settings),
+            "places": dict(self.places),
+            "values": dict(self.values),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Take over places and values; the settings stay those of this run's config."""

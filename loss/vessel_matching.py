@@ -6,6 +6,7 @@ W weights every pair of cells in two ways. The true matches are averaged with th
 teaches nor dilutes. And the gradient of each similarity is multiplied by its W (at most 1): vessels must still win against
 all cells, as they must at inference, where there is no mask; but background cells are not what learns from it.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,10 +42,14 @@ class VesselLossSettings:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps <= 1.0 or not 0.0 < self.min_vessel_area <= 1.0:
-            raise InputError(f"loss.eps {self.eps:g} must lie between 0 and 1, loss.min_vessel_area {self.min_vessel_area:g} "
-                             "above 0 and up to 1.")
+            raise InputError(
+                f"loss.eps {self.eps:g} must lie between 0 and 1, loss.min_vessel_area {self.min_vessel_area:g} "
+                "above 0 and up to 1."
+            )
         if self.focal_gamma < 0 or self.fine_weight < 0 or self.fine_matches < 1:
-            raise InputError("loss.focal_gamma and loss.fine_weight must not be negative, loss.fine_matches at least 1.")
+            raise InputError(
+                "loss.focal_gamma and loss.fine_weight must not be negative, loss.fine_matches at least 1."
+            )
 
 
 class VesselWeights(NamedTuple):
@@ -64,23 +69,33 @@ class VesselWeights(NamedTuple):
 
     def on_vessel(self, matches: CellMatches) -> torch.Tensor:
         """Which matches join a vessel with a vessel: (M,) bool."""
-        return (self.fixed[matches.batch, matches.fixed_cell] * self.moving[matches.batch, matches.moving_cell]) > 0.5
+        return (
+            self.fixed[matches.batch, matches.fixed_cell]
+            * self.moving[matches.batch, matches.moving_cell]
+        ) > 0.5
 
 
-def _weighted_mean(loss: torch.Tensor, weights: VesselWeights, matches: CellMatches,
-                   certainty: torch.Tensor | float = 1.0) -> Term:
+def _weighted_mean(
+    loss: torch.Tensor,
+    weights: VesselWeights,
+    matches: CellMatches,
+    certainty: torch.Tensor | float = 1.0,
+) -> Term:
     """Mean of (M,) per pair, weighted by W and the network's own certainty. A pair without a match on vessels is empty: its
     background, weighted by eps and divided by the sum of eps, would teach at full strength."""
     weight = weights.of(matches) * certainty
 
     def sum_per_pair(values: torch.Tensor) -> torch.Tensor:
         return loss.new_zeros(len(weights.fixed)).index_add(0, matches.batch, values.to(loss))
+
     total, count = sum_per_pair(loss * weight), sum_per_pair(weight)
     valid = sum_per_pair(weights.on_vessel(matches)) > 0
     return Term(torch.where(valid, total / count.clamp_min(1e-12), 0.0 * total), valid)
 
 
-def coarse_loss(similarity: torch.Tensor, matches: CellMatches, weights: VesselWeights, focal_gamma: float = 2.0) -> Term:
+def coarse_loss(
+    similarity: torch.Tensor, matches: CellMatches, weights: VesselWeights, focal_gamma: float = 2.0
+) -> Term:
     """Focal loss of the dual-softmax probability of the true matches (LoFTR, CVPR 2021, eq. 5, sparse form).
 
     ``log p(i, j) = 2 s(i, j) - logsumexp_j s(i, .) - logsumexp_i s(., j)``, computed without the probability, whose
@@ -92,17 +107,27 @@ def coarse_loss(similarity: torch.Tensor, matches: CellMatches, weights: VesselW
         weights: W; with eps = 0 the gradient of every similarity that involves background is exactly zero.
         focal_gamma: see :class:`VesselLossSettings`.
     """
-    similarity = torch.lerp(similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity))
+    similarity = torch.lerp(
+        similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity)
+    )
     batch, fixed_cell, moving_cell, _ = matches
-    log_p = (2.0 * similarity[batch, fixed_cell, moving_cell]
-             - torch.logsumexp(similarity, dim=2)[batch, fixed_cell] - torch.logsumexp(similarity, dim=1)[batch, moving_cell])
+    log_p = (
+        2.0 * similarity[batch, fixed_cell, moving_cell]
+        - torch.logsumexp(similarity, dim=2)[batch, fixed_cell]
+        - torch.logsumexp(similarity, dim=1)[batch, moving_cell]
+    )
     # exp of a tiny positive rounding error must not make 1 - p negative: its power would not be a number.
     focal = (1.0 - log_p.exp()).clamp_min(0.0) ** focal_gamma if focal_gamma else 1.0
     return _weighted_mean(-focal * log_p, weights, matches)
 
 
-def fine_loss(offset_px: torch.Tensor, spread: torch.Tensor, matches: CellMatches, weights: VesselWeights,
-              half_window_px: float) -> Term:
+def fine_loss(
+    offset_px: torch.Tensor,
+    spread: torch.Tensor,
+    matches: CellMatches,
+    weights: VesselWeights,
+    half_window_px: float,
+) -> Term:
     """Squared error of the fine stage, less where it says itself that it is unsure (LoFTR, eq. 6).
 
     Args:
@@ -122,7 +147,10 @@ def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int)
     if len(matches.batch) == 0:
         first = torch.zeros(1, dtype=torch.long, device=matches.batch.device)
         return CellMatches(first, first, first, matches.offset_px.new_zeros(1, 2))
-    order = torch.rand(len(matches.batch), device=matches.batch.device) - weights.on_vessel(matches).float()
+    order = (
+        torch.rand(len(matches.batch), device=matches.batch.device)
+        - weights.on_vessel(matches).float()
+    )
     return matches.pick(torch.argsort(order)[:n_wanted])
 
 
@@ -138,8 +166,15 @@ class VesselObjective:
             return VesselWeights(fixed_vessel, moving_vessel, self.settings.eps)
         return VesselWeights(torch.ones_like(fixed_vessel), torch.ones_like(moving_vessel), 0.0)
 
-    def __call__(self, similarity: torch.Tensor, offset_px: torch.Tensor, spread: torch.Tensor, matches: CellMatches,
-                 asked: CellMatches, weights: VesselWeights) -> dict[str, Term]:
+    def __call__(
+        self,
+        similarity: torch.Tensor,
+        offset_px: torch.Tensor,
+        spread: torch.Tensor,
+        matches: CellMatches,
+        asked: CellMatches,
+        weights: VesselWeights,
+    ) -> dict[str, Term]:
         """Terms ``coarse`` and ``fine``.
 
         Args:
@@ -149,8 +184,10 @@ class VesselObjective:
         """
         n_true = min(len(asked.batch), len(matches.batch))
         offset_px, spread, asked = offset_px[:n_true], spread[:n_true], asked.pick(slice(n_true))
-        return {"coarse": coarse_loss(similarity, matches, weights, self.settings.focal_gamma),
-                "fine": fine_loss(offset_px, spread, asked, weights, self.half_window_px)}
+        return {
+            "coarse": coarse_loss(similarity, matches, weights, self.settings.focal_gamma),
+            "fine": fine_loss(offset_px, spread, asked, weights, self.half_window_px),
+        }
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Weighted sum of the batch's terms."""

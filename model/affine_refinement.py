@@ -10,6 +10,7 @@ matrix is not made to look better.
 
 All matrices are in working pixels.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -28,10 +29,15 @@ SETTLED_PX = 1.0  # shift of the corners that is no longer worth a round of patc
 BLUR_PX = 9  # side of the kernel
 MAX_STEPS = 4
 LEAST_RISE = 0.05  # of the agreement
-NEAR, BELIEVED = 3.0, 5.0  # agreement of maps that are a few pixels off, and such as those of different eyes hardly reach
+NEAR, BELIEVED = (
+    3.0,
+    5.0,
+)  # agreement of maps that are a few pixels off, and such as those of different eyes hardly reach
 # Where little overlaps, the correlation is flat along what the overlap leaves open, and rises slowly.
 THOROUGH_GAIN, THOROUGH_ROUNDS, THOROUGH_SETTLED_PX, THOROUGH_FARTHEST_PX = 1e-6, 8, 0.1, 24.0
-MOST_LOST = 0.25  # of the agreement: it is measured less finely than the correlation that is maximised
+MOST_LOST = (
+    0.25  # of the agreement: it is measured less finely than the correlation that is maximised
+)
 
 
 def refine_affine(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
@@ -78,9 +84,14 @@ def follow_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
         if len(matches.points) < LEAST_PATCHES:
             return H_fix_to_mov
         basis, H_correction = affine_basis(matches.points), np.eye(3)
-        H_correction[:2] += fit_displacement(basis, matches, robust_weights(basis, matches)).T[:, [1, 2, 0]]
+        H_correction[:2] += fit_displacement(basis, matches, robust_weights(basis, matches)).T[
+            :, [1, 2, 0]
+        ]
         before, transform = transform, MatrixTransform(transform.H_fix_to_mov @ H_correction)
-        if corner_shift(before.H_fix_to_mov, transform.H_fix_to_mov, ridges.ridges[0].shape) < SETTLED_PX:
+        if (
+            corner_shift(before.H_fix_to_mov, transform.H_fix_to_mov, ridges.ridges[0].shape)
+            < SETTLED_PX
+        ):
             break
     return transform.H_fix_to_mov
 
@@ -88,8 +99,12 @@ def follow_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
 def settle(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
     """Maximise the correlation of the ridge maps until no corner moves any more."""
     for _ in range(THOROUGH_ROUNDS):
-        before, H_fix_to_mov = H_fix_to_mov, ridges.refine(H_fix_to_mov, "affine", least_gain=THOROUGH_GAIN,
-                                                            farthest_px=THOROUGH_FARTHEST_PX)
+        before, H_fix_to_mov = (
+            H_fix_to_mov,
+            ridges.refine(
+                H_fix_to_mov, "affine", least_gain=THOROUGH_GAIN, farthest_px=THOROUGH_FARTHEST_PX
+            ),
+        )
         if corner_shift(before, H_fix_to_mov, ridges.ridges[0].shape) < THOROUGH_SETTLED_PX:
             break
     return H_fix_to_mov

@@ -8,6 +8,7 @@ transform is kept only where it predicts patches that it was not fitted to bette
 
 All points and matrices are in working pixels.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -48,6 +49,7 @@ class Choice(NamedTuple):
 
 # --- fits ------------------------------------------------------------------------------------------------------------
 
+
 class Basis(NamedTuple):
     """A displacement that is linear in its coefficients.
 
@@ -70,7 +72,9 @@ def fit_displacement(basis: Basis, matches: LocalMatches, weights: np.ndarray) -
     normal, right = np.zeros((n_terms, 2, n_terms, 2)), np.zeros((n_terms, 2))
     for row, column in np.ndindex(2, 2):
         weighted = basis.design * (matches.information[:, row, column] * weights)[:, None]
-        normal[:, row, :, column] = basis.design.T @ weighted + (row == column) * (basis.penalty + 1e-9 * np.eye(n_terms))
+        normal[:, row, :, column] = basis.design.T @ weighted + (row == column) * (
+            basis.penalty + 1e-9 * np.eye(n_terms)
+        )
         right[:, row] += weighted.T @ matches.displacements[:, column]
     return np.linalg.solve(normal.reshape(2 * n_terms, -1), right.ravel()).reshape(n_terms, 2)
 
@@ -86,7 +90,9 @@ def robust_weights(basis: Basis, matches: LocalMatches, rounds: int = 10) -> np.
     return weights
 
 
-def residuals_of(predicted: np.ndarray, measured: np.ndarray, information: np.ndarray) -> np.ndarray:
+def residuals_of(
+    predicted: np.ndarray, measured: np.ndarray, information: np.ndarray
+) -> np.ndarray:
     """Distances (N,) in pixels, each counted in the directions that its patch knows."""
     gap = predicted - measured
     shape = information / (0.5 * np.trace(information, axis1=1, axis2=2))[:, None, None]
@@ -104,7 +110,9 @@ def blocks_across(points: np.ndarray) -> np.ndarray:
     return blocks_of(points, float(np.ptp(points, axis=0).max()) / BLOCKS_ACROSS + 1e-6)
 
 
-def held_out_residuals(basis: Basis, matches: LocalMatches, weights: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+def held_out_residuals(
+    basis: Basis, matches: LocalMatches, weights: np.ndarray, blocks: np.ndarray
+) -> np.ndarray:
     """Residuals (N,) of each match under the fit to the other folds, clipped.
 
     Args:
@@ -115,7 +123,11 @@ def held_out_residuals(basis: Basis, matches: LocalMatches, weights: np.ndarray,
         out = folds == fold
         if out.any():
             coefficients = fit_displacement(basis, matches, np.where(out, 0.0, weights))
-            residuals[out] = residuals_of(basis.design[out] @ coefficients, matches.displacements[out], matches.information[out])
+            residuals[out] = residuals_of(
+                basis.design[out] @ coefficients,
+                matches.displacements[out],
+                matches.information[out],
+            )
     return np.minimum(residuals, CLIP_PX)
 
 
@@ -130,6 +142,7 @@ def gain_of(simple: np.ndarray, rich: np.ndarray, blocks: np.ndarray) -> tuple[f
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
+
 
 def unit_frame(points: np.ndarray) -> np.ndarray:
     """``H_fixed_to_unit`` (3, 3): the ellipse of the points' scatter, enlarged to cover them, becomes the unit circle."""
@@ -153,7 +166,9 @@ def quadratic_basis(points: np.ndarray, H_fixed_to_unit: np.ndarray) -> Basis:
     return Basis(quadratic_terms(warp_points(points, H_fixed_to_unit)), penalty)
 
 
-def bent(H_fix_to_mov: np.ndarray, H_fixed_to_unit: np.ndarray, coefficients: np.ndarray) -> QuadraticTransform:
+def bent(
+    H_fix_to_mov: np.ndarray, H_fixed_to_unit: np.ndarray, coefficients: np.ndarray
+) -> QuadraticTransform:
     """An affine matrix after a quadratic displacement with coefficients (6, 2): ``H (p + d(p))``, which is quadratic."""
     H_unit_to_fixed = np.linalg.inv(H_fixed_to_unit)
     moved = coefficients.T.copy()
@@ -196,8 +211,12 @@ class Lattice(NamedTuple):
         n_rows, n_columns = (side - 4 for side in self.shape)
         bend_y, bend_x = (np.diff(np.eye(n + 4)[:, 2:-2], n=2, axis=0) for n in (n_rows, n_columns))
         slope_y, slope_x = (np.diff(np.eye(n + 2)[:, 1:-1], axis=0) for n in (n_rows, n_columns))
-        return (np.kron(bend_y.T @ bend_y, np.eye(n_columns)) + np.kron(np.eye(n_rows), bend_x.T @ bend_x)
-                + 2 * np.kron(slope_y.T @ slope_y, slope_x.T @ slope_x) + 0.01 * np.eye(n_rows * n_columns))
+        return (
+            np.kron(bend_y.T @ bend_y, np.eye(n_columns))
+            + np.kron(np.eye(n_rows), bend_x.T @ bend_x)
+            + 2 * np.kron(slope_y.T @ slope_y, slope_x.T @ slope_x)
+            + 0.01 * np.eye(n_rows * n_columns)
+        )
 
     def controls(self, coefficients: np.ndarray) -> np.ndarray:
         """Coefficients (K, 2) as ``DeformableTransform.controls``."""
@@ -207,6 +226,7 @@ class Lattice(NamedTuple):
 
 # --- estimation ------------------------------------------------------------------------------------------------------
 
+
 def estimate_quadratic(ridges: RidgePair, H_affine: np.ndarray) -> Choice:
     """A quadratic map, or the affine one with the reason why it is kept."""
     base = MatrixTransform(H_affine)
@@ -214,15 +234,20 @@ def estimate_quadratic(ridges: RidgePair, H_affine: np.ndarray) -> Choice:
     for search_px in SEARCH_RADII_PX:
         matches = relative_to(base, transform, find_local_matches(ridges, transform, search_px))
         if len(matches.points) < LEAST_PATCHES:
-            return Choice(base, f"affine: only {len(matches.points)} patches were found again (at least {LEAST_PATCHES} needed)")
+            return Choice(
+                base,
+                f"affine: only {len(matches.points)} patches were found again (at least {LEAST_PATCHES} needed)",
+            )
         H_fixed_to_unit = unit_frame(matches.points)
         basis = quadratic_basis(matches.points, H_fixed_to_unit)
         weights = robust_weights(basis, matches)
         transform = bent(H_affine, H_fixed_to_unit, fit_displacement(basis, matches, weights))
     blocks, straight = blocks_across(matches.points), affine_basis(matches.points)
-    simple = min(np.minimum(_lengths(matches), CLIP_PX),
-                 held_out_residuals(straight, matches, robust_weights(straight, matches), blocks),
-                 key=lambda residuals: (residuals**2).mean())
+    simple = min(
+        np.minimum(_lengths(matches), CLIP_PX),
+        held_out_residuals(straight, matches, robust_weights(straight, matches), blocks),
+        key=lambda residuals: (residuals**2).mean(),
+    )
     rich = held_out_residuals(basis, matches, weights, blocks)
     return _chosen(base, transform, gain_of(simple, rich, blocks), ridges.ridges[0].shape)
 
@@ -235,7 +260,10 @@ def _chosen(simple: Transform, rich: Transform, gain: tuple[float, float], size:
         return Choice(simple, f"{simple.kind}: the {rich.kind} map {saves}, too little")
     bends = rich.least_jacobian(size) / abs(np.linalg.det(simple.near_matrix()[:2, :2]))
     if not bends > LEAST_JACOBIAN:
-        return Choice(simple, f"{simple.kind}: the {rich.kind} map comes near folding (least relative Jacobian {bends:.2f})")
+        return Choice(
+            simple,
+            f"{simple.kind}: the {rich.kind} map comes near folding (least relative Jacobian {bends:.2f})",
+        )
     return Choice(rich, f"{rich.kind}: it {saves}")
 
 
@@ -243,7 +271,10 @@ def estimate_deformable(ridges: RidgePair, base: Transform) -> Choice:
     """A smooth displacement on top of a transform, or the transform itself with the reason why it is kept."""
     matches = find_local_matches(ridges, base, DEFORMABLE_SEARCH_PX)
     if len(matches.points) < LEAST_PATCHES:
-        return Choice(base, f"{base.kind}: only {len(matches.points)} patches were found again (at least {LEAST_PATCHES} needed)")
+        return Choice(
+            base,
+            f"{base.kind}: only {len(matches.points)} patches were found again (at least {LEAST_PATCHES} needed)",
+        )
     lattice, size = Lattice.over(ridges.ridges[0].shape), ridges.ridges[0].shape
     design, bending = lattice.design(matches.points), lattice.bending()
     bases = [Basis(design, stiffness * bending) for stiffness in STIFFNESSES]
@@ -251,15 +282,20 @@ def estimate_deformable(ridges: RidgePair, base: Transform) -> Choice:
     blocks = blocks_of(matches.points, SMALL_BLOCK_PX)
     held_out = [held_out_residuals(basis, matches, weights, blocks) for basis in bases]
     best = min(range(len(bases)), key=lambda index: (held_out[index] ** 2).mean())
-    rich = DeformableTransform(base, lattice.H_fixed_to_lattice,
-                               lattice.controls(fit_displacement(bases[best], matches, weights)))
+    rich = DeformableTransform(
+        base,
+        lattice.H_fixed_to_lattice,
+        lattice.controls(fit_displacement(bases[best], matches, weights)),
+    )
     still = np.minimum(_lengths(matches), CLIP_PX)
     return _chosen(base, rich, gain_of(still, held_out[best], blocks), size)
 
 
 def _lengths(matches: LocalMatches) -> np.ndarray:
     """Residuals (N,) of no displacement at all."""
-    return residuals_of(np.zeros_like(matches.displacements), matches.displacements, matches.information)
+    return residuals_of(
+        np.zeros_like(matches.displacements), matches.displacements, matches.information
+    )
 
 
 def estimate_beyond_affine(ridges: RidgePair, H_affine: np.ndarray, asked: str) -> Choice:

@@ -1,4 +1,5 @@
 """Models from configs, from our checkpoints and from published weights (SuperRetina; LoFTR and MINIMA)."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -62,8 +63,10 @@ class ModelKind(NamedTuple):
     matcher: type[Matcher]
 
 
-KINDS = {KIND: ModelKind(ModelSettings, SuperRetinaMultimodal, MatchSettings, SuperRetinaMatcher),
-         LOFTR_KIND: ModelKind(LoFTRSettings, LoFTRVessel, LoFTRMatchSettings, LoFTRMatcher)}
+KINDS = {
+    KIND: ModelKind(ModelSettings, SuperRetinaMultimodal, MatchSettings, SuperRetinaMatcher),
+    LOFTR_KIND: ModelKind(LoFTRSettings, LoFTRVessel, LoFTRMatchSettings, LoFTRMatcher),
+}
 
 
 def _kind_of(settings: ModelSettings | LoFTRSettings) -> str:
@@ -75,15 +78,23 @@ def build_model(settings: ModelSettings | LoFTRSettings) -> nn.Module:
     return KINDS[_kind_of(settings)].network(**to_plain(settings))
 
 
-def describe_model(settings: ModelSettings | LoFTRSettings, match_settings: MatchSettings,
-                   plausibility: Plausibility | None = None) -> dict[str, Any]:
+def describe_model(
+    settings: ModelSettings | LoFTRSettings,
+    match_settings: MatchSettings,
+    plausibility: Plausibility | None = None,
+) -> dict[str, Any]:
     """The part of a checkpoint from which the model rebuilds itself, and registers as it was validated."""
-    return {"kind": _kind_of(settings), "model_settings": to_plain(settings), "match_settings": to_plain(match_settings),
-            "plausibility": to_plain(plausibility or Plausibility())}
+    return {
+        "kind": _kind_of(settings),
+        "model_settings": to_plain(settings),
+        "match_settings": to_plain(match_settings),
+        "plausibility": to_plain(plausibility or Plausibility()),
+    }
 
 
-def load_matcher(path: str | Path, device: torch.device | str = "cpu",
-                 long_side: int | None = None) -> tuple[Matcher, Plausibility]:
+def load_matcher(
+    path: str | Path, device: torch.device | str = "cpu", long_side: int | None = None
+) -> tuple[Matcher, Plausibility]:
     """A ready matcher from a checkpoint alone; the checkpoint says of which kind.
 
     Args:
@@ -97,7 +108,9 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
     Raises:
         InputError: unreadable checkpoint, unknown kind of model, unmatched keys.
     """
-    content = read_checkpoint(path, ("kind", "model_settings", "match_settings", "plausibility", "model"))
+    content = read_checkpoint(
+        path, ("kind", "model_settings", "match_settings", "plausibility", "model")
+    )
     kind = _kind_in(content, path)
     model = build_model(build(kind.settings, content["model_settings"], f"{path}: model_settings"))
     load_strictly(model, content["model"], path)
@@ -105,7 +118,9 @@ def load_matcher(path: str | Path, device: torch.device | str = "cpu",
     if long_side is not None:
         match_settings["long_side"] = long_side
     model = model.to(device, memory_format=torch.channels_last).eval()
-    matcher = kind.matcher(model, build(kind.match_settings, match_settings, f"{path}: match_settings"), device)
+    matcher = kind.matcher(
+        model, build(kind.match_settings, match_settings, f"{path}: match_settings"), device
+    )
     return matcher, build(Plausibility, content["plausibility"], f"{path}: plausibility")
 
 
@@ -120,7 +135,9 @@ def method_of(path: str | Path) -> str:
 
 def _kind_in(content: dict[str, Any], path: str | Path) -> ModelKind:
     if content["kind"] not in KINDS:
-        raise InputError(f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(KINDS)}.")
+        raise InputError(
+            f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(KINDS)}."
+        )
     return KINDS[content["kind"]]
 
 
@@ -138,16 +155,26 @@ def load_pretrained(model: nn.Module, path: str | Path) -> str:
     if isinstance(content, dict) and content.get("format") == FORMAT:
         ours = read_checkpoint(path, ["model", "model_settings"])
         if ours["model_settings"] != model.arguments:
-            raise InputError(f"{path}: its weights do not fit this architecture: it was trained with {ours['model_settings']}, "
-                             f"not {model.arguments}. Use the config it was trained with.")
+            raise InputError(
+                f"{path}: its weights do not fit this architecture: it was trained with {ours['model_settings']}, "
+                f"not {model.arguments}. Use the config it was trained with."
+            )
         return load_strictly(model, ours["model"], path)
-    wrapper, title = ("state_dict", "LoFTR") if isinstance(model, LoFTRVessel) else ("net", "SuperRetina")
+    wrapper, title = (
+        ("state_dict", "LoFTR") if isinstance(model, LoFTRVessel) else ("net", "SuperRetina")
+    )
     state = content.get(wrapper, content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise InputError(f"{path}: neither a checkpoint of this project nor {title} weights.")
     if isinstance(model, LoFTRVessel):
-        return load_strictly(model, {_with_prefix(name): tensor for name, tensor in state.items()}, path)
-    return load_strictly(model, _from_official_layout(state, dual=model.moving_encoder is not None), path)
+        return load_strictly(
+            model, {_with_prefix(name): tensor for name, tensor in state.items()}, path
+        )
+    return load_strictly(
+        model, _from_official_layout(state, dual=model.moving_encoder is not None), path
+    )
 
 
 def _with_prefix(name: str) -> str:

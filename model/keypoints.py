@@ -1,4 +1,5 @@
 """Keypoints, their descriptors and their matches: the one place for training, evaluation and registration alike."""
+
 from __future__ import annotations
 
 import torch
@@ -30,7 +31,11 @@ def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
 
     def offset(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         curvature = before + after - 2.0 * centre
-        step = 0.5 * (before - after) / torch.where(curvature < -1e-6, curvature, torch.full_like(curvature, -1e-6))
+        step = (
+            0.5
+            * (before - after)
+            / torch.where(curvature < -1e-6, curvature, torch.full_like(curvature, -1e-6))
+        )
         return torch.where(curvature < -1e-6, step, torch.zeros_like(step)).clamp(-0.5, 0.5)
 
     left, right = heatmap[y, (x - 1).clamp(min=0)], heatmap[y, (x + 1).clamp(max=width - 1)]
@@ -40,9 +45,14 @@ def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
     return peaks.to(heatmap.dtype) + shift
 
 
-def extract_keypoints(heatmap: torch.Tensor, min_probability: float, nms_radius_px: int, max_keypoints: int,
-                      allowed: torch.Tensor | None = None,
-                      border_px: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def extract_keypoints(
+    heatmap: torch.Tensor,
+    min_probability: float,
+    nms_radius_px: int,
+    max_keypoints: int,
+    allowed: torch.Tensor | None = None,
+    border_px: int = 4,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Local maxima of detector maps, strongest first, at sub-pixel positions. Not differentiable.
 
     Args:
@@ -82,7 +92,9 @@ def _repeats_earlier(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
     return (gap <= radius_px).tril(diagonal=-1).any(1)
 
 
-def sample_descriptors(descriptor_map: torch.Tensor, keypoints: torch.Tensor, stride: float) -> torch.Tensor:
+def sample_descriptors(
+    descriptor_map: torch.Tensor, keypoints: torch.Tensor, stride: float
+) -> torch.Tensor:
     """Unit descriptors at pixel positions.
 
     Args:
@@ -95,8 +107,12 @@ def sample_descriptors(descriptor_map: torch.Tensor, keypoints: torch.Tensor, st
     return F.normalize(sample_map(descriptor_map, keypoints, stride), dim=-1)
 
 
-def match_descriptors(fixed: torch.Tensor, moving: torch.Tensor, max_distance_ratio: float = 1.0,
-                      allowed: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def match_descriptors(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    max_distance_ratio: float = 1.0,
+    allowed: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mutual nearest neighbours.
 
     Args:

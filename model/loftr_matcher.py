@@ -1,4 +1,5 @@
 """From two images to matches, by a trained :class:`model.loftr_vessel.LoFTRVessel`."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ class LoFTRMatcher(Matcher):
 
     name = "loftr"
 
-    def __init__(self, model: LoFTRVessel, settings: LoFTRMatchSettings, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model: LoFTRVessel, settings: LoFTRMatchSettings, device: torch.device | str = "cpu"
+    ) -> None:
         self.model, self.settings, self.device = model, settings, torch.device(device)
 
     @contextmanager
@@ -76,11 +79,17 @@ class LoFTRMatcher(Matcher):
         padded, allowed = np.pad(working.image, padding), np.pad(allowed, padding)
         centres = cell_centres(padded.shape, COARSE_STRIDE, self.model.cell_offset_px)
         x, y = centres.round().long().clamp_min(0).numpy().T
-        tensor = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None, None].to(self.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(padded, dtype=np.float32))[None, None].to(
+            self.device
+        )
         with self._evaluating():
             features = self.model.describe(tensor)
-        return DescribedImage(working, features, centres.to(self.device),
-                              torch.from_numpy(allowed[y, x])[None].to(self.device))
+        return DescribedImage(
+            working,
+            features,
+            centres.to(self.device),
+            torch.from_numpy(allowed[y, x])[None].to(self.device),
+        )
 
     def match_described(self, fixed: DescribedImage, moving: DescribedImage) -> PairMatches:
         """Matches of both images, after a second look at the moving image laid onto the fixed one."""
@@ -88,31 +97,60 @@ class LoFTRMatcher(Matcher):
         if self.settings.aligned_round:
             H = self._propose(fixed_points, moving_points, fixed.working)
             if H is not None:
-                fixed_points, aligned_points, confidence = self._match_once(fixed, self._laid_onto(fixed, moving, H))
+                fixed_points, aligned_points, confidence = self._match_once(
+                    fixed, self._laid_onto(fixed, moving, H)
+                )
                 moving_points = warp_points(aligned_points, H)
-        return PairMatches(fixed_points, moving_points, confidence, fixed.working, moving.working, fixed_points, moving_points)
+        return PairMatches(
+            fixed_points,
+            moving_points,
+            confidence,
+            fixed.working,
+            moving.working,
+            fixed_points,
+            moving_points,
+        )
 
-    def _propose(self, fixed_points: np.ndarray, moving_points: np.ndarray, fixed: WorkingImage) -> np.ndarray | None:
+    def _propose(
+        self, fixed_points: np.ndarray, moving_points: np.ndarray, fixed: WorkingImage
+    ) -> np.ndarray | None:
         """A first transform in working pixels, from a handful of agreeing matches; None when there is none."""
         # Not the run's own limits: this only says where to look again, and the final fit is held to those.
         lenient = replace(Plausibility(), min_inliers=MIN_PROPOSAL_INLIERS, min_inlier_share=0.0)
         # Coarse matches may be a cell off, so the first fit allows as much.
-        return estimate_transform(fixed_points, moving_points, fixed.frame.size, "affine", 0.75 * COARSE_STRIDE,
-                                  lenient).H_fix_to_mov
+        return estimate_transform(
+            fixed_points, moving_points, fixed.frame.size, "affine", 0.75 * COARSE_STRIDE, lenient
+        ).H_fix_to_mov
 
-    def _laid_onto(self, fixed: DescribedImage, moving: DescribedImage, H_fix_to_mov: np.ndarray) -> DescribedImage:
+    def _laid_onto(
+        self, fixed: DescribedImage, moving: DescribedImage, H_fix_to_mov: np.ndarray
+    ) -> DescribedImage:
         """The moving working image in the frame of the fixed one."""
         frame, source = fixed.working.frame, moving.working
-        image, seen = (register_onto_fixed(raster.astype(np.float32), H_fix_to_mov, frame.size)
-                       for raster in (source.image, source.field_of_view))
+        image, seen = (
+            register_onto_fixed(raster.astype(np.float32), H_fix_to_mov, frame.size)
+            for raster in (source.image, source.field_of_view)
+        )
         return self.describe(WorkingImage(image, seen > 0.5, frame), "moving")
 
-    def _match_once(self, fixed: DescribedImage, moving: DescribedImage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _match_once(
+        self, fixed: DescribedImage, moving: DescribedImage
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Matched points (K, 2) of both working images and their confidence (K,), the most confident first."""
         with self._evaluating():
-            found = self.model.match(fixed.features, moving.features, fixed.allowed, moving.allowed,
-                                     self.settings.min_cell_confidence)
-        order = torch.argsort(found.confidence, descending=True, stable=True)[:self.settings.max_matches]
-        points = (fixed.centres[found.fixed_cell[order]],
-                  moving.centres[found.moving_cell[order]] + found.offset_px[order], found.confidence[order])
+            found = self.model.match(
+                fixed.features,
+                moving.features,
+                fixed.allowed,
+                moving.allowed,
+                self.settings.min_cell_confidence,
+            )
+        order = torch.argsort(found.confidence, descending=True, stable=True)[
+            : self.settings.max_matches
+        ]
+        points = (
+            fixed.centres[found.fixed_cell[order]],
+            moving.centres[found.moving_cell[order]] + found.offset_px[order],
+            found.confidence[order],
+        )
         return tuple(values.cpu().numpy().astype(np.float64) for values in points)

@@ -7,6 +7,7 @@ Convention: the map of coarse features has a cell for every ``COARSE_STRIDE`` pi
 ``COARSE_STRIDE * (x, y) + cell_offset_px`` (the backbone's strided kernels are odd, so cells are centred on pixels and not
 between them). Cells are numbered row by row. See ``utils.cells``.
 """
+
 from __future__ import annotations
 
 import copy
@@ -36,8 +37,13 @@ def cut_off_by(frozen: Sequence[str]) -> list[str]:
     """Modules that are not frozen but that no gradient reaches, because frozen modules run without a graph."""
     coarse, fine = "loftr_coarse" not in frozen, "loftr_fine" not in frozen
     through_fine = fine and "fine_preprocess" not in frozen
-    reached = {"backbone": coarse or through_fine, "pos_encoding": coarse, "loftr_coarse": True, "fine_preprocess": fine,
-               "loftr_fine": True}
+    reached = {
+        "backbone": coarse or through_fine,
+        "pos_encoding": coarse,
+        "loftr_coarse": True,
+        "fine_preprocess": fine,
+        "loftr_fine": True,
+    }
     return [name for name in MODULES if name not in frozen and not reached[name]]
 
 
@@ -85,13 +91,27 @@ class ScaledPositions(PositionEncodingSine):
         return self.factor * super()._create_position_encoding(max_shape)
 
 
-def kornia_config(initial_dim: int, block_dims: Sequence[int], heads: int, coarse_layers: int, fine_layers: int,
-                  temperature: float) -> dict:
+def kornia_config(
+    initial_dim: int,
+    block_dims: Sequence[int],
+    heads: int,
+    coarse_layers: int,
+    fine_layers: int,
+    temperature: float,
+) -> dict:
     """kornia's configuration of a LoFTR of the given size, with the positional encoding as MINIMA's checkpoint has it."""
     config = copy.deepcopy(default_cfg)
     config["resnetfpn"] = {"initial_dim": initial_dim, "block_dims": list(block_dims)}
-    for part, width, layers in (("coarse", block_dims[2], coarse_layers), ("fine", block_dims[0], fine_layers)):
-        config[part] |= {"d_model": width, "d_ffn": width, "nhead": heads, "layer_names": ["self", "cross"] * layers}
+    for part, width, layers in (
+        ("coarse", block_dims[2], coarse_layers),
+        ("fine", block_dims[0], fine_layers),
+    ):
+        config[part] |= {
+            "d_model": width,
+            "d_ffn": width,
+            "nhead": heads,
+            "layer_names": ["self", "cross"] * layers,
+        }
     config["coarse"]["temp_bug_fix"] = True
     # No border is cut off and no threshold applied here: the matcher knows where the field of view is.
     config["match_coarse"] |= {"dsmax_temperature": temperature, "border_rm": 0, "thr": 0.0}
@@ -130,28 +150,60 @@ class LoFTRVessel(nn.Module):
 
     size_multiple = COARSE_STRIDE
 
-    def __init__(self, stem: str = "raw", ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6), initial_dim: int = 128,
-                 block_dims: Sequence[int] = (128, 196, 256), heads: int = 8, coarse_layers: int = 4, fine_layers: int = 1,
-                 temperature: float = 0.1, unit_features: bool = False, position_scale: float = 1.0,
-                 position_cells: int = 0, cell_offset_px: float = -0.5) -> None:
+    def __init__(
+        self,
+        stem: str = "raw",
+        ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6),
+        initial_dim: int = 128,
+        block_dims: Sequence[int] = (128, 196, 256),
+        heads: int = 8,
+        coarse_layers: int = 4,
+        fine_layers: int = 1,
+        temperature: float = 0.1,
+        unit_features: bool = False,
+        position_scale: float = 1.0,
+        position_cells: int = 0,
+        cell_offset_px: float = -0.5,
+    ) -> None:
         super().__init__()
-        self.arguments = {"stem": stem, "ridge_sigmas": list(ridge_sigmas), "initial_dim": initial_dim,
-                          "block_dims": list(block_dims), "heads": heads, "coarse_layers": coarse_layers,
-                          "fine_layers": fine_layers, "temperature": temperature, "unit_features": unit_features,
-                          "position_scale": position_scale, "position_cells": position_cells, "cell_offset_px": cell_offset_px}
+        self.arguments = {
+            "stem": stem,
+            "ridge_sigmas": list(ridge_sigmas),
+            "initial_dim": initial_dim,
+            "block_dims": list(block_dims),
+            "heads": heads,
+            "coarse_layers": coarse_layers,
+            "fine_layers": fine_layers,
+            "temperature": temperature,
+            "unit_features": unit_features,
+            "position_scale": position_scale,
+            "position_cells": position_cells,
+            "cell_offset_px": cell_offset_px,
+        }
         if stem not in ("raw", "ridge"):
             raise InputError(f"model.stem: '{stem}' is unknown; choose 'raw' or 'ridge'.")
-        if len(block_dims) != 3 or any(width < 1 or width % heads for width in (block_dims[0], block_dims[2])):
-            raise InputError(f"model.block_dims {list(block_dims)}: three widths are needed, the first and the last of them "
-                             f"multiples of model.heads = {heads}.")
+        if len(block_dims) != 3 or any(
+            width < 1 or width % heads for width in (block_dims[0], block_dims[2])
+        ):
+            raise InputError(
+                f"model.block_dims {list(block_dims)}: three widths are needed, the first and the last of them "
+                f"multiples of model.heads = {heads}."
+            )
         if block_dims[2] % 4 or temperature <= 0 or min(coarse_layers, fine_layers) < 1:
-            raise InputError(f"model: block_dims[2] = {block_dims[2]} must be a multiple of 4, temperature above 0, and at least "
-                             "one layer of each kind is needed.")
-        self.matcher = LoFTR(None, kornia_config(initial_dim, block_dims, heads, coarse_layers, fine_layers, temperature))
+            raise InputError(
+                f"model: block_dims[2] = {block_dims[2]} must be a multiple of 4, temperature above 0, and at least "
+                "one layer of each kind is needed."
+            )
+        self.matcher = LoFTR(
+            None,
+            kornia_config(initial_dim, block_dims, heads, coarse_layers, fine_layers, temperature),
+        )
         self.matcher.pos_encoding = ScaledPositions(block_dims[2], position_scale)
         self.stem = RidgeStem(ridge_sigmas) if stem == "ridge" else nn.Identity()
         if stem == "ridge":
-            self.matcher.backbone.conv1 = nn.Conv2d(self.stem.out_channels, initial_dim, 7, stride=2, padding=3, bias=False)
+            self.matcher.backbone.conv1 = nn.Conv2d(
+                self.stem.out_channels, initial_dim, 7, stride=2, padding=3, bias=False
+            )
         self.temperature, self.unit_features = temperature, unit_features
         self.position_cells, self.cell_offset_px = position_cells, cell_offset_px
         self.frozen: tuple[str, ...] = ()
@@ -178,11 +230,19 @@ class LoFTRVessel(nn.Module):
         """
         unknown = sorted(set(names) - set(MODULES))
         if unknown:
-            raise InputError(f"--freeze {' '.join(unknown)}: unknown; choose from {', '.join(MODULES)}, or none.")
-        cut_off = [name for name in cut_off_by(names) if any(True for _ in getattr(self.matcher, name).parameters())]
+            raise InputError(
+                f"--freeze {' '.join(unknown)}: unknown; choose from {', '.join(MODULES)}, or none."
+            )
+        cut_off = [
+            name
+            for name in cut_off_by(names)
+            if any(True for _ in getattr(self.matcher, name).parameters())
+        ]
         if cut_off:
-            raise InputError(f"--freeze {' '.join(names)}: {', '.join(cut_off)} would not learn either, because what is frozen "
-                             "lies between it and the loss; freeze it too, or less.")
+            raise InputError(
+                f"--freeze {' '.join(names)}: {', '.join(cut_off)} would not learn either, because what is frozen "
+                "lies between it and the loss; freeze it too, or less."
+            )
         self.frozen = tuple(name for name in MODULES if name in names)
         for name in MODULES:
             getattr(self.matcher, name).requires_grad_(name not in self.frozen)
@@ -208,9 +268,15 @@ class LoFTRVessel(nn.Module):
 
     def _backbone(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 1, H, W) to coarse tokens (B, L, C), with their positions, and the fine map (B, C', H / 2, W / 2)."""
-        if image.ndim != 4 or image.shape[1] != 1 or any(side % self.size_multiple for side in image.shape[-2:]):
-            raise ValueError(f"image must be (B, 1, H, W) with H, W multiples of {self.size_multiple}, "
-                             f"not {tuple(image.shape)}")
+        if (
+            image.ndim != 4
+            or image.shape[1] != 1
+            or any(side % self.size_multiple for side in image.shape[-2:])
+        ):
+            raise ValueError(
+                f"image must be (B, 1, H, W) with H, W multiples of {self.size_multiple}, "
+                f"not {tuple(image.shape)}"
+            )
         with torch.no_grad():
             stem_maps = self.stem(image)
         coarse, fine = self._run("backbone", stem_maps)
@@ -228,42 +294,69 @@ class LoFTRVessel(nn.Module):
         for _ in range(len(coarse)):
             top = int(torch.randint(max(1, self.position_cells - height + 1), ()))
             left = int(torch.randint(max(1, self.position_cells - width + 1), ()))
-            crops.append(table[0, :, top:top + height, left:left + width])
+            crops.append(table[0, :, top : top + height, left : left + width])
         return torch.stack(crops).to(coarse)
 
     def _pair_tokens(self, fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Coarse tokens of both images after the transformer, and both fine maps."""
         if fixed.shape == moving.shape:
             tokens, fine = self._backbone(torch.cat([fixed, moving]))
-            (fixed_tokens, moving_tokens), (fixed_fine, moving_fine) = tokens.chunk(2), fine.chunk(2)
+            (fixed_tokens, moving_tokens), (fixed_fine, moving_fine) = (
+                tokens.chunk(2),
+                fine.chunk(2),
+            )
         else:
-            (fixed_tokens, fixed_fine), (moving_tokens, moving_fine) = self._backbone(fixed), self._backbone(moving)
+            (fixed_tokens, fixed_fine), (moving_tokens, moving_fine) = (
+                self._backbone(fixed),
+                self._backbone(moving),
+            )
         return *self._attend(fixed_tokens, moving_tokens), fixed_fine, moving_fine
 
-    def _attend(self, fixed_tokens: torch.Tensor, moving_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _attend(
+        self, fixed_tokens: torch.Tensor, moving_tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The coarse transformer, which sees both images: tokens as they are compared."""
         fixed_tokens, moving_tokens = self._run("loftr_coarse", fixed_tokens, moving_tokens)
         if self.unit_features:
             # kornia divides by sqrt(C): at this length its products are cosines.
             length = fixed_tokens.shape[-1] ** 0.5
-            fixed_tokens, moving_tokens = (F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1) * length
-                                           for tokens in (fixed_tokens, moving_tokens))
+            fixed_tokens, moving_tokens = (
+                F.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1) * length
+                for tokens in (fixed_tokens, moving_tokens)
+            )
         return fixed_tokens, moving_tokens
 
-    def _refine(self, tokens: tuple[torch.Tensor, ...], batch: torch.Tensor, fixed_cell: torch.Tensor,
-                moving_cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _refine(
+        self,
+        tokens: tuple[torch.Tensor, ...],
+        batch: torch.Tensor,
+        fixed_cell: torch.Tensor,
+        moving_cell: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fine stage at given cells (M,): offsets (M, 2) in moving pixels and spreads (M,)."""
         fixed_tokens, moving_tokens, fixed_fine, moving_fine = tokens
         nothing = fixed_tokens.new_zeros(len(batch), 2)
-        data = {"stride_c": COARSE_STRIDE, "stride_f": FINE_STRIDE, "b_ids": batch, "i_ids": fixed_cell,
-                "j_ids": moving_cell, "mkpts0_c": nothing, "mkpts1_c": nothing, "mconf": nothing[:, 0]}
-        windows = self._run("fine_preprocess", fixed_fine, moving_fine, fixed_tokens, moving_tokens, data)
+        data = {
+            "stride_c": COARSE_STRIDE,
+            "stride_f": FINE_STRIDE,
+            "b_ids": batch,
+            "i_ids": fixed_cell,
+            "j_ids": moving_cell,
+            "mkpts0_c": nothing,
+            "mkpts1_c": nothing,
+            "mconf": nothing[:, 0],
+        }
+        windows = self._run(
+            "fine_preprocess", fixed_fine, moving_fine, fixed_tokens, moving_tokens, data
+        )
         windows = self._run("loftr_fine", *windows)
         self.matcher.fine_matching(*windows, data)
         answer = data["expec_f"].float()
         return answer[:, :2] * HALF_WINDOW_PX, answer[:, 2]
 
-    def forward(self, fixed: torch.Tensor, moving: torch.Tensor, asked: CellMatches) -> PairFeatures:
+    def forward(
+        self, fixed: torch.Tensor, moving: torch.Tensor, asked: CellMatches
+    ) -> PairFeatures:
         """Features of a batch of pairs, for training.
 
         Args:
@@ -273,7 +366,9 @@ class LoFTRVessel(nn.Module):
         tokens = self._pair_tokens(fixed, moving)
         scale = tokens[0].shape[-1] * self.temperature
         similarity = torch.einsum("blc,bsc->bls", tokens[0], tokens[1]).float() / scale
-        return PairFeatures(similarity, *self._refine(tokens, asked.batch, asked.fixed_cell, asked.moving_cell))
+        return PairFeatures(
+            similarity, *self._refine(tokens, asked.batch, asked.fixed_cell, asked.moving_cell)
+        )
 
     def _refuse_training_mode(self) -> None:
         if self.training:
@@ -287,11 +382,19 @@ class LoFTRVessel(nn.Module):
             RuntimeError: the network is in training mode.
         """
         self._refuse_training_mode()
-        return ImageFeatures(*self._backbone(image), grid_size(tuple(image.shape[-2:]), COARSE_STRIDE))
+        return ImageFeatures(
+            *self._backbone(image), grid_size(tuple(image.shape[-2:]), COARSE_STRIDE)
+        )
 
     @torch.inference_mode()
-    def match(self, fixed: ImageFeatures, moving: ImageFeatures, fixed_allowed: torch.Tensor, moving_allowed: torch.Tensor,
-              min_confidence: float) -> FoundMatches:
+    def match(
+        self,
+        fixed: ImageFeatures,
+        moving: ImageFeatures,
+        fixed_allowed: torch.Tensor,
+        moving_allowed: torch.Tensor,
+        min_confidence: float,
+    ) -> FoundMatches:
         """Match two images: mutual nearest cells by dual softmax, refined. No vessel mask is needed.
 
         Args:
@@ -307,7 +410,14 @@ class LoFTRVessel(nn.Module):
         data: dict = {"stride_c": COARSE_STRIDE, "hw0_c": fixed.grid, "hw1_c": moving.grid}
         self.matcher.coarse_matching(tokens[0], tokens[1], data, fixed_allowed, moving_allowed)
         keep = data["mconf"] >= min_confidence
-        batch, fixed_cell, moving_cell, confidence = (data[name][keep] for name in ("b_ids", "i_ids", "j_ids", "mconf"))
+        batch, fixed_cell, moving_cell, confidence = (
+            data[name][keep] for name in ("b_ids", "i_ids", "j_ids", "mconf")
+        )
         if len(batch) == 0:
             return FoundMatches(fixed_cell, moving_cell, tokens[0].new_zeros(0, 2), confidence)
-        return FoundMatches(fixed_cell, moving_cell, self._refine(tokens, batch, fixed_cell, moving_cell)[0], confidence)
+        return FoundMatches(
+            fixed_cell,
+            moving_cell,
+            self._refine(tokens, batch, fixed_cell, moving_cell)[0],
+            confidence,
+        )

@@ -4,6 +4,7 @@ Vessels are ridges in every modality (:mod:`model.ridge_stem`), so two ridge map
 aligned, whatever the images' colours. That settles the last pixel of a transform better than keypoints do, and tells right
 transforms from wrong ones.
 """
+
 from __future__ import annotations
 
 from functools import cached_property
@@ -52,8 +53,14 @@ class RidgePair:
         """Fields of view of both without their edges, (h, w) bool."""
         return [erode_field(working.field_of_view, FIELD_MARGIN_PX) for working in self.images]
 
-    def refine(self, H_fix_to_mov: np.ndarray, transform: str, blur_px: int = 1,
-               least_gain: float = LEAST_GAIN, farthest_px: float = MAX_CORRECTION_PX) -> np.ndarray:
+    def refine(
+        self,
+        H_fix_to_mov: np.ndarray,
+        transform: str,
+        blur_px: int = 1,
+        least_gain: float = LEAST_GAIN,
+        farthest_px: float = MAX_CORRECTION_PX,
+    ) -> np.ndarray:
         """Maximise the correlation of the ridge maps over the transform (Evangelidis & Psarakis, PAMI 2008).
 
         Convention: (3, 3) matrices in working pixels.
@@ -76,21 +83,36 @@ class RidgePair:
         start = np.ascontiguousarray(H_fix_to_mov[:rows], dtype=np.float32)
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, MAX_ITERATIONS, least_gain)
         try:
-            _, refined = cv2.findTransformECCWithMask(fixed, moving, *(field.astype(np.uint8) for field in self.fields), start,
-                                                      MOTIONS[transform], criteria, blur_px)
+            _, refined = cv2.findTransformECCWithMask(
+                fixed,
+                moving,
+                *(field.astype(np.uint8) for field in self.fields),
+                start,
+                MOTIONS[transform],
+                criteria,
+                blur_px,
+            )
         except cv2.error as error:
             if error.code != cv2.Error.StsNoConv:
                 raise
             return H_fix_to_mov
-        H = np.vstack([refined, [0.0, 0.0, 1.0]]).astype(np.float64) if rows == 2 else refined.astype(np.float64)
+        H = (
+            np.vstack([refined, [0.0, 0.0, 1.0]]).astype(np.float64)
+            if rows == 2
+            else refined.astype(np.float64)
+        )
         return H if corner_shift(H_fix_to_mov, H, fixed.shape) <= farthest_px else H_fix_to_mov
 
     def agreement(self, H_fix_to_mov: np.ndarray) -> float:
         """How much better the ridges agree under the transform than displaced from it, see :func:`ridge_agreement`."""
         fixed, moving = self.ridges
         size = fixed.shape[::-1]
-        warped, seen = (cv2.warpPerspective(raster, H_fix_to_mov, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-                        for raster in (moving, self.fields[1].astype(np.float32)))
+        warped, seen = (
+            cv2.warpPerspective(
+                raster, H_fix_to_mov, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+            )
+            for raster in (moving, self.fields[1].astype(np.float32))
+        )
         return ridge_agreement(fixed, warped, (seen > 0.99) & self.fields[0])
 
 
@@ -105,15 +127,21 @@ def ridge_agreement(fixed: np.ndarray, registered: np.ndarray, overlap: np.ndarr
         The correlation without displacement, minus the mean and over the standard deviation of those with displacements
         of 6 to 24 px; 0 where the overlap is too small to tell. Unrelated images stay below about 4.
     """
-    half = [cv2.resize(raster.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-            for raster in (fixed, registered, overlap)]
+    half = [
+        cv2.resize(raster.astype(np.float32), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        for raster in (fixed, registered, overlap)
+    ]
     reach = SEARCH_PX // 2
     inner = tuple(slice(reach, -reach) for _ in range(2))
     mask = (half[2][inner] > 0.99).astype(np.float32)
     if mask.size == 0 or mask.sum() < SEARCH_PX**2:
         return 0.0
     surface = cv2.matchTemplate(half[0], half[1][inner], cv2.TM_CCOEFF_NORMED, mask=mask)
-    y, x = np.ogrid[-reach:reach + 1, -reach:reach + 1]
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     beside = surface[np.hypot(x, y) > PEAK_PX / 2]
     spread = float(beside.std())
-    return float((surface[reach, reach] - beside.mean()) / spread) if np.isfinite(spread) and spread > 1e-6 else 0.0
+    return (
+        float((surface[reach, reach] - beside.mean()) / spread)
+        if np.isfinite(spread) and spread > 1e-6
+        else 0.0
+    )

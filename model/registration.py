@@ -5,6 +5,7 @@
 
 A :class:`Matcher` finds the matches; :class:`SuperRetinaMatcher` is ours.
 """
+
 from __future__ import annotations
 
 import math
@@ -155,9 +156,15 @@ class Matcher(ABC):
 
     def match(self, fixed: np.ndarray, moving: np.ndarray) -> PairMatches:
         """Match two grey images (H, W) float in [0, 1] of any sizes, as they are."""
-        return next(self.candidates(*(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))))
+        return next(
+            self.candidates(
+                *(to_working_frame(image, self.settings.long_side) for image in (fixed, moving))
+            )
+        )
 
-    def candidates(self, fixed: WorkingImage, moving: WorkingImage, smaller: bool = True) -> Iterator[PairMatches]:
+    def candidates(
+        self, fixed: WorkingImage, moving: WorkingImage, smaller: bool = True
+    ) -> Iterator[PairMatches]:
         """Matches of the images as they are, then of turned and of smaller copies; each is computed when it is asked for.
 
         The fixed image is described once at each size. The frames of the copies hold turn and size, so the candidates all
@@ -167,9 +174,13 @@ class Matcher(ABC):
             smaller: also the smaller copies, where the settings have them.
         """
         share = self.settings.smaller_copy if smaller else 1.0
-        for fixed_share, moving_shares in ((1.0, (1.0, share)), (share, (1.0,))) if share < 1.0 else ((1.0, (1.0,)),):
+        for fixed_share, moving_shares in (
+            ((1.0, (1.0, share)), (share, (1.0,))) if share < 1.0 else ((1.0, (1.0,)),)
+        ):
             described = self.describe(fixed.resized(fixed_share), "fixed")
-            for moving_share, quarter_turns in product(moving_shares, (0, 1, 3, 2) if self.settings.try_turns else (0,)):
+            for moving_share, quarter_turns in product(
+                moving_shares, (0, 1, 3, 2) if self.settings.try_turns else (0,)
+            ):
                 copy = moving.resized(moving_share).turned(quarter_turns)
                 yield self.match_described(described, self.describe(copy, "moving"))
 
@@ -237,8 +248,12 @@ class SuperRetinaMatcher(Matcher):
 
     name = "superretina"
 
-    def __init__(self, model: SuperRetinaMultimodal, settings: MatchSettings,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: SuperRetinaMultimodal,
+        settings: MatchSettings,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.model = model
         self.settings = settings
         self.device = torch.device(device)
@@ -252,22 +267,46 @@ class SuperRetinaMatcher(Matcher):
         padded = np.pad(working.image, ((0, -height % multiple), (0, -width % multiple)))
         allowed = np.zeros(padded.shape, dtype=np.float32)
         allowed[:height, :width] = erode_field(working.field_of_view, settings.field_margin_px)
-        tensor = torch.from_numpy(padded)[None, None].to(self.device, memory_format=torch.channels_last)
+        tensor = torch.from_numpy(padded)[None, None].to(
+            self.device, memory_format=torch.channels_last
+        )
         maps = self.model.describe(tensor, role)
-        keypoints, _ = extract_keypoints(maps.detector, settings.min_probability, settings.nms_radius_px,
-                                         settings.max_keypoints,
-                                         torch.from_numpy(allowed)[None, None].to(self.device))[0]
-        descriptors = sample_descriptors(maps.descriptors, keypoints[None], self.model.descriptor_stride)[0]
-        return ImageFeatures(keypoints.cpu().numpy().astype(np.float64), descriptors,
-                             maps.detector[0, 0, :height, :width].cpu().numpy(), working)
+        keypoints, _ = extract_keypoints(
+            maps.detector,
+            settings.min_probability,
+            settings.nms_radius_px,
+            settings.max_keypoints,
+            torch.from_numpy(allowed)[None, None].to(self.device),
+        )[0]
+        descriptors = sample_descriptors(
+            maps.descriptors, keypoints[None], self.model.descriptor_stride
+        )[0]
+        return ImageFeatures(
+            keypoints.cpu().numpy().astype(np.float64),
+            descriptors,
+            maps.detector[0, 0, :height, :width].cpu().numpy(),
+            working,
+        )
 
     def match_described(self, fixed: ImageFeatures, moving: ImageFeatures) -> PairMatches:
         """Mutual nearest neighbours among the keypoints of both."""
-        pairs, similarity = match_descriptors(fixed.descriptors, moving.descriptors, self.settings.max_distance_ratio)
+        pairs, similarity = match_descriptors(
+            fixed.descriptors, moving.descriptors, self.settings.max_distance_ratio
+        )
         rows, columns = pairs.cpu().numpy().T
-        return PairMatches(fixed.keypoints[rows], moving.keypoints[columns], similarity.cpu().numpy(),
-                           fixed.working, moving.working, fixed.keypoints, moving.keypoints,
-                           fixed.heatmap, moving.heatmap, fixed.descriptors, moving.descriptors)
+        return PairMatches(
+            fixed.keypoints[rows],
+            moving.keypoints[columns],
+            similarity.cpu().numpy(),
+            fixed.working,
+            moving.working,
+            fixed.keypoints,
+            moving.keypoints,
+            fixed.heatmap,
+            moving.heatmap,
+            fixed.descriptors,
+            moving.descriptors,
+        )
 
 
 def match_under(matches: PairMatches, H_fix_to_mov: np.ndarray, radius_px: float) -> PairMatches:
@@ -277,11 +316,18 @@ def match_under(matches: PairMatches, H_fix_to_mov: np.ndarray, radius_px: float
     """
     mapped = torch.from_numpy(warp_points(matches.fixed_keypoints, H_fix_to_mov))
     near = torch.cdist(mapped, torch.from_numpy(matches.moving_keypoints)) <= radius_px
-    pairs, similarity = match_descriptors(matches.fixed_descriptors, matches.moving_descriptors,
-                                          allowed=near.to(matches.fixed_descriptors.device))
+    pairs, similarity = match_descriptors(
+        matches.fixed_descriptors,
+        matches.moving_descriptors,
+        allowed=near.to(matches.fixed_descriptors.device),
+    )
     rows, columns = pairs.cpu().numpy().T
-    return replace(matches, fixed_points=matches.fixed_keypoints[rows], moving_points=matches.moving_keypoints[columns],
-                   similarity=similarity.cpu().numpy())
+    return replace(
+        matches,
+        fixed_points=matches.fixed_keypoints[rows],
+        moving_points=matches.moving_keypoints[columns],
+        similarity=similarity.cpu().numpy(),
+    )
 
 
 class Candidate(NamedTuple):
@@ -293,21 +339,43 @@ class Candidate(NamedTuple):
     significance: float
 
 
-def propose_similarity(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, settings: MatchSettings,
-                       plausibility: Plausibility) -> TransformEstimate:
+def propose_similarity(
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    fixed_size: Size,
+    settings: MatchSettings,
+    plausibility: Plausibility,
+) -> TransformEstimate:
     """A similarity that a handful of matches agrees with: where to look for more, not yet a result.
 
     Args:
         fixed_points, moving_points: (K, 2), working pixels, row i corresponds.
         fixed_size: (height, width) of the fixed working image.
     """
-    lenient = replace(plausibility, min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers), min_inlier_share=0.0,
-                      min_spread=0.5 * plausibility.min_spread)
-    return estimate_transform(fixed_points, moving_points, fixed_size, "similarity", settings.proposal_threshold_px, lenient)
+    lenient = replace(
+        plausibility,
+        min_inliers=min(MIN_PROPOSAL_INLIERS, plausibility.min_inliers),
+        min_inlier_share=0.0,
+        min_spread=0.5 * plausibility.min_spread,
+    )
+    return estimate_transform(
+        fixed_points,
+        moving_points,
+        fixed_size,
+        "similarity",
+        settings.proposal_threshold_px,
+        lenient,
+    )
 
 
-def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, threshold_px: float,
-                       plausibility: Plausibility, refuted: np.ndarray | None = None) -> list[np.ndarray]:
+def other_similarities(
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    fixed_size: Size,
+    threshold_px: float,
+    plausibility: Plausibility,
+    refuted: np.ndarray | None = None,
+) -> list[np.ndarray]:
     """The similarities that most matches agree with among those through any two matches, clearly different ones only.
 
     Where hardly any match is right, the similarity with the most is often a wrong one, and the right one among the next: all that
@@ -329,23 +397,37 @@ def other_similarities(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
     plausible = (np.abs(a) >= plausibility.min_scale) & (np.abs(a) <= plausibility.max_scale)
     a, first = a[plausible], first[plausible]
     b = moving[first] - a * fixed[first]
-    counts = np.concatenate([(np.abs(part_a[:, None] * fixed + part_b[:, None] - moving) < threshold_px).sum(axis=1)
-                             for part_a, part_b in zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)])
+    counts = np.concatenate(
+        [
+            (np.abs(part_a[:, None] * fixed + part_b[:, None] - moving) < threshold_px).sum(axis=1)
+            for part_a, part_b in zip(np.array_split(a, 8), np.array_split(b, 8), strict=True)
+        ]
+    )
     corners = image_corners(fixed_size) @ np.array([1.0, 1j])
-    known = [] if refuted is None else [(complex(refuted[0, 0], refuted[1, 0]), complex(refuted[0, 2], refuted[1, 2]))]
+    known = (
+        []
+        if refuted is None
+        else [(complex(refuted[0, 0], refuted[1, 0]), complex(refuted[0, 2], refuted[1, 2]))]
+    )
     chosen = list(known)
     for index in np.argsort(-counts, kind="stable"):
         if len(chosen) - len(known) == MAX_PROPOSALS or counts[index] < MIN_PROPOSAL_INLIERS:
             break
         here = a[index] * corners + b[index]
-        if all(np.abs(other_a * corners + other_b - here).max() > DIFFERENT_PX for other_a, other_b in chosen):
+        if all(
+            np.abs(other_a * corners + other_b - here).max() > DIFFERENT_PX
+            for other_a, other_b in chosen
+        ):
             chosen.append((a[index], b[index]))
-    return [np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]])
-            for a, b in chosen[len(known):]]
+    return [
+        np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag], [0.0, 0.0, 1.0]])
+        for a, b in chosen[len(known) :]
+    ]
 
 
-def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transform: str,
-                          plausibility: Plausibility) -> Candidate:
+def estimate_from_matches(
+    matches: PairMatches, settings: MatchSettings, transform: str, plausibility: Plausibility
+) -> Candidate:
     """Fit a transform, match again under it, and fit again.
 
     The first fit only proposes: a handful of agreeing matches is enough, and a similarity, which needs two right matches at
@@ -353,9 +435,17 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
     hardly any under a wrong one; where it refutes the proposal, it tries the next ones. Further, narrower rounds add accuracy. A
     matcher without descriptors cannot be guided: its first fit decides.
     """
+
     def fit(current: PairMatches, limits: Plausibility) -> TransformEstimate:
-        return estimate_transform(current.fixed_points, current.moving_points, current.fixed.frame.size, transform,
-                                  settings.inlier_threshold_px, limits)
+        return estimate_transform(
+            current.fixed_points,
+            current.moving_points,
+            current.fixed.frame.size,
+            transform,
+            settings.inlier_threshold_px,
+            limits,
+        )
+
     if matches.fixed_descriptors is None or not settings.guided_radii_px:
         estimate = fit(matches, plausibility)
         return Candidate(estimate, matches, _significance_of(estimate, settings))
@@ -366,15 +456,30 @@ def estimate_from_matches(matches: PairMatches, settings: MatchSettings, transfo
         estimate = fit(guided, limits)
         decided = _significance_of(estimate, settings)
         return Candidate(_refuse_accidents(estimate, decided, settings), guided, decided)
+
     size = matches.fixed.frame.size
-    proposal = propose_similarity(matches.fixed_points, matches.moving_points, size, settings, plausibility)
-    best = Candidate(proposal, matches, 0.0) if proposal.H_fix_to_mov is None else decide(proposal.H_fix_to_mov)
+    proposal = propose_similarity(
+        matches.fixed_points, matches.moving_points, size, settings, plausibility
+    )
+    best = (
+        Candidate(proposal, matches, 0.0)
+        if proposal.H_fix_to_mov is None
+        else decide(proposal.H_fix_to_mov)
+    )
     if best.estimate.H_fix_to_mov is None:
         most_alike = np.argsort(-matches.similarity, kind="stable")[:MAX_PAIRED]
-        others = other_similarities(matches.fixed_points[most_alike], matches.moving_points[most_alike], size,
-                                    settings.proposal_threshold_px, plausibility, proposal.H_fix_to_mov)
+        others = other_similarities(
+            matches.fixed_points[most_alike],
+            matches.moving_points[most_alike],
+            size,
+            settings.proposal_threshold_px,
+            plausibility,
+            proposal.H_fix_to_mov,
+        )
         tried = [best, *map(decide, others)]
-        best = max(tried, key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance))
+        best = max(
+            tried, key=lambda each: (each.estimate.H_fix_to_mov is not None, each.significance)
+        )
         # The best of many accidents looks less like one than the first did; Blom's mean of the largest of n normal values.
         expected = float(norm.ppf((len(tried) - 0.375) / (len(tried) + 0.25)))
         best = best._replace(significance=best.significance - expected)
@@ -397,7 +502,9 @@ def _significance_of(estimate: TransformEstimate, settings: MatchSettings) -> fl
     return significance(estimate.n_inliers, n_matches, settings.accident_rate) if n_matches else 0.0
 
 
-def _refuse_accidents(estimate: TransformEstimate, decided: float, settings: MatchSettings) -> TransformEstimate:
+def _refuse_accidents(
+    estimate: TransformEstimate, decided: float, settings: MatchSettings
+) -> TransformEstimate:
     """Turn an estimate into a failure when as many matches would agree with a wrong transform."""
     if estimate.H_fix_to_mov is None or decided >= settings.min_significance:
         return estimate
@@ -412,8 +519,11 @@ def confidence_of(decided: float, agreement: float) -> float:
     show. Those in use are more lenient than its fit, which knows no noise: that hides ridges sooner than junctions. Its last
     line says how high wrong matrices come under them; the model card, how many pairs of different eyes pass.
     """
-    evidence = (CONFIDENCE_BIAS + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
-                + CONFIDENCE_PER_AGREEMENT * agreement)
+    evidence = (
+        CONFIDENCE_BIAS
+        + CONFIDENCE_PER_SIGNIFICANCE * min(decided, MAX_SIGNIFICANCE)
+        + CONFIDENCE_PER_AGREEMENT * agreement
+    )
     return 1.0 / (1.0 + math.exp(-evidence))
 
 
@@ -427,7 +537,13 @@ class Judged(NamedTuple):
     confidence: float
 
 
-def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: MatchSettings, plausibility: Plausibility) -> Judged:
+def judge(
+    candidate: Candidate,
+    ridges: RidgePair,
+    transform: str,
+    settings: MatchSettings,
+    plausibility: Plausibility,
+) -> Judged:
     """Refine a candidate on the ridges, and ask them whether it is right.
 
     Args:
@@ -437,24 +553,46 @@ def judge(candidate: Candidate, ridges: RidgePair, transform: str, settings: Mat
     matches, H_working = candidate.matches, candidate.estimate.H_fix_to_mov
     if H_working is None:
         return Judged(candidate, None, 0.0, 0.0)
-    H_fix_to_mov = compose(matches.fixed.frame.H_image_to_working, H_working,
-                           np.linalg.inv(matches.moving.frame.H_image_to_working))
-    H_fixed_to_ridges, H_moving_to_ridges = (image.frame.H_image_to_working for image in ridges.images)
+    H_fix_to_mov = compose(
+        matches.fixed.frame.H_image_to_working,
+        H_working,
+        np.linalg.inv(matches.moving.frame.H_image_to_working),
+    )
+    H_fixed_to_ridges, H_moving_to_ridges = (
+        image.frame.H_image_to_working for image in ridges.images
+    )
     H_ridges = compose(np.linalg.inv(H_fixed_to_ridges), H_fix_to_mov, H_moving_to_ridges)
     if settings.refine:
         guided = matches.fixed_descriptors is not None
-        rough = transform == "affine" and not (guided and candidate.significance >= MANY_SIGNIFICANCE)
+        rough = transform == "affine" and not (
+            guided and candidate.significance >= MANY_SIGNIFICANCE
+        )
         refined = refine_affine(ridges, H_ridges) if rough else ridges.refine(H_ridges, transform)
-        fixed_points = warp_points(matches.fixed_points[candidate.estimate.inliers],
-                                   compose(np.linalg.inv(matches.fixed.frame.H_image_to_working), H_fixed_to_ridges))
-        if not implausible_because(refined, fixed_points, len(fixed_points), ridges.ridges[0].shape, plausibility):
+        fixed_points = warp_points(
+            matches.fixed_points[candidate.estimate.inliers],
+            compose(np.linalg.inv(matches.fixed.frame.H_image_to_working), H_fixed_to_ridges),
+        )
+        if not implausible_because(
+            refined, fixed_points, len(fixed_points), ridges.ridges[0].shape, plausibility
+        ):
             H_ridges = refined
         H_fix_to_mov = compose(H_fixed_to_ridges, H_ridges, np.linalg.inv(H_moving_to_ridges))
     agreement = ridges.agreement(H_ridges)
-    return Judged(candidate, H_fix_to_mov / H_fix_to_mov[2, 2], agreement, confidence_of(candidate.significance, agreement))
+    return Judged(
+        candidate,
+        H_fix_to_mov / H_fix_to_mov[2, 2],
+        agreement,
+        confidence_of(candidate.significance, agreement),
+    )
 
 
-def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Plausibility, smaller: bool = True) -> Judged:
+def search(
+    matcher: Matcher,
+    ridges: RidgePair,
+    transform: str,
+    plausibility: Plausibility,
+    smaller: bool = True,
+) -> Judged:
     """The most likely of the matcher's candidates for a pair; further ones are not computed once one is sure.
 
     One that is less likely than ``min_confidence`` comes back failed, with the reason. ``smaller`` as in ``Matcher.candidates``.
@@ -469,19 +607,31 @@ def search(matcher: Matcher, ridges: RidgePair, transform: str, plausibility: Pl
             break
     if best.H_fix_to_mov is None or best.confidence >= settings.min_confidence:
         return best
-    reason = (f"the matches ({best.candidate.significance:.1f} standard deviations above accident) and the vessels laid on each "
-              f"other ({best.agreement:.1f} above displaced ones) do not bear the transform out")
+    reason = (
+        f"the matches ({best.candidate.significance:.1f} standard deviations above accident) and the vessels laid on each "
+        f"other ({best.agreement:.1f} above displaced ones) do not bear the transform out"
+    )
     estimate = TransformEstimate("failed", reason, None, best.candidate.estimate.inliers)
     return Judged(best.candidate._replace(estimate=estimate), None, best.agreement, 0.0)
 
 
 def _rank(judged: Judged) -> tuple[bool, float, float, int]:
     candidate = judged.candidate
-    return judged.H_fix_to_mov is not None, judged.confidence, candidate.significance, candidate.estimate.n_inliers
+    return (
+        judged.H_fix_to_mov is not None,
+        judged.confidence,
+        candidate.significance,
+        candidate.estimate.n_inliers,
+    )
 
 
-def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, transform: str = "affine",
-                  plausibility: Plausibility | None = None) -> Registration:
+def register_pair(
+    matcher: Matcher,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    transform: str = "affine",
+    plausibility: Plausibility | None = None,
+) -> Registration:
     """Register a moving image onto a fixed one.
 
     Convention: the matrix is ``H_fix_to_mov`` in original pixels of both images.
@@ -493,7 +643,9 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
         plausibility: limits on the result; the defaults when None.
     """
     start, limits = time.perf_counter(), plausibility or Plausibility()
-    ridges = RidgePair(*(to_working_frame(image, matcher.settings.long_side) for image in (fixed, moving)))
+    ridges = RidgePair(
+        *(to_working_frame(image, matcher.settings.long_side) for image in (fixed, moving))
+    )
     matrix_kind = transform if transform in MATRIX_KINDS else "affine"
     best = search(matcher, ridges, matrix_kind, limits)
     (estimate, matches, decided), reason = best.candidate, best.candidate.estimate.reason
@@ -503,14 +655,29 @@ def register_pair(matcher: Matcher, fixed: np.ndarray, moving: np.ndarray, trans
     else:
         # Only to name the reason: copies at full size are enough.
         working = ridges.images
-        flipped = search(matcher, RidgePair(working[0], working[1].mirrored()), matrix_kind, limits, smaller=False)
+        flipped = search(
+            matcher,
+            RidgePair(working[0], working[1].mirrored()),
+            matrix_kind,
+            limits,
+            smaller=False,
+        )
         if flipped.H_fix_to_mov is not None:
             reason = "the moving image is mirrored: flip it and try again"
     return Registration(
-        estimate.status, reason, best.H_fix_to_mov,
+        estimate.status,
+        reason,
+        best.H_fix_to_mov,
         warp_points(matches.fixed_points, np.linalg.inv(matches.fixed.frame.H_image_to_working)),
-        warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)), estimate.inliers, matches,
-        time.perf_counter() - start, decided, best.agreement, best.confidence, *(chosen or (None, "")))
+        warp_points(matches.moving_points, np.linalg.inv(matches.moving.frame.H_image_to_working)),
+        estimate.inliers,
+        matches,
+        time.perf_counter() - start,
+        decided,
+        best.agreement,
+        best.confidence,
+        *(chosen or (None, "")),
+    )
 
 
 def choose_transform(ridges: RidgePair, H_fix_to_mov: np.ndarray, asked: str) -> Choice:
@@ -522,7 +689,12 @@ def choose_transform(ridges: RidgePair, H_fix_to_mov: np.ndarray, asked: str) ->
     """
     if asked in MATRIX_KINDS:
         return Choice(MatrixTransform(H_fix_to_mov, asked), "")
-    H_fixed_to_working, H_moving_to_working = (image.frame.H_image_to_working for image in ridges.images)
+    H_fixed_to_working, H_moving_to_working = (
+        image.frame.H_image_to_working for image in ridges.images
+    )
     H_working = compose(np.linalg.inv(H_fixed_to_working), H_fix_to_mov, H_moving_to_working)
     choice = estimate_beyond_affine(ridges, H_working, asked)
-    return Choice(choice.transform.rescaled(H_fixed_to_working, np.linalg.inv(H_moving_to_working)), choice.reason)
+    return Choice(
+        choice.transform.rescaled(H_fixed_to_working, np.linalg.inv(H_moving_to_working)),
+        choice.reason,
+    )

@@ -4,6 +4,7 @@ A vessel is a ridge: dark in CF and OCT, bright in FA and OCTA. The eigenvalues 
 absolute value forgets the sign (after Frangi et al., MICCAI 1998), so a network that sees ridge strength instead of
 intensity has nothing to unlearn between modalities.
 """
+
 from __future__ import annotations
 
 import math
@@ -50,7 +51,9 @@ class RidgeStem(nn.Module):
         floor: strength (in grey levels of a [0, 1] image) below which a flat region stays dark.
     """
 
-    def __init__(self, sigmas: Sequence[float] = (1.3, 2.2, 3.6), window_px: int = 49, floor: float = 1e-3) -> None:
+    def __init__(
+        self, sigmas: Sequence[float] = (1.3, 2.2, 3.6), window_px: int = 49, floor: float = 1e-3
+    ) -> None:
         super().__init__()
         self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self.window_px = int(window_px)
@@ -65,7 +68,9 @@ class RidgeStem(nn.Module):
         # Second derivatives of an 8-bit image do not survive half precision.
         with torch.autocast(image.device.type, enabled=False):
             image = image.float()
-            return torch.cat([self._ridge(image, index) for index in range(len(self.sigmas))], dim=1)
+            return torch.cat(
+                [self._ridge(image, index) for index in range(len(self.sigmas))], dim=1
+            )
 
     def _ridge(self, image: torch.Tensor, index: int) -> torch.Tensor:
         kernel = getattr(self, f"gaussian{index}")
@@ -77,7 +82,12 @@ class RidgeStem(nn.Module):
         centre = smooth[..., 1:-1, 1:-1]
         xx = smooth[..., 1:-1, 2:] + smooth[..., 1:-1, :-2] - 2.0 * centre
         yy = smooth[..., 2:, 1:-1] + smooth[..., :-2, 1:-1] - 2.0 * centre
-        xy = 0.25 * (smooth[..., 2:, 2:] + smooth[..., :-2, :-2] - smooth[..., 2:, :-2] - smooth[..., :-2, 2:])
+        xy = 0.25 * (
+            smooth[..., 2:, 2:]
+            + smooth[..., :-2, :-2]
+            - smooth[..., 2:, :-2]
+            - smooth[..., :-2, 2:]
+        )
         half_trace = 0.5 * (xx + yy).abs()
         root = torch.sqrt((0.5 * (xx - yy)) ** 2 + xy**2 + 1e-14)
         dominant, other = half_trace + root, (half_trace - root).abs()
@@ -86,6 +96,12 @@ class RidgeStem(nn.Module):
         coarse = F.avg_pool2d(strength, 4, ceil_mode=True, count_include_pad=False)
         window = 2 * (self.window_px // 8) + 1
         for size in ((window, 1), (1, window)):
-            coarse = F.avg_pool2d(coarse, size, stride=1, padding=(size[0] // 2, size[1] // 2), count_include_pad=False)
+            coarse = F.avg_pool2d(
+                coarse,
+                size,
+                stride=1,
+                padding=(size[0] // 2, size[1] // 2),
+                count_include_pad=False,
+            )
         mean = F.interpolate(coarse, size=strength.shape[-2:], mode="bilinear", align_corners=False)
         return (0.4 * strength / (mean + self.floor)).clamp_max(2.0)

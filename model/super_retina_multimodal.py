@@ -10,6 +10,7 @@ Two architectures share one interface (:class:`SuperRetinaMultimodal`):
 Convention: both maps are aligned with the image as ``utils.geometry.sample_map`` reads them: a descriptor map of stride
 s has exactly image size / s cells and the centre of cell i lies at pixel (i + 0.5) s - 0.5.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -51,8 +52,13 @@ def conv_block(channels_in: int, channels_out: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for index in range(2):
-        layers += [nn.Conv2d(channels_in if index == 0 else channels_out, channels_out, 3, padding=1, bias=False),
-                   nn.GroupNorm(max(1, channels_out // 8), channels_out), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(
+                channels_in if index == 0 else channels_out, channels_out, 3, padding=1, bias=False
+            ),
+            nn.GroupNorm(max(1, channels_out // 8), channels_out),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -67,8 +73,9 @@ class LiteEncoder(nn.Module):
         stem_channels = len(ridge_sigmas) if stem == "ridge" else 1
         # An even kernel centres output i between pixels 2i and 2i + 1, as the convention of strided maps wants it.
         self.reduce = nn.Conv2d(stem_channels, widths[0], 4, stride=2, padding=1)
-        self.blocks = nn.ModuleList(conv_block(widths[max(level - 1, 0)], widths[level])
-                                    for level in range(len(widths)))
+        self.blocks = nn.ModuleList(
+            conv_block(widths[max(level - 1, 0)], widths[level]) for level in range(len(widths))
+        )
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(B, 1, H, W) in [0, 1] to a list of (B, widths[l], H / 2**(l+1), W / 2**(l+1))."""
@@ -85,10 +92,13 @@ class LiteDecoder(nn.Module):
 
     def __init__(self, widths: Sequence[int], descriptor_dim: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(conv_block(widths[level] + widths[level + 1], widths[level])
-                                    for level in range(len(widths) - 1))
-        self.descriptor_head = nn.Sequential(conv_block(widths[1], descriptor_dim),
-                                             nn.Conv2d(descriptor_dim, descriptor_dim, 1))
+        self.blocks = nn.ModuleList(
+            conv_block(widths[level] + widths[level + 1], widths[level])
+            for level in range(len(widths) - 1)
+        )
+        self.descriptor_head = nn.Sequential(
+            conv_block(widths[1], descriptor_dim), nn.Conv2d(descriptor_dim, descriptor_dim, 1)
+        )
         self.detector_head = nn.Conv2d(widths[0], 1, 3, padding=1)
         # Keypoints are rare: start by answering "none" with confidence, or Dice spends its first steps unlearning 0.5.
         nn.init.constant_(self.detector_head.bias, -3.0)
@@ -101,7 +111,9 @@ class LiteDecoder(nn.Module):
             x = self.blocks[level](torch.cat([x, maps[level]], dim=1))
             if level == 1:
                 descriptors = self.descriptor_head(x)
-        logits = F.interpolate(self.detector_head(x), scale_factor=2, mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            self.detector_head(x), scale_factor=2, mode="bilinear", align_corners=False
+        )
         return Features(torch.sigmoid(logits.float()), unit_length(descriptors.float()))
 
 
@@ -112,7 +124,9 @@ class PublishedEncoder(nn.Module):
         super().__init__()
         widths = (1, 64, 64, 128, 128)
         for level in range(1, 5):
-            setattr(self, f"conv{level}a", nn.Conv2d(widths[level - 1], widths[level], 3, padding=1))
+            setattr(
+                self, f"conv{level}a", nn.Conv2d(widths[level - 1], widths[level], 3, padding=1)
+            )
             setattr(self, f"conv{level}b", nn.Conv2d(widths[level], widths[level], 3, padding=1))
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
@@ -135,9 +149,17 @@ class PublishedDecoder(nn.Module):
         self.convDb = nn.Conv2d(256, 256, 4, stride=2)
         self.convDc = nn.Conv2d(256, 256, 1)
         self.trans_conv = nn.ConvTranspose2d(256, 256, 2, stride=2)
-        for level, (channels_in, channels_out) in {3: (256, 128), 2: (192, 64), 1: (128, 64)}.items():
-            block = nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU(inplace=True),
-                                  nn.Conv2d(channels_out, channels_out, 3, padding=1), nn.ReLU(inplace=True))
+        for level, (channels_in, channels_out) in {
+            3: (256, 128),
+            2: (192, 64),
+            1: (128, 64),
+        }.items():
+            block = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels_out, channels_out, 3, padding=1),
+                nn.ReLU(inplace=True),
+            )
             setattr(self, f"dconv_up{level}", block)
         self.conv_last = nn.Conv2d(64, 1, 1)
 
@@ -176,26 +198,47 @@ class SuperRetinaMultimodal(nn.Module):
         size_multiple: height and width of the images must be multiples of this.
     """
 
-    def __init__(self, architecture: str = "lite", encoders: str = "shared", stem: str = "ridge",
-                 ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6), widths: Sequence[int] = (16, 32, 64, 96, 96),
-                 descriptor_dim: int = 64) -> None:
+    def __init__(
+        self,
+        architecture: str = "lite",
+        encoders: str = "shared",
+        stem: str = "ridge",
+        ridge_sigmas: Sequence[float] = (1.3, 2.2, 3.6),
+        widths: Sequence[int] = (16, 32, 64, 96, 96),
+        descriptor_dim: int = 64,
+    ) -> None:
         super().__init__()
-        self.arguments = {"architecture": architecture, "encoders": encoders, "stem": stem,
-                          "ridge_sigmas": list(ridge_sigmas), "widths": list(widths), "descriptor_dim": descriptor_dim}
+        self.arguments = {
+            "architecture": architecture,
+            "encoders": encoders,
+            "stem": stem,
+            "ridge_sigmas": list(ridge_sigmas),
+            "widths": list(widths),
+            "descriptor_dim": descriptor_dim,
+        }
         if encoders not in ("shared", "dual"):
             raise InputError(f"model.encoders: '{encoders}' is unknown; choose 'shared' or 'dual'.")
         if architecture == "lite":
-            if len(widths) < 3 or any(width < 1 or width % max(1, width // 8) for width in (*widths, descriptor_dim)):
-                raise InputError(f"model.widths {list(widths)}, model.descriptor_dim {descriptor_dim}: at least three widths "
-                                 "are needed, and multiples of 8.")
+            if len(widths) < 3 or any(
+                width < 1 or width % max(1, width // 8) for width in (*widths, descriptor_dim)
+            ):
+                raise InputError(
+                    f"model.widths {list(widths)}, model.descriptor_dim {descriptor_dim}: at least three widths "
+                    "are needed, and multiples of 8."
+                )
             # A checkpoint from elsewhere must not make this one allocate the whole memory.
             if len(widths) > 8 or max(*widths, descriptor_dim) > 1024:
-                raise InputError("model.widths, model.descriptor_dim: at most eight widths, and none above 1024.")
+                raise InputError(
+                    "model.widths, model.descriptor_dim: at most eight widths, and none above 1024."
+                )
             if len(ridge_sigmas) > 16 or not all(0.2 <= sigma <= 50 for sigma in ridge_sigmas):
-                raise InputError(f"model.ridge_sigmas {list(ridge_sigmas)[:16]}: at most 16, each from 0.2 to 50 pixels.")
+                raise InputError(
+                    f"model.ridge_sigmas {list(ridge_sigmas)[:16]}: at most 16, each from 0.2 to 50 pixels."
+                )
 
             def make_encoder() -> nn.Module:
                 return LiteEncoder(stem, ridge_sigmas, widths)
+
             self.decoder: nn.Module = LiteDecoder(widths, descriptor_dim)
             self.descriptor_stride, self.size_multiple = 4, 2 ** len(widths)
         elif architecture == "published":
@@ -203,7 +246,9 @@ class SuperRetinaMultimodal(nn.Module):
             self.decoder = PublishedDecoder()
             self.descriptor_stride, self.size_multiple = 8, 16
         else:
-            raise InputError(f"model.architecture: '{architecture}' is unknown; choose 'lite' or 'published'.")
+            raise InputError(
+                f"model.architecture: '{architecture}' is unknown; choose 'lite' or 'published'."
+            )
         self.encoder = make_encoder()
         self.moving_encoder = make_encoder() if encoders == "dual" else None
         # A third less time per step on a CPU, and what tensor cores want.
@@ -221,10 +266,20 @@ class SuperRetinaMultimodal(nn.Module):
         """
         if role not in ROLES:
             raise ValueError(f"role must be one of {ROLES}, not {role!r}")
-        if image.ndim != 4 or image.shape[1] != 1 or any(side % self.size_multiple for side in image.shape[-2:]):
-            raise ValueError(f"image must be (B, 1, H, W) with H, W multiples of {self.size_multiple}, "
-                             f"not {tuple(image.shape)}")
-        encoder = self.moving_encoder if role == "moving" and self.moving_encoder is not None else self.encoder
+        if (
+            image.ndim != 4
+            or image.shape[1] != 1
+            or any(side % self.size_multiple for side in image.shape[-2:])
+        ):
+            raise ValueError(
+                f"image must be (B, 1, H, W) with H, W multiples of {self.size_multiple}, "
+                f"not {tuple(image.shape)}"
+            )
+        encoder = (
+            self.moving_encoder
+            if role == "moving" and self.moving_encoder is not None
+            else self.encoder
+        )
         return self.decoder(encoder(image))
 
     def forward(self, fixed: torch.Tensor, moving: torch.Tensor) -> tuple[Features, Features]:

@@ -1,4 +1,5 @@
 """The frame in which images are matched: the field of view, cut out, at the working size; turned copies of it."""
+
 from __future__ import annotations
 
 import math
@@ -38,10 +39,19 @@ class WorkingImage(NamedTuple):
         """The same turned by quarters of a circle against the clock: exact, no pixel is interpolated."""
         H_here_to_turned, (height, width) = np.eye(3), self.frame.size
         for _ in range(quarter_turns % 4):
-            H_here_to_turned = compose(H_here_to_turned, np.array([[0.0, 1, 0], [-1, 0, width - 1], [0, 0, 1]]))
+            H_here_to_turned = compose(
+                H_here_to_turned, np.array([[0.0, 1, 0], [-1, 0, width - 1], [0, 0, 1]])
+            )
             height, width = width, height
-        image, seen = (np.ascontiguousarray(np.rot90(raster, quarter_turns)) for raster in (self.image, self.field_of_view))
-        return WorkingImage(image, seen, WorkingFrame(compose(self.frame.H_image_to_working, H_here_to_turned), (height, width)))
+        image, seen = (
+            np.ascontiguousarray(np.rot90(raster, quarter_turns))
+            for raster in (self.image, self.field_of_view)
+        )
+        return WorkingImage(
+            image,
+            seen,
+            WorkingFrame(compose(self.frame.H_image_to_working, H_here_to_turned), (height, width)),
+        )
 
     def resized(self, factor: float) -> WorkingImage:
         """The same at another size."""
@@ -49,14 +59,20 @@ class WorkingImage(NamedTuple):
             return self
         size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in self.frame.size)
         seen = resize_image(self.field_of_view.astype(np.float32), size) > 0.5
-        frame = WorkingFrame(compose(self.frame.H_image_to_working, resize_matrix(self.frame.size, size)), size)
+        frame = WorkingFrame(
+            compose(self.frame.H_image_to_working, resize_matrix(self.frame.size, size)), size
+        )
         return WorkingImage(resize_image(self.image, size), seen, frame)
 
     def mirrored(self) -> WorkingImage:
         """The same with left and right exchanged."""
         flip = np.array([[-1.0, 0, self.frame.size[1] - 1], [0, 1, 0], [0, 0, 1]])
-        image, seen = (np.ascontiguousarray(raster[:, ::-1]) for raster in (self.image, self.field_of_view))
-        return WorkingImage(image, seen, WorkingFrame(compose(self.frame.H_image_to_working, flip), self.frame.size))
+        image, seen = (
+            np.ascontiguousarray(raster[:, ::-1]) for raster in (self.image, self.field_of_view)
+        )
+        return WorkingImage(
+            image, seen, WorkingFrame(compose(self.frame.H_image_to_working, flip), self.frame.size)
+        )
 
 
 def field_diameter(field_of_view: np.ndarray) -> float:
@@ -82,8 +98,10 @@ def to_working_frame(image: np.ndarray, working_px: int) -> WorkingImage:
     corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 0.5, rows[-1] + 0.5]])
     (left, top), (right, bottom) = warp_points(corners, np.linalg.inv(H_image_to_small)) + 0.5
     left, top = max(int(left), 0), max(int(top), 0)
-    cut = image[top:math.ceil(bottom), left:math.ceil(right)]
+    cut = image[top : math.ceil(bottom), left : math.ceil(right)]
     size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in cut.shape)
     working = resize_image(cut, size)
     H_image_to_working = compose(translation_matrix((-left, -top)), resize_matrix(cut.shape, size))
-    return WorkingImage(working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size))
+    return WorkingImage(
+        working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size)
+    )

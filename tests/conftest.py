@@ -1,4 +1,5 @@
 """Data sets and weights that the tests share, written once per session."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers import TINY_RUN, ForkedRuns, make_pair, save_untrained, write_numbered_pair, write_points
+from helpers import (
+    TINY_RUN,
+    ForkedRuns,
+    make_pair,
+    save_untrained,
+    write_numbered_pair,
+    write_points,
+)
 
 from dataset.synthesize import write_generated_set
 from utils import geometry as G
@@ -23,11 +31,16 @@ def generated_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def numbered_root(generated_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+def numbered_root(
+    generated_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, np.ndarray]]:
     """Three CF-FA pairs of two eyes in the numbered layout, and the true ``H_fix_to_mov`` by key. Read only."""
     root, truth = tmp_path_factory.mktemp("numbered") / "cffa", {}
-    for eye, name, number, angle, scale in (("1_A", "1_1", "001", 12.0, 0.9), ("1_B", "1_2", "002", -20.0, 1.05),
-                                            ("2_A", "2_1", "003", 5.0, 0.95)):
+    for eye, name, number, angle, scale in (
+        ("1_A", "1_1", "001", 12.0, 0.9),
+        ("1_B", "1_2", "002", -20.0, 1.05),
+        ("2_A", "2_1", "003", 5.0, 0.95),
+    ):
         pair = make_pair(generated_root / eye, "cf", "fa_gen", angle, scale)
         write_numbered_pair(root, name, number, pair)
         truth[f"cffa_{name}_{number}"] = pair[2]
@@ -35,16 +48,24 @@ def numbered_root(generated_root: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def cfocta_root(generated_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+def cfocta_root(
+    generated_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, np.ndarray]]:
     """Two CF-OCTA pairs, landmarks in a 256 x 256 space, folders named with differing capitals. Read only."""
     root, truth = tmp_path_factory.mktemp("cfocta") / "set", {}
     for eye, number, angle in (("1_A", "1", 10.0), ("2_A", "10", -15.0)):
-        fixed, moving, H, fixed_points, moving_points = make_pair(generated_root / eye, "cf_clip", "octa_gen", angle, 1.0)
+        fixed, moving, H, fixed_points, moving_points = make_pair(
+            generated_root / eye, "cf_clip", "octa_gen", angle, 1.0
+        )
         write_image(root / "CF_ts" / f"{number}.png", fixed)
         write_image(root / "OCTA_ts" / f"{number}OCTA.png", moving)
-        columns = [G.warp_points(points, G.resize_matrix(image.shape[:2], (256, 256)))
-                   for points, image in ((fixed_points, fixed), (moving_points, moving))]
-        write_points(root / "Ground_Truth_Ts" / f"{number}Fundus_OCTA_points.txt", np.hstack(columns))
+        columns = [
+            G.warp_points(points, G.resize_matrix(image.shape[:2], (256, 256)))
+            for points, image in ((fixed_points, fixed), (moving_points, moving))
+        ]
+        write_points(
+            root / "Ground_Truth_Ts" / f"{number}Fundus_OCTA_points.txt", np.hstack(columns)
+        )
         truth[f"cfocta_Ts_{number}"] = H
     return root, truth
 

@@ -6,6 +6,7 @@ A request: ``arguments`` of the script, ``patch`` (code executed first), ``proce
 the start of ``Engine.fit``: they do not depend on the speed of the machine, and lie between the lines of steps, writing and
 validation. The reply: ``codes`` (exit code of each process, negative for a signal), ``output`` and ``events``.
 """
+
 import json
 import os
 import socket
@@ -41,6 +42,7 @@ def count_events(request: dict, count_file: Path) -> None:
         finally:
             sys.setprofile(None)
             count_file.write_text(str(n_events))
+
     Engine.fit = counted
 
 
@@ -53,10 +55,19 @@ def run_child(request: dict, folder: Path, rank: int, port: int) -> None:
     try:
         if request.get("processes", 1) > 1:
             world = str(request["processes"])
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world,
-                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": world,
+                "LOCAL_WORLD_SIZE": world,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "TORCHELASTIC_RUN_ID": "test",
+            }
         # Drawing the curves takes nine tenths of so small a run; test_training.py has them drawn.
-        run_folder.draw_curves = lambda path, history: write_text_atomically(path, f"{len(history)} epochs")
+        run_folder.draw_curves = lambda path, history: write_text_atomically(
+            path, f"{len(history)} epochs"
+        )
         exec(request.get("patch", ""), {})
         count_events(request, folder / "events")
         sys.argv = ["train_multimodal_e2e.py", "--device", "cpu", *request["arguments"]]
@@ -85,8 +96,14 @@ def serve(request: dict) -> dict:
             children.append(child)
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         events = folder / "events"
-        return {"codes": codes, "events": int(events.read_text()) if events.exists() else 0,
-                "output": "".join((folder / f"output{rank}").read_text(errors="replace") for rank in range(len(children)))}
+        return {
+            "codes": codes,
+            "events": int(events.read_text()) if events.exists() else 0,
+            "output": "".join(
+                (folder / f"output{rank}").read_text(errors="replace")
+                for rank in range(len(children))
+            ),
+        }
 
 
 if __name__ == "__main__":

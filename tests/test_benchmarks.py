@@ -1,4 +1,5 @@
 """The benchmarks run, and their bookkeeping is right."""
+
 import json
 import time
 
@@ -25,12 +26,14 @@ def test_a_stage_leaves_out_the_stages_inside_it():
 
     def wait(seconds):
         time.sleep(seconds)
+
     inner = clock.timed(wait, "inner")
 
     def outer():
         inner(0.08)
         inner(0.08)
         time.sleep(0.05)
+
     clock.timed(outer, "outer")()
     assert clock.calls == {"inner": 2, "outer": 1}
     assert 0.15 < clock.seconds["inner"] and 0.04 < clock.seconds["outer"] < 0.14
@@ -39,13 +42,38 @@ def test_a_stage_leaves_out_the_stages_inside_it():
 def test_benchmark_of_the_registration(untrained_weights, monkeypatch, tmp_path, capsys):
     out = tmp_path / "figures.json"
     monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
-    assert run_main(benchmarks.register, monkeypatch, "--weights", untrained_weights, "--pairs", 2, "--side", 192, "--sizes", 96,
-                    160, "--compare", "superretina", "sift", "loftr", "--out", out) == 0
+    assert (
+        run_main(
+            benchmarks.register,
+            monkeypatch,
+            "--weights",
+            untrained_weights,
+            "--pairs",
+            2,
+            "--side",
+            192,
+            "--sizes",
+            96,
+            160,
+            "--compare",
+            "superretina",
+            "sift",
+            "loftr",
+            "--out",
+            out,
+        )
+        == 0
+    )
     figures = json.loads(out.read_text())
     stages = figures["stages"]
-    assert sum(row["share"] for name, row in stages.items() if name != "whole") == pytest.approx(1.0)
+    assert sum(row["share"] for name, row in stages.items() if name != "whole") == pytest.approx(
+        1.0
+    )
     assert stages["network"]["calls"] >= 2 and stages["reading"]["calls"] == 2
-    assert figures["methods"]["superretina"]["ratio"] == 1.0 and figures["methods"]["sift"]["seconds"] > 0
+    assert (
+        figures["methods"]["superretina"]["ratio"] == 1.0
+        and figures["methods"]["sift"]["seconds"] > 0
+    )
     assert "no weights" in figures["methods"]["loftr"]["missing"]
     assert [row["side"] for row in figures["sizes"]] == [96, 160]
     assert "robust fit" in capsys.readouterr().out
@@ -57,11 +85,30 @@ def test_pairs_have_the_size_that_was_asked_for(tmp_path):
 
 
 def test_benchmark_of_the_training_step(monkeypatch, capsys):
-    configs = ["configs/superretina_lite.yaml", "configs/loftr_v3_lite.yaml", "configs/loftr_v3_lite.yaml:unfrozen"]
-    assert run_main(benchmarks.train_step, monkeypatch, "--configs", *configs, "--img_size", 64, "--batch_size", 1,
-                    "--steps", 1) == 0
+    configs = [
+        "configs/superretina_lite.yaml",
+        "configs/loftr_v3_lite.yaml",
+        "configs/loftr_v3_lite.yaml:unfrozen",
+    ]
+    assert (
+        run_main(
+            benchmarks.train_step,
+            monkeypatch,
+            "--configs",
+            *configs,
+            "--img_size",
+            64,
+            "--batch_size",
+            1,
+            "--steps",
+            1,
+        )
+        == 0
+    )
     table = capsys.readouterr().out
-    operations = [float(line.split()[3]) for line in table.splitlines() if line.startswith("configs/")]
+    operations = [
+        float(line.split()[3]) for line in table.splitlines() if line.startswith("configs/")
+    ]
     assert len(operations) == 3 and operations[2] > operations[1] > 0, "freezing saves arithmetic"
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
 
@@ -72,29 +119,58 @@ def test_confidence_parts_right_from_wrong():
     evidence += [Evidence(*values, False) for values in rng.normal((2, 0), (0.5, 1), (50, 2))]
     bias, per_significance, per_agreement = fit_logistic(evidence)
     assert per_significance > 0 and per_agreement > 0
-    says_right = [bias + per_significance * min(e.significance, 15) + per_agreement * e.agreement > 0 for e in evidence]
+    says_right = [
+        bias + per_significance * min(e.significance, 15) + per_agreement * e.agreement > 0
+        for e in evidence
+    ]
     assert np.mean([said == e.right for said, e in zip(says_right, evidence, strict=True)]) > 0.97
     with pytest.raises(InputError, match="both are needed"):
         fit_logistic(evidence[:10])
 
 
-def test_confidence_is_fitted_from_pairs(generated_root, untrained_weights, monkeypatch, tmp_path, capsys):
+def test_confidence_is_fitted_from_pairs(
+    generated_root, untrained_weights, monkeypatch, tmp_path, capsys
+):
     split = tmp_path / "split.yaml"
     split.write_text("train: ['1', '2']\nval: ['3', '4', '5']\ntest: ['6']\n")
-    code = run_main(benchmarks.confidence, monkeypatch, "--data", generated_root, "--split", split, "--weights",
-                    untrained_weights, "--modes", "cffa", "--wrong", 2)
+    code = run_main(
+        benchmarks.confidence,
+        monkeypatch,
+        "--data",
+        generated_root,
+        "--split",
+        split,
+        "--weights",
+        untrained_weights,
+        "--modes",
+        "cffa",
+        "--wrong",
+        2,
+    )
     # An untrained network may find nothing at all: then that is said, and nothing is fitted.
     text = capsys.readouterr()
-    assert (code == 0 and "per significance" in text.out) or (code == 2 and "both are needed" in text.err)
+    assert (code == 0 and "per significance" in text.out) or (
+        code == 2 and "both are needed" in text.err
+    )
 
 
 def test_ablations_change_one_thing_and_count_pairs():
     base = {"model": {"stem": "ridge", "widths": [1, 2]}, "seed": 0}
-    assert merged(base, {"model": {"stem": "raw"}}) == {"model": {"stem": "raw", "widths": [1, 2]}, "seed": 0}
+    assert merged(base, {"model": {"stem": "raw"}}) == {
+        "model": {"stem": "raw", "widths": [1, 2]},
+        "seed": 0,
+    }
     assert base["model"]["stem"] == "ridge"
     for change in VARIANTS.values():
         build(Config, merged(merged(read_yaml(BASE_CONFIG), BUDGET), change), "ablation")
-    records = [{"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share} for name, pairs, share in (
-        ("cffa", 6, 0.5), ("cfmono", 2, 1.0), ("generated", 10, 0.9), (ALL_REAL, 8, 0.625))]
+    records = [
+        {"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share}
+        for name, pairs, share in (
+            ("cffa", 6, 0.5),
+            ("cfmono", 2, 1.0),
+            ("generated", 10, 0.9),
+            (ALL_REAL, 8, 0.625),
+        )
+    ]
     assert score(records, "real", 30.0) == "5/8" and score(records, "generated", 30.0) == "9/10"
     assert score(records, "generated", 0.0) == "-"

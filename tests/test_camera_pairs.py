@@ -1,4 +1,5 @@
 """The fundus camera model, and the pairs with exact correspondence that are made by it."""
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from utils import geometry as G
 
 POLE = np.array([1.2, 0.1])
 STRAIGHT = np.zeros(2)
-GRID = np.stack(np.meshgrid(np.linspace(0, 399, 15), np.linspace(0, 399, 15)), axis=-1).reshape(-1, 2)
+GRID = np.stack(np.meshgrid(np.linspace(0, 399, 15), np.linspace(0, 399, 15)), axis=-1).reshape(
+    -1, 2
+)
 SMALL = PairDraw(size=256, seed=3)
 
 
@@ -22,34 +25,48 @@ SMALL = PairDraw(size=256, seed=3)
 def test_camera_maps_to_the_retina_and_back(bend):
     camera = aim(POLE, np.array([2.0, 0.8]), 0.7, np.array([0.05, -0.03]), 8.5, bend, 400)
     assert np.abs(camera.to_pixels(camera.to_retina(GRID)) - GRID).max() < 1e-8
-    assert np.allclose(camera.to_pixels(np.array([2.0, 0.8])), 199.5), "what it looks at is in the middle"
+    assert np.allclose(camera.to_pixels(np.array([2.0, 0.8])), 199.5), (
+        "what it looks at is in the middle"
+    )
     assert camera.px_per_dd == pytest.approx(400 / 8.5, rel=0.02)
 
 
 def test_one_gaze_turned_and_enlarged_is_a_similarity():
-    here, there = (aim(POLE, POLE + 0.5, roll, STRAIGHT, field, 0.0, 400) for roll, field in ((0.0, 8.0), (0.6, 6.0)))
+    here, there = (
+        aim(POLE, POLE + 0.5, roll, STRAIGHT, field, 0.0, 400)
+        for roll, field in ((0.0, 8.0), (0.6, 6.0))
+    )
     mapped = there.to_pixels(here.to_retina(GRID))
     H = G.affine_about(np.degrees(0.6), 8.0 / 6.0, 0.0, (199.5, 199.5), (199.5, 199.5))
     assert np.abs(mapped - G.warp_points(GRID, H)).max() < 1e-6
 
 
 def test_two_gazes_are_not_affine_but_nearly_quadratic():
-    here, there = (aim(POLE, POLE + centre, 0.0, STRAIGHT, 8.5, 0.0, 400) for centre in ((-1.5, 0.3), (2.0, -0.4)))
+    here, there = (
+        aim(POLE, POLE + centre, 0.0, STRAIGHT, 8.5, 0.0, 400)
+        for centre in ((-1.5, 0.3), (2.0, -0.4))
+    )
     mapped = there.to_pixels(here.to_retina(GRID))
     seen = G.inside(mapped, (400, 400))
     fixed, moving = (GRID[seen] - 200) / 200, mapped[seen]
     x, y = fixed.T
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
-    left = [np.linalg.norm(use @ np.linalg.lstsq(use, moving, rcond=None)[0] - moving, axis=1).mean()
-            for use in (terms[:, :3], terms)]
+    left = [
+        np.linalg.norm(use @ np.linalg.lstsq(use, moving, rcond=None)[0] - moving, axis=1).mean()
+        for use in (terms[:, :3], terms)
+    ]
     assert left[0] > 1.0 and left[1] < 0.15 * left[0]
 
 
 def test_swelling_moves_the_tissue_around_it():
     swelling = np.array([[1.2, 0.1, 0.2, 0.0, 0.5]])
-    plain, swollen = (aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swelling))
+    plain, swollen = (
+        aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swelling)
+    )
     near, far = np.array([[1.2, 0.1]]), np.array([[4.5, 0.1]])
-    assert np.linalg.norm(swollen.to_pixels(near) - plain.to_pixels(near)) == pytest.approx(0.2 * 50, rel=0.05)
+    assert np.linalg.norm(swollen.to_pixels(near) - plain.to_pixels(near)) == pytest.approx(
+        0.2 * 50, rel=0.05
+    )
     assert np.linalg.norm(swollen.to_pixels(far) - plain.to_pixels(far)) < 1e-3
     with pytest.raises(ValueError, match="without swellings"):
         swollen.to_retina(GRID)
@@ -57,8 +74,15 @@ def test_swelling_moves_the_tissue_around_it():
 
 def test_eyes_are_not_those_of_the_training_set():
     """The same seed in both scripts must not give the same eyes, nor the eye's own stream the draw of the pair."""
-    streams = [np.random.default_rng([0, 1, *tags]).random(4) for tags in
-               ((), (synthesize.ANATOMY,), (camera_pairs.FIRST_STREAM,), (camera_pairs.FIRST_STREAM + 1,))]
+    streams = [
+        np.random.default_rng([0, 1, *tags]).random(4)
+        for tags in (
+            (),
+            (synthesize.ANATOMY,),
+            (camera_pairs.FIRST_STREAM,),
+            (camera_pairs.FIRST_STREAM + 1,),
+        )
+    ]
     assert np.array_equal(streams[0], streams[1]), "numpy pads seeds with zeros"
     assert not any(np.array_equal(streams[i], streams[j]) for i, j in ((0, 2), (0, 3), (2, 3)))
 
@@ -66,9 +90,15 @@ def test_eyes_are_not_those_of_the_training_set():
 def test_swellings_add_up_to_what_was_asked_for():
     for seed in range(20):
         swellings = camera_pairs.draw_swellings(POLE, 50.0, 400, 5.0, np.random.default_rng(seed))
-        plain, swollen = (aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swellings))
+        plain, swollen = (
+            aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swellings)
+        )
         points = plain.to_retina(GRID)
-        moved = np.linalg.norm(swollen.to_pixels(points) - plain.to_pixels(points), axis=1).max() * 512 / 400
+        moved = (
+            np.linalg.norm(swollen.to_pixels(points) - plain.to_pixels(points), axis=1).max()
+            * 512
+            / 400
+        )
         assert 1.0 < moved < 5.5
 
 
@@ -85,23 +115,39 @@ def test_pair_shows_the_same_places_where_its_map_says(pair):
     assert np.array_equal(pair.moving_xy[rows, columns], moving)
     # Vessels are dark in the photograph and bright in the angiogram: aligned, their details oppose each other.
     stem = RidgeStem((2.0,))
-    ridges = [stem(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None])[0].mean(0).numpy()
-              for image in (pair.fixed[..., 1], pair.moving.reshape(256, 256, -1)[..., 0])]
+    ridges = [
+        stem(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None])[0]
+        .mean(0)
+        .numpy()
+        for image in (pair.fixed[..., 1], pair.moving.reshape(256, 256, -1)[..., 0])
+    ]
     places = np.nan_to_num(pair.moving_xy, nan=-9).astype(np.float32)
     seen = cv2.erode(np.isfinite(pair.moving_xy[..., 0]).astype(np.uint8), np.ones((21, 21))) > 0
 
     def agreement(shift):
-        warped = cv2.remap(ridges[1], places[..., 0] + shift, places[..., 1] + shift, cv2.INTER_LINEAR)
+        warped = cv2.remap(
+            ridges[1], places[..., 0] + shift, places[..., 1] + shift, cv2.INTER_LINEAR
+        )
         return np.corrcoef(ridges[0][seen], warped[seen])[0, 1]
+
     assert agreement(0.0) > 0.15 and agreement(0.0) > 2 * max(agreement(-6.0), agreement(6.0))
 
 
 def test_pair_is_the_same_every_time_and_overlaps_enough(pair):
     again = draw_pair("cffa", 2, SMALL)
-    assert np.array_equal(again.moving, pair.moving) and np.array_equal(again.moving_xy, pair.moving_xy, equal_nan=True)
+    assert np.array_equal(again.moving, pair.moving) and np.array_equal(
+        again.moving_xy, pair.moving_xy, equal_nan=True
+    )
     everything = np.ones((256, 256))
     assert overlap_of(pair.moving_xy, everything, everything) > 0.3
-    assert overlap_of(np.stack(np.meshgrid(np.arange(64.0), np.arange(64.0)), axis=-1), np.ones((64, 64)), np.ones((64, 64))) == 1
+    assert (
+        overlap_of(
+            np.stack(np.meshgrid(np.arange(64.0), np.arange(64.0)), axis=-1),
+            np.ones((64, 64)),
+            np.ones((64, 64)),
+        )
+        == 1
+    )
 
 
 def test_script_writes_real_pairs(tmp_path, monkeypatch, capsys):
@@ -114,8 +160,23 @@ def test_script_writes_real_pairs(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     columns, rows = pair.fixed_landmarks.astype(int).T
     assert np.allclose(dense[rows, columns], pair.moving_landmarks, atol=1e-3)
-    for wrong in (["--out", out], ["--out", tmp_path / "x", "--modes", "cfxx"], ["--out", tmp_path / "x", "--overlap", 2],
-                  ["--out", tmp_path / "x", "--swelling", 99],
-                  ["--out", tmp_path / "x", "--size", 64, "--modes", "cffa", "--overlap", 0.05, "--largest_overlap", 0.06]):
+    for wrong in (
+        ["--out", out],
+        ["--out", tmp_path / "x", "--modes", "cfxx"],
+        ["--out", tmp_path / "x", "--overlap", 2],
+        ["--out", tmp_path / "x", "--swelling", 99],
+        [
+            "--out",
+            tmp_path / "x",
+            "--size",
+            64,
+            "--modes",
+            "cffa",
+            "--overlap",
+            0.05,
+            "--largest_overlap",
+            0.06,
+        ],
+    ):
         assert run_main(camera_pairs, monkeypatch, *wrong) == 2
         assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")

@@ -1,4 +1,5 @@
 """Geometry of the coarse grid: centres, vessel cells, and true matches of a known transform."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,14 +27,18 @@ def test_every_centre_is_nearest_to_its_own_cell(offset):
 
 
 def test_points_outside_or_not_finite_are_on_no_cell():
-    points = torch.tensor([[-5.0, 3.0], [95.0, 3.0], [float("nan"), 0.0], [float("inf"), 0.0], [3.9, 3.9]])
+    points = torch.tensor(
+        [[-5.0, 3.0], [95.0, 3.0], [float("nan"), 0.0], [float("inf"), 0.0], [3.9, 3.9]]
+    )
     cells, on_grid = nearest_cell(points, (64, 96), STRIDE)
     assert on_grid.tolist() == [False, False, False, False, True] and cells.tolist() == [0] * 5
 
 
 def test_identity_matches_every_cell_with_itself():
     matches = find_cell_matches(torch.eye(3)[None], *fields(), STRIDE)
-    assert torch.equal(matches.fixed_cell, torch.arange(96)) and torch.equal(matches.moving_cell, torch.arange(96))
+    assert torch.equal(matches.fixed_cell, torch.arange(96)) and torch.equal(
+        matches.moving_cell, torch.arange(96)
+    )
     assert matches.offset_px.abs().max() == 0
 
 
@@ -41,15 +46,25 @@ def test_shift_by_a_cell_and_a_bit():
     H = matrix([[1, 0, 8 + 1.25], [0, 1, -0.75], [0, 0, 1]])
     matches = find_cell_matches(H, *fields(), STRIDE)
     assert torch.equal(matches.moving_cell, matches.fixed_cell + 1)
-    assert torch.allclose(matches.offset_px, torch.tensor([1.25, -0.75]).expand(len(matches.batch), 2), atol=1e-5)
+    assert torch.allclose(
+        matches.offset_px, torch.tensor([1.25, -0.75]).expand(len(matches.batch), 2), atol=1e-5
+    )
     assert (matches.fixed_cell % 12 < 11).all()
 
 
 @pytest.mark.parametrize("offset", [0.0, -0.5])
 def test_matches_agree_with_the_transform_and_are_mutual(offset):
     size = (96, 128)
-    matrices = torch.cat([matrix(affine_about(angle, scale, 0.05, image_centre(size), image_centre(size) + [7.3, -4.1]))
-                          for angle, scale in ((33.0, 1.2), (-70.0, 0.8), (180.0, 1.0))])
+    matrices = torch.cat(
+        [
+            matrix(
+                affine_about(
+                    angle, scale, 0.05, image_centre(size), image_centre(size) + [7.3, -4.1]
+                )
+            )
+            for angle, scale in ((33.0, 1.2), (-70.0, 0.8), (180.0, 1.0))
+        ]
+    )
     fixed_fov, moving_fov = fields(3, size)
     matches = find_cell_matches(matrices, fixed_fov, moving_fov, STRIDE, offset)
     centres = cell_centres(size, STRIDE, offset)

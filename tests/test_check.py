@@ -1,4 +1,5 @@
 """``python -m dataset.check`` finds every problem of a data set in one go, and none where there is none."""
+
 from __future__ import annotations
 
 import shutil
@@ -44,8 +45,15 @@ def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monk
         shutil.copytree(generated_root / eye, root / eye)
 
     def file(eye: str, suffix: str) -> Path:
-        return next(path for path in (root / eye / f"{eye}_{name}.png" for name in (f"{suffix}_512", suffix, f"{suffix}_gen"))
-                    if path.exists())
+        return next(
+            path
+            for path in (
+                root / eye / f"{eye}_{name}.png"
+                for name in (f"{suffix}_512", suffix, f"{suffix}_gen")
+            )
+            if path.exists()
+        )
+
     cut_off(file("1_A", "cf"))
     file("1_A", "oct").write_bytes(b"")
     write_image(file("2_A", "fa"), np.zeros((192, 192), np.uint8))
@@ -64,12 +72,25 @@ def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monk
     assert code == 1
     lines = output.splitlines()
     problems = [line for line in lines if line.startswith("problem: ")]
-    assert_each_is_named(problems, {
-        file("1_A", "cf").name: "again", file("1_A", "oct").name: "empty", file("2_A", "fa").name: "black",
-        "2_A_seg.png": "invert the mask", file("3_A", "oct").name: "resize", "4_A_octa_gen.png": "add the file",
-        file("5_A", "fa").name: "NaN", file("6_A", "fa").name: "same picture"})
+    assert_each_is_named(
+        problems,
+        {
+            file("1_A", "cf").name: "again",
+            file("1_A", "oct").name: "empty",
+            file("2_A", "fa").name: "black",
+            "2_A_seg.png": "invert the mask",
+            file("3_A", "oct").name: "resize",
+            "4_A_octa_gen.png": "add the file",
+            file("5_A", "fa").name: "NaN",
+            file("6_A", "fa").name: "same picture",
+        },
+    )
     notes = [line for line in lines if line.startswith("note: ")]
-    assert len(notes) == 2 and any("more than 8 bits" in line for line in notes) and any("ignored" in line for line in notes)
+    assert (
+        len(notes) == 2
+        and any("more than 8 bits" in line for line in notes)
+        and any("ignored" in line for line in notes)
+    )
     # Of one mode only what concerns it.
     code, output = run_check(monkeypatch, capsys, root, "--mode", "cfocta")
     assert code == 1 and output.count("problem: ") == 1 and "4_A" in output
@@ -84,7 +105,10 @@ def test_too_few_eyes(generated_root, tmp_path):
 def test_every_problem_of_real_pairs_at_once(generated_root, tmp_path, monkeypatch, capsys):
     root = tmp_path / "real"
     pair = make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9)
-    folders = {number: write_numbered_pair(root, f"{number}_1", number, pair) for number in ("001", "002", "003", "004", "005")}
+    folders = {
+        number: write_numbered_pair(root, f"{number}_1", number, pair)
+        for number in ("001", "002", "003", "004", "005")
+    }
     cut_off(folders["001"] / "001_01.png")
     (folders["001"] / "001_02.txt").write_text("12 34\nx y\n", encoding="utf-8")
     (folders["002"] / "002_02.png").unlink()
@@ -93,9 +117,16 @@ def test_every_problem_of_real_pairs_at_once(generated_root, tmp_path, monkeypat
     write_points(folders["004"] / "004_02.txt", pair[4][:2])
     code, output = run_check(monkeypatch, capsys, root)
     assert code == 1
-    assert_each_is_named([line for line in output.splitlines() if line.startswith("problem: ")], {
-        "001_01.png": "again", "001_02.txt: line 2": "not numbers", "002_02": "exactly one", "003_01.txt": "same point",
-        "004_01.txt": "at least 3"})
+    assert_each_is_named(
+        [line for line in output.splitlines() if line.startswith("problem: ")],
+        {
+            "001_01.png": "again",
+            "001_02.txt: line 2": "not numbers",
+            "002_02": "exactly one",
+            "003_01.txt": "same point",
+            "004_01.txt": "at least 3",
+        },
+    )
 
 
 def test_every_problem_of_a_cf_octa_set_at_once(cfocta_root, tmp_path, monkeypatch, capsys):
@@ -106,8 +137,10 @@ def test_every_problem_of_a_cf_octa_set_at_once(cfocta_root, tmp_path, monkeypat
     path.write_text(path.read_text() + "1 2 3\n")
     code, output = run_check(monkeypatch, capsys, root)
     assert code == 1
-    assert_each_is_named([line for line in output.splitlines() if line.startswith("problem: ")],
-                         {"1Fundus_OCTA_points.txt: 0 images": "exactly one", "10Fundus": "4 finite numbers"})
+    assert_each_is_named(
+        [line for line in output.splitlines() if line.startswith("problem: ")],
+        {"1Fundus_OCTA_points.txt: 0 images": "exactly one", "10Fundus": "4 finite numbers"},
+    )
 
 
 def test_a_folder_of_no_layout(tmp_path):

@@ -1,4 +1,5 @@
 """What goes wrong around a training run: each fault ends in a message of ours, and nothing is lost."""
+
 from __future__ import annotations
 
 import os
@@ -42,9 +43,25 @@ def data(tiny_data, tmp_path) -> Path:
 @pytest.fixture
 def new(tiny_config, tmp_path):
     """Arguments of a new run on some data, and its folder."""
+
     def arguments(data: Path, *more: object) -> tuple[list, Path]:
-        return (["--save", tmp_path / "save", "--config", tiny_config, "--data", data, "--epoch", 1, "--name", "run", *more],
-                tmp_path / "save" / "cffa" / "run")
+        return (
+            [
+                "--save",
+                tmp_path / "save",
+                "--config",
+                tiny_config,
+                "--data",
+                data,
+                "--epoch",
+                1,
+                "--name",
+                "run",
+                *more,
+            ],
+            tmp_path / "save" / "cffa" / "run",
+        )
+
     return arguments
 
 
@@ -60,27 +77,45 @@ def error_of(reply: dict, code: int = 2) -> str:
 # --- the data -----------------------------------------------------------------------------------------------------------
 
 
-
 @pytest.fixture(scope="module")
 def training_eyes(tiny_data, tiny_config, tmp_path_factory, forked_runs) -> list[str]:
     """The eyes that a run on the tiny data trains on."""
     save = tmp_path_factory.mktemp("split")
-    reply = forked_runs("--save", save, "--config", tiny_config, "--data", tiny_data, "--name", "run", "--epoch", 1,
-                        signal=int(signal.SIGKILL), at=1)
+    reply = forked_runs(
+        "--save",
+        save,
+        "--config",
+        tiny_config,
+        "--data",
+        tiny_data,
+        "--name",
+        "run",
+        "--epoch",
+        1,
+        signal=int(signal.SIGKILL),
+        at=1,
+    )
     assert reply["codes"] == [-signal.SIGKILL]
     return train_eyes(save / "cffa" / "run")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_sample_is_named_counted_and_skipped(data, new, forked_runs, training_eyes, workers):
+def test_an_unreadable_sample_is_named_counted_and_skipped(
+    data, new, forked_runs, training_eyes, workers
+):
     bad = data / f"{training_eyes[0]}_A" / f"{training_eyes[0]}_A_fa_gen.png"
     bad.write_bytes(bad.read_bytes()[:500])
     arguments, folder = new(data, "--workers", workers)
     reply = forked_runs(*arguments)
     assert reply["codes"] == [0], reply["output"]
-    assert reply["output"].count(f"skipped, another sample stands in: {bad}: unreadable or truncated") == 1
+    assert (
+        reply["output"].count(f"skipped, another sample stands in: {bad}: unreadable or truncated")
+        == 1
+    )
     log = (folder / "train_log.txt").read_text()
-    assert f"skipped: {bad}" in log and "skipped_views 0.5" in log, "one of two views in one of two steps"
+    assert f"skipped: {bad}" in log and "skipped_views 0.5" in log, (
+        "one of two views in one of two steps"
+    )
 
 
 def test_too_many_unreadable_samples_stop_the_run(data, new, forked_runs, training_eyes):
@@ -90,8 +125,15 @@ def test_too_many_unreadable_samples_stop_the_run(data, new, forked_runs, traini
         write_image(path, np.zeros((96, 96), np.uint8))
     arguments, folder = new(data)
     message = error_of(forked_runs(*arguments))
-    assert "2 of 4 training samples cannot be read, more than the 1 that train.max_bad_share 0.02 allows" in message
-    assert all(str(path) in message for path in bad) and "dataset.check" in message and "--resume" in message
+    assert (
+        "2 of 4 training samples cannot be read, more than the 1 that train.max_bad_share 0.02 allows"
+        in message
+    )
+    assert (
+        all(str(path) in message for path in bad)
+        and "dataset.check" in message
+        and "--resume" in message
+    )
     assert (folder / "latest.pth").exists()
 
 
@@ -105,10 +147,13 @@ def test_a_data_set_that_changes_under_a_run(data):
     assert view["key"] == samples[3].key and [number for number, _ in skipped] == [1, 2]
     assert "changed since the run began" in skipped[0][1] and "no such image" in skipped[1][1]
     again, _ = views[ViewKey(1, 1)]
-    assert torch.equal(view["moving_image"], again["moving_image"]), "the stand-in follows from the key"
+    assert torch.equal(view["moving_image"], again["moving_image"]), (
+        "the stand-in follows from the key"
+    )
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------------
+
 
 def test_a_non_finite_gradient_is_named_and_can_be_repeated(tiny_data, new, forked_runs):
     # A square root at zero: the loss is finite, its gradient is not.
@@ -127,14 +172,25 @@ JointObjective.__call__ = poisoned
 """
     arguments, folder = new(tiny_data)
     message = error_of(forked_runs(*arguments, patch=f"POISONED = 2{patch}"), code=3)
-    assert "gradient of " in message and "epoch 1, step 2" in message and f"--resume {folder / 'nonfinite.pth'}" in message
+    assert (
+        "gradient of " in message
+        and "epoch 1, step 2" in message
+        and f"--resume {folder / 'nonfinite.pth'}" in message
+    )
     dump = read_checkpoint(folder / "nonfinite.pth")
     (failure,) = dump["failure"]
-    assert all(key in message for key in failure["samples"]) and failure["batch"]["fixed_image"].shape[0] == 2
-    assert all(tensor.isfinite().all() for tensor in dump["model"].values()), "the state before the step"
+    assert (
+        all(key in message for key in failure["samples"])
+        and failure["batch"]["fixed_image"].shape[0] == 2
+    )
+    assert all(tensor.isfinite().all() for tensor in dump["model"].values()), (
+        "the state before the step"
+    )
     # Resumed from the dump, the first step is the same one; mended, the run goes on to its end.
     which = ["--save", folder.parents[1], "--name", "run", "--resume"]
-    again = error_of(forked_runs(*which, folder / "nonfinite.pth", patch=f"POISONED = 1{patch}"), code=3)
+    again = error_of(
+        forked_runs(*which, folder / "nonfinite.pth", patch=f"POISONED = 1{patch}"), code=3
+    )
     assert again == message
     assert forked_runs(*which)["codes"] == [0]
 
@@ -145,7 +201,16 @@ def training(tiny_data, tiny_config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         caught = []
         patch.setattr(engine_module.Engine, "fit", lambda self: caught.append(self))
-        arguments = ("--save", tmp_path_factory.mktemp("engine"), "--config", tiny_config, "--data", tiny_data, "--device", "cpu")
+        arguments = (
+            "--save",
+            tmp_path_factory.mktemp("engine"),
+            "--config",
+            tiny_config,
+            "--data",
+            tiny_data,
+            "--device",
+            "cpu",
+        )
         assert run_main(train_multimodal_e2e, patch, *arguments) == 0
     yield caught[0]
     caught[0].folder.close()
@@ -158,8 +223,12 @@ def test_batches_with_nothing_in_them_are_ordinary(training, case):
     batch.pop("skipped")
     if case == "no vessel":
         batch["anchor_valid"][:] = False
-    for name in {"no vessel": ("mask", "heatmap"), "no junction": ("heatmap",), "no retina": ("fov", "image"),
-                 "no overlap": ()}[case]:
+    for name in {
+        "no vessel": ("mask", "heatmap"),
+        "no junction": ("heatmap",),
+        "no retina": ("fov", "image"),
+        "no overlap": (),
+    }[case]:
         for role in ("fixed", "moving"):
             batch[f"{role}_{name}"][:] = 0.0
     if case == "no overlap":
@@ -175,7 +244,9 @@ def test_batches_with_nothing_in_them_are_ordinary(training, case):
 def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_path):
     """On a CPU, by handing the scaler in: the script itself asks for a GPU."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    fabric = Fabric(
+        accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)]
+    )
     model = torch.nn.Linear(4, 1)
 
     class Rows(torch.utils.data.Dataset):
@@ -186,13 +257,20 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
             return {"rows": torch.full((4,), 1.0 + key.index), "key": str(key.index)}
 
     def step(network: torch.nn.Module, batch: dict) -> engine_module.StepOutput:
-        return engine_module.StepOutput({"total": network(batch["rows"]).float().mean()}, {}, {}, [])
+        return engine_module.StepOutput(
+            {"total": network(batch["rows"]).float().mean()}, {}, {}, []
+        )
 
     def make(name: str) -> engine_module.Engine:
         report = engine_module.ValidationReport(0.0, {}, "")
-        task = engine_module.TrainingTask(model, Rows(), step, lambda _: None, lambda *_: report, {}, {})
-        settings = engine_module.TrainSettings(epochs=1, batch_size=2, views_per_sample=20, workers=0)
+        task = engine_module.TrainingTask(
+            model, Rows(), step, lambda _: None, lambda *_: report, {}, {}
+        )
+        settings = engine_module.TrainSettings(
+            epochs=1, batch_size=2, views_per_sample=20, workers=0
+        )
         return engine_module.Engine(fabric, task, settings, tmp_path / name, seed=0)
+
     first = make("fp16")
     first.fit()
     history = first.history[-1]
@@ -209,6 +287,7 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
 
 # --- around the run -------------------------------------------------------------------------------------------------------
 
+
 def test_a_full_disk_leaves_the_old_checkpoint(tiny_data, new, forked_runs):
     arguments, folder = new(tiny_data)
     # From the third step on no file may grow beyond 20 kB, as if the disk were full.
@@ -224,7 +303,12 @@ def limited(self, batches, epoch):
 Engine._train_one_step = limited
 """
     message = error_of(forked_runs(*arguments, patch=patch))
-    assert str(folder) in message and "File too large" in message and "latest.pth is intact" in message and "--resume" in message
+    assert (
+        str(folder) in message
+        and "File too large" in message
+        and "latest.pth is intact" in message
+        and "--resume" in message
+    )
     assert read_checkpoint(folder / "latest.pth")["progress"]["steps"] >= 0
     assert not list(folder.glob(".*.tmp"))
     assert forked_runs("--save", folder.parents[1], "--name", "run", "--resume")["codes"] == [0]
@@ -240,19 +324,48 @@ def test_a_file_system_that_is_really_full(tmp_path):
         save_checkpoint(disk / "latest.pth", {"epoch": 1})
         kept = (disk / "latest.pth").read_bytes()
         with pytest.raises(OSError, match="No space left"):
-            save_checkpoint(disk / "latest.pth", {"epoch": 2, "weights": torch.zeros(200_000)}, disk / "previous.pth")
-        assert (disk / "latest.pth").read_bytes() == kept and [path.name for path in disk.iterdir()] == ["latest.pth"]
+            save_checkpoint(
+                disk / "latest.pth",
+                {"epoch": 2, "weights": torch.zeros(200_000)},
+                disk / "previous.pth",
+            )
+        assert (disk / "latest.pth").read_bytes() == kept and [
+            path.name for path in disk.iterdir()
+        ] == ["latest.pth"]
     finally:
         os.system(f"umount {disk}")
 
 
-def test_a_folder_that_cannot_be_written_to(tiny_data, tiny_config, untrained_weights, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_to(
+    tiny_data, tiny_config, untrained_weights, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "file").write_text("", encoding="utf-8")
     for where in (tmp_path / "file" / "below", Path("/proc/none")):
-        arguments = ("--save", where, "--config", tiny_config, "--data", tiny_data, "--device", "cpu")
+        arguments = (
+            "--save",
+            where,
+            "--config",
+            tiny_config,
+            "--data",
+            tiny_data,
+            "--device",
+            "cpu",
+        )
         assert run_main(train_multimodal_e2e, monkeypatch, *arguments) == 2
         assert "cannot be written to" in capsys.readouterr().err
-        assert run_main(register, monkeypatch, "a.png", "b.png", "--out", where, "--weights", untrained_weights) == 2
+        assert (
+            run_main(
+                register,
+                monkeypatch,
+                "a.png",
+                "b.png",
+                "--out",
+                where,
+                "--weights",
+                untrained_weights,
+            )
+            == 2
+        )
         assert "cannot be written to" in capsys.readouterr().err
 
 
@@ -270,18 +383,34 @@ GeneratedPairs.__getitem__ = killed
 """
     arguments, folder = new(tiny_data, "--workers", 1)
     message = error_of(forked_runs(*arguments, patch=patch))
-    assert "a data worker was killed by the system" in message and "--workers" in message and "--resume" in message
-    assert forked_runs("--save", folder.parents[1], "--name", "run", "--workers", 0, "--resume")["codes"] == [0]
+    assert (
+        "a data worker was killed by the system" in message
+        and "--workers" in message
+        and "--resume" in message
+    )
+    assert forked_runs("--save", folder.parents[1], "--name", "run", "--workers", 0, "--resume")[
+        "codes"
+    ] == [0]
 
 
 def test_two_runs_of_one_name_at_once(training, tiny_data, tiny_config, monkeypatch, capsys):
     monkeypatch.setattr("utils.run_folder.LOCK_SECONDS", 0.1)
-    arguments = ("--save", training.folder.path.parents[1], "--config", tiny_config, "--data", tiny_data, "--device", "cpu")
+    arguments = (
+        "--save",
+        training.folder.path.parents[1],
+        "--config",
+        tiny_config,
+        "--data",
+        tiny_data,
+        "--device",
+        "cpu",
+    )
     assert run_main(train_multimodal_e2e, monkeypatch, *arguments) == 2
     assert "another process is training this run" in capsys.readouterr().err
 
 
 # --- security -------------------------------------------------------------------------------------------------------------
+
 
 class Malicious:
     def __init__(self, marker: Path) -> None:
@@ -292,18 +421,47 @@ class Malicious:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-def test_a_checkpoint_cannot_execute_anything(tmp_path, monkeypatch, capsys, kind, tiny_data, tiny_config, untrained_weights):
+def test_a_checkpoint_cannot_execute_anything(
+    tmp_path, monkeypatch, capsys, kind, tiny_data, tiny_config, untrained_weights
+):
     marker, path = tmp_path / "executed", tmp_path / "evil.pth"
-    content = torch.load(untrained_weights, weights_only=True) | {"config": Malicious(marker), "extra": {}}
+    content = torch.load(untrained_weights, weights_only=True) | {
+        "config": Malicious(marker),
+        "extra": {},
+    }
     if kind == "pickle":
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     for script, arguments in (
-            (register, ("a.png", "b.png", "--out", tmp_path / "out", "--weights", path)),
-            (train_multimodal_e2e, ("--config", tiny_config, "--data", tiny_data, "--save", tmp_path / "s", "--resume", path)),
-            (train_multimodal_e2e, ("--config", tiny_config, "--data", tiny_data, "--save", tmp_path / "s", "--pretrained",
-                                    path))):
+        (register, ("a.png", "b.png", "--out", tmp_path / "out", "--weights", path)),
+        (
+            train_multimodal_e2e,
+            (
+                "--config",
+                tiny_config,
+                "--data",
+                tiny_data,
+                "--save",
+                tmp_path / "s",
+                "--resume",
+                path,
+            ),
+        ),
+        (
+            train_multimodal_e2e,
+            (
+                "--config",
+                tiny_config,
+                "--data",
+                tiny_data,
+                "--save",
+                tmp_path / "s",
+                "--pretrained",
+                path,
+            ),
+        ),
+    ):
         assert run_main(script, monkeypatch, *arguments) == 2
         message = capsys.readouterr().err
         assert "evil.pth: damaged, or holds more than tensors and plain values" in message
@@ -316,7 +474,10 @@ def test_a_checkpoint_cannot_execute_anything(tmp_path, monkeypatch, capsys, kin
 
 def test_a_checkpoint_that_unpacks_to_more_than_it_is(tmp_path, untrained_weights):
     bomb = tmp_path / "bomb.pth"
-    with zipfile.ZipFile(untrained_weights) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(untrained_weights) as source,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             target.writestr(name, source.read(name))
     with pytest.raises(InputError, match="bomb.pth.*compressed"):
@@ -330,12 +491,16 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_is(tmp_path, untrained_weight
 
 def test_yaml_is_loaded_safely(tmp_path):
     marker, path = tmp_path / "executed", tmp_path / "evil.yaml"
-    path.write_text(f"model: !!python/object/apply:os.system ['touch {marker}']\n", encoding="utf-8")
+    path.write_text(
+        f"model: !!python/object/apply:os.system ['touch {marker}']\n", encoding="utf-8"
+    )
     with pytest.raises(InputError, match="evil.yaml.*YAML"):
         read_yaml(path)
     assert not marker.exists()
     # Ten aliases of ten aliases ...: small to read, gigabytes to print.
-    laughs = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'ha'}]\n" for n in range(12))
+    laughs = "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'ha'}]\n" for n in range(12)
+    )
     path.write_text(laughs + "train: {lr: *a11}\n", encoding="utf-8")
     content = read_yaml(path)
     with pytest.raises(InputError, match="train: lr") as caught:
@@ -343,17 +508,37 @@ def test_yaml_is_loaded_safely(tmp_path):
     assert len(str(caught.value)) < 2000
 
 
-@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "a/b", "a\\b", "", ".hidden", "x\x00y"])
-def test_names_cannot_lead_out_of_the_output_folder(tmp_path, name, untrained_weights, monkeypatch, capsys, numbered_root):
+@pytest.mark.parametrize(
+    "name", ["../../x", "/etc/x", "..", "a/b", "a\\b", "", ".hidden", "x\x00y"]
+)
+def test_names_cannot_lead_out_of_the_output_folder(
+    tmp_path, name, untrained_weights, monkeypatch, capsys, numbered_root
+):
     with pytest.raises(InputError, match="plain name"):
         run_folder(tmp_path, "cffa", name)
     row = register.PairRow(name, "a.png", "b.png", {})
     before = sorted(tmp_path.rglob("*"))
     record = register.process_row(row, None, tmp_path / "out", set(), [])
-    assert record["status"] == "failed" and "plain name" in record["reason"] and sorted(tmp_path.rglob("*")) == before
+    assert (
+        record["status"] == "failed"
+        and "plain name" in record["reason"]
+        and sorted(tmp_path.rglob("*")) == before
+    )
     import evaluate
-    arguments = ("--data", numbered_root[0], "--mode", name, "--weights", untrained_weights, "--out", tmp_path / "out")
-    assert run_main(evaluate, monkeypatch, *arguments) == 2 and "plain name" in capsys.readouterr().err
+
+    arguments = (
+        "--data",
+        numbered_root[0],
+        "--mode",
+        name,
+        "--weights",
+        untrained_weights,
+        "--out",
+        tmp_path / "out",
+    )
+    assert (
+        run_main(evaluate, monkeypatch, *arguments) == 2 and "plain name" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp"])
@@ -373,11 +558,18 @@ def test_a_real_image_bomb(tmp_path):
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
     rows = zlib.compress(bytes(200 * 2**20), 9)
     path = tmp_path / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
-                     + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0))
+        + chunk(b"IDAT", rows)
+        + chunk(b"IEND", b"")
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="bomb.png.*smaller"):
         read_gray(path)
@@ -386,9 +578,12 @@ def test_a_real_image_bomb(tmp_path):
 
 # --- memory and time ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_over_200_steps(tiny_data, tmp_path, forked_runs):
-    settings = TINY_RUN | {"train": TINY_RUN["train"] | {"views_per_sample": 100, "batch_size": 2, "save_seconds": 1e9}}
+    settings = TINY_RUN | {
+        "train": TINY_RUN["train"] | {"views_per_sample": 100, "batch_size": 2, "save_seconds": 1e9}
+    }
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     patch = f"""
 from utils.engine import Engine
@@ -400,13 +595,31 @@ def measured(self, batches, epoch):
     return loss
 Engine._train_one_step = measured
 """
-    reply = forked_runs("--save", tmp_path, "--config", tmp_path / "long.yaml", "--data", tiny_data, "--epoch", 1, "--profile",
-                        patch=patch)
+    reply = forked_runs(
+        "--save",
+        tmp_path,
+        "--config",
+        tmp_path / "long.yaml",
+        "--data",
+        tiny_data,
+        "--epoch",
+        1,
+        "--profile",
+        patch=patch,
+    )
     assert reply["codes"] == [0], reply["output"]
-    resident_mb = np.array([int(line) for line in (tmp_path / "memory").read_text().split()]) * resource.getpagesize() / 2**20
+    resident_mb = (
+        np.array([int(line) for line in (tmp_path / "memory").read_text().split()])
+        * resource.getpagesize()
+        / 2**20
+    )
     assert len(resident_mb) == 200
     assert np.median(resident_mb[-20:]) - np.median(resident_mb[40:60]) < 16.0
     log = (tmp_path / "cffa" / "e2e" / "train_log.txt").read_text()
     assert 100.0 < float(log.split("peak_memory_mb ")[1].split()[0]) < 10_000.0
     # --profile prints where the time went, and the operators.
-    assert "200 steps in" in reply["output"] and "forward and loss" in reply["output"] and "aten::" in reply["output"]
+    assert (
+        "200 steps in" in reply["output"]
+        and "forward and loss" in reply["output"]
+        and "aten::" in reply["output"]
+    )

@@ -2,6 +2,7 @@
 
 More than 500 cases a run, drawn by hypothesis; the deadline of each case is what catches a hang.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -31,8 +32,13 @@ from utils.points import read_points
 
 def cases(n: int):
     """So many cases of a test; the folder of a test is shared by its cases, so each writes its files anew."""
-    return settings(max_examples=n, deadline=timedelta(seconds=60), derandomize=True, database=None,
-                    suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=n,
+        deadline=timedelta(seconds=60),
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @st.composite
@@ -41,13 +47,16 @@ def damaged(draw, originals: list[bytes]) -> bytes:
     content = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(0, 3))):
         # Headers are where the readers go wrong, so half of the changes are there.
-        place = draw(st.integers(0, min(80, max(0, len(content) - 1))) | st.integers(0, max(0, len(content) - 1)))
+        place = draw(
+            st.integers(0, min(80, max(0, len(content) - 1)))
+            | st.integers(0, max(0, len(content) - 1))
+        )
         kind = draw(st.sampled_from(("change", "cut", "insert", "repeat")))
         few = draw(st.binary(min_size=1, max_size=8))
         if kind == "cut":
             del content[place:]
         elif kind == "change":
-            content[place:place + len(few)] = few
+            content[place : place + len(few)] = few
         elif kind == "insert":
             content[place:place] = few
         else:
@@ -57,11 +66,29 @@ def damaged(draw, originals: list[bytes]) -> bytes:
 
 def image_files() -> list[bytes]:
     import cv2
+
     rng = np.random.default_rng(0)
-    gray, color = rng.integers(0, 255, (24, 30), np.uint8), rng.integers(0, 255, (24, 30, 3), np.uint8)
-    files = [cv2.imencode(suffix, image)[1].tobytes() for suffix in (".png", ".jpg", ".tif", ".bmp") for image in (gray, color)]
-    deep = [cv2.imencode(suffix, gray.astype(np.uint16) * 16)[1].tobytes() for suffix in (".png", ".tif")]
-    return [*files, *deep, cv2.imencode(".tif", gray.astype(np.float32))[1].tobytes(), b"", b"GIF89a", b"\x00" * 64]
+    gray, color = (
+        rng.integers(0, 255, (24, 30), np.uint8),
+        rng.integers(0, 255, (24, 30, 3), np.uint8),
+    )
+    files = [
+        cv2.imencode(suffix, image)[1].tobytes()
+        for suffix in (".png", ".jpg", ".tif", ".bmp")
+        for image in (gray, color)
+    ]
+    deep = [
+        cv2.imencode(suffix, gray.astype(np.uint16) * 16)[1].tobytes()
+        for suffix in (".png", ".tif")
+    ]
+    return [
+        *files,
+        *deep,
+        cv2.imencode(".tif", gray.astype(np.float32))[1].tobytes(),
+        b"",
+        b"GIF89a",
+        b"\x00" * 64,
+    ]
 
 
 @cases(250)
@@ -78,13 +105,24 @@ def test_images(tmp_path_factory, content, suffix):
         assert image.shape[0] >= 16 and np.isfinite(image).all()
 
 
-NUMBERS = st.one_of(st.floats(width=32).map(str), st.integers().map(str), st.sampled_from(("nan", "inf", "1e400", "", "x", "０")))
+NUMBERS = st.one_of(
+    st.floats(width=32).map(str),
+    st.integers().map(str),
+    st.sampled_from(("nan", "inf", "1e400", "", "x", "０")),
+)
 
 
 @cases(120)
-@given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")),
-                         st.lists(st.lists(NUMBERS, min_size=1, max_size=5).map(" ".join), max_size=8).map(
-                             lambda lines: "\n".join(lines).encode())), columns=st.sampled_from((2, 4)))
+@given(
+    content=st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")),
+        st.lists(st.lists(NUMBERS, min_size=1, max_size=5).map(" ".join), max_size=8).map(
+            lambda lines: "\n".join(lines).encode()
+        ),
+    ),
+    columns=st.sampled_from((2, 4)),
+)
 def test_landmark_files(tmp_path_factory, content, columns):
     path = tmp_path_factory.getbasetemp() / "points.txt"
     path.write_bytes(content)
@@ -96,18 +134,40 @@ def test_landmark_files(tmp_path_factory, content, columns):
         assert points.shape[1] == columns and np.isfinite(points).all()
 
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-                      lambda inner: st.lists(inner, max_size=3)
-                      | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=3), max_leaves=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=6) | st.integers(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
 KEYS = st.sampled_from([*Config.__dataclass_fields__, "modle"])
-INNER = st.sampled_from(["lr", "scale", "widths", "weights", "ranges", "pke", "img_size", "val_test_share", "accumulate"])
+INNER = st.sampled_from(
+    [
+        "lr",
+        "scale",
+        "widths",
+        "weights",
+        "ranges",
+        "pke",
+        "img_size",
+        "val_test_share",
+        "accumulate",
+    ]
+)
 CONFIGS = st.dictionaries(KEYS, st.dictionaries(INNER, VALUES, max_size=3) | VALUES, max_size=3)
 
 
 @cases(150)
-@given(content=st.one_of(st.binary(max_size=120), st.text(max_size=120).map(lambda text: text.encode("utf-8", "replace")),
-                         CONFIGS.map(lambda content: yaml.safe_dump(content).encode()),
-                         st.integers(0, 3000).map(lambda depth: b"model: " + b"[" * depth + b"]" * depth)))
+@given(
+    content=st.one_of(
+        st.binary(max_size=120),
+        st.text(max_size=120).map(lambda text: text.encode("utf-8", "replace")),
+        CONFIGS.map(lambda content: yaml.safe_dump(content).encode()),
+        st.integers(0, 3000).map(lambda depth: b"model: " + b"[" * depth + b"]" * depth),
+    )
+)
 def test_configs(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
@@ -130,7 +190,9 @@ def test_checkpoints(tmp_path_factory, untrained_weights, data):
         assert "fuzzed.pth" in str(error)
     else:
         expected = read_checkpoint(untrained_weights)
-        assert all((content["model"][name] == tensor).all() for name, tensor in expected["model"].items())
+        assert all(
+            (content["model"][name] == tensor).all() for name, tensor in expected["model"].items()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +200,18 @@ def registrar(untrained_weights) -> Registrar:
     return Registrar(untrained_weights, device="cpu", img_size=64)
 
 
-DTYPES = st.sampled_from((np.uint8, np.uint16, np.int32, np.float32, np.float64, bool, np.complex64, object))
+DTYPES = st.sampled_from(
+    (np.uint8, np.uint16, np.int32, np.float32, np.float64, bool, np.complex64, object)
+)
 
 
 @cases(60)
-@given(shape=st.lists(st.integers(0, 90), max_size=4), dtype=DTYPES, seed=st.integers(0, 9),
-       special=st.sampled_from((None, np.nan, np.inf, -1e30, 0)))
+@given(
+    shape=st.lists(st.integers(0, 90), max_size=4),
+    dtype=DTYPES,
+    seed=st.integers(0, 9),
+    special=st.sampled_from((None, np.nan, np.inf, -1e30, 0)),
+)
 def test_arrays_given_to_register(registrar, shape, dtype, seed, special):
     image = (np.asarray(np.random.default_rng(seed).random(shape)) * np.array(255)).astype(dtype)
     if special is not None and image.size and dtype in (np.float32, np.float64):
@@ -155,16 +223,26 @@ def test_arrays_given_to_register(registrar, shape, dtype, seed, special):
         except InputError as error:
             assert str(error)
         else:
-            assert result.status in ("ok", "failed") and (result.status == "ok") == (result.H_fix_to_mov is not None)
+            assert result.status in ("ok", "failed") and (result.status == "ok") == (
+                result.H_fix_to_mov is not None
+            )
 
 
-CELLS = st.one_of(st.text(max_size=12), st.sampled_from(("a", "A", "../../x", "/x", "..", "con", "good.png", "none.png", "\x00")))
+CELLS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(("a", "A", "../../x", "/x", "..", "con", "good.png", "none.png", "\x00")),
+)
 
 
 @cases(80)
-@given(content=st.one_of(st.binary(max_size=150),
-                         st.lists(st.lists(CELLS, max_size=5).map(",".join), max_size=5).map(
-                             lambda rows: "\n".join(["id,fixed,moving,note", *rows]).encode("utf-8", "replace"))))
+@given(
+    content=st.one_of(
+        st.binary(max_size=150),
+        st.lists(st.lists(CELLS, max_size=5).map(",".join), max_size=5).map(
+            lambda rows: "\n".join(["id,fixed,moving,note", *rows]).encode("utf-8", "replace")
+        ),
+    )
+)
 def test_tables_given_to_register(tmp_path_factory, registrar, content):
     folder = tmp_path_factory.getbasetemp() / "tables"
     folder.mkdir(exist_ok=True)
@@ -178,9 +256,13 @@ def test_tables_given_to_register(tmp_path_factory, registrar, content):
         return
     seen: set[str] = set()
     records = [register.process_row(row, registrar, folder / "out", seen, []) for row in rows]
-    register.write_results(folder / "out" / "results.csv", records, list(rows[0].extra) if rows else [])
+    register.write_results(
+        folder / "out" / "results.csv", records, list(rows[0].extra) if rows else []
+    )
     for record in records:
-        assert record["status"] in ("ok", "failed") and "internal error" not in record["reason"], record
+        assert record["status"] in ("ok", "failed") and "internal error" not in record["reason"], (
+            record
+        )
     assert set(folder.parent.iterdir()) == before, "nothing is written outside of the folder"
 
 
@@ -202,7 +284,9 @@ def with_damage(data, source: Path, target: Path) -> Path:
     """A copy of a data set with one file damaged or missing."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
-    path = data.draw(st.sampled_from(sorted(path for path in target.rglob("*.*") if path.is_file())))
+    path = data.draw(
+        st.sampled_from(sorted(path for path in target.rglob("*.*") if path.is_file()))
+    )
     if data.draw(st.integers(0, 5)) == 0:
         path.unlink()
     else:
@@ -234,13 +318,34 @@ def test_real_data_sets(tmp_path_factory, small_sets, untrained_weights, data):
     except InputError as error:
         assert str(root.name) in str(error)
     with pytest.MonkeyPatch.context() as patch:
-        code = run_main(evaluate, patch, "--data", root, "--weights", untrained_weights, "--device", "cpu", "--img_size", 64,
-                        "--rotations", 0, "--no_pictures", "--out", root / "out")
+        code = run_main(
+            evaluate,
+            patch,
+            "--data",
+            root,
+            "--weights",
+            untrained_weights,
+            "--device",
+            "cpu",
+            "--img_size",
+            64,
+            "--rotations",
+            0,
+            "--no_pictures",
+            "--out",
+            root / "out",
+        )
     assert code in (0, 2)
 
 
 @cases(30)
 @given(row=st.tuples(CELLS, CELLS, CELLS))
 def test_single_rows(tmp_path_factory, registrar, row):
-    record = register.process_row(PairRow(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), [])
-    assert record["status"] == "failed" and record["reason"] and "internal error" not in record["reason"]
+    record = register.process_row(
+        PairRow(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), []
+    )
+    assert (
+        record["status"] == "failed"
+        and record["reason"]
+        and "internal error" not in record["reason"]
+    )

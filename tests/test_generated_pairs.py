@@ -1,4 +1,5 @@
 """Generated pairs: everything of a view moves together, and equal keys give equal views."""
+
 from __future__ import annotations
 
 import shutil
@@ -34,7 +35,9 @@ from utils.image_io import read_gray, write_image
 
 ALL_MODES = list(MODE_FILES)
 TRAINING = ViewGeometry(img_size=128, long_side=192, rotation_deg=180)
-WHOLE = ViewGeometry(img_size=None, long_side=192, rotation_deg=30, scale=(0.85, 1.18), translation=0.1, mirror=False)
+WHOLE = ViewGeometry(
+    img_size=None, long_side=192, rotation_deg=30, scale=(0.85, 1.18), translation=0.1, mirror=False
+)
 EPOCH_KEYS = [ViewKey(1, index) for index in range(8)]
 
 
@@ -48,11 +51,18 @@ def rasters(view: dict) -> dict[str, torch.Tensor]:
 
 
 def overlap_of(view: dict) -> torch.Tensor:
-    return G.valid_overlap(view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None])[0] > 0.5
+    return (
+        G.valid_overlap(
+            view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None]
+        )[0]
+        > 0.5
+    )
 
 
 def into_fixed(raster: torch.Tensor, view: dict) -> torch.Tensor:
-    return G.warp_image(raster[None], view["H_fix_to_mov"][None], tuple(view["fixed_image"].shape[-2:]))[0]
+    return G.warp_image(
+        raster[None], view["H_fix_to_mov"][None], tuple(view["fixed_image"].shape[-2:])
+    )[0]
 
 
 def iou(first: torch.Tensor, second: torch.Tensor) -> float:
@@ -61,9 +71,12 @@ def iou(first: torch.Tensor, second: torch.Tensor) -> float:
 
 # --- finding samples --------------------------------------------------------------------------------------------------
 
+
 def test_all_modes_load_at_once_under_unique_keys(generated_root):
     samples, lacking = discover_samples(generated_root, ALL_MODES)
-    assert len(samples) == 4 * 12 and len({sample.key for sample in samples}) == 48 and lacking == []
+    assert (
+        len(samples) == 4 * 12 and len({sample.key for sample in samples}) == 48 and lacking == []
+    )
     assert {sample.eye for sample in samples} == {str(eye) for eye in range(1, 7)}
     pairs = GeneratedPairs(samples, WHOLE)
     for index, mode in ((0, "cffa"), (12, "cfoct"), (24, "octfa"), (36, "cfocta")):
@@ -87,7 +100,9 @@ def test_the_users_other_file_names_are_found_and_the_first_counts(generated_roo
     (tmp_path / "notes.txt").write_text("not a sample", encoding="utf-8")
     (tmp_path / "11_A").mkdir()
     samples, lacking = discover_samples(tmp_path, ["cffa"])
-    assert [sample.key for sample in samples] == ["cffa_7_A", "cffa_9_N", "cffa_10_A"], "numbers in their order"
+    assert [sample.key for sample in samples] == ["cffa_7_A", "cffa_9_N", "cffa_10_A"], (
+        "numbers in their order"
+    )
     assert samples[0].fixed.name == "7_A_cf_512.png" and samples[0].moving.name == "7_A_fa_gen.png"
     assert samples[1].fixed.name == "9_N_cf.png" and samples[1].moving.name == "9_N_fa.png"
     assert len(lacking) == 1 and "11_A_cf_512.png or 11_A_cf.png" in lacking[0]
@@ -98,6 +113,7 @@ def test_the_users_other_file_names_are_found_and_the_first_counts(generated_roo
 
 
 # --- the geometry of a view -------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("geometry", [TRAINING, WHOLE], ids=["crops", "whole"])
 def test_masks_fields_and_heatmaps_agree_under_the_known_matrix(samples, geometry):
@@ -113,7 +129,10 @@ def test_masks_fields_and_heatmaps_agree_under_the_known_matrix(samples, geometr
         assert iou(wrong & overlap, (view["fixed_mask"] > 0.5) & overlap) < 0.35
         heat_back = into_fixed(view["moving_heatmap"], view)
         assert ((heat_back - view["fixed_heatmap"]).abs() * overlap).max() < 0.6
-        mapped, found = (extract_keypoints(view[f"{role}_heatmap"][None], 0.4, 3, 500)[0][0] for role in ("fixed", "moving"))
+        mapped, found = (
+            extract_keypoints(view[f"{role}_heatmap"][None], 0.4, 3, 500)[0][0]
+            for role in ("fixed", "moving")
+        )
         mapped = G.warp_points(mapped, view["H_fix_to_mov"])
         seen = G.inside(mapped, tuple(view["moving_image"].shape[-2:]), 8)
         x, y = mapped[seen].round().long().T
@@ -130,9 +149,13 @@ def test_aligned_moving_is_the_moving_image_in_the_fixed_frame(samples):
     for key in EPOCH_KEYS[:4]:
         view = pairs[key]
         inner = torch.nn.functional.avg_pool2d(overlap_of(view).float()[None], 9, 1, 4)[0] > 0.99
-        back, truth = (torch.nn.functional.avg_pool2d(image[None], 5, 1, 2)[0]  # without the pixel noise
-                       for image in (into_fixed(view["moving_image"], view), view["aligned_moving"]))
-        right, shifted = ((torch.roll(back, shift, 2) - truth)[inner].abs().mean() for shift in (0, 3))
+        back, truth = (
+            torch.nn.functional.avg_pool2d(image[None], 5, 1, 2)[0]  # without the pixel noise
+            for image in (into_fixed(view["moving_image"], view), view["aligned_moving"])
+        )
+        right, shifted = (
+            (torch.roll(back, shift, 2) - truth)[inner].abs().mean() for shift in (0, 3)
+        )
         assert inner.float().mean() > 0.3 and right < 0.02 and right < 0.3 * shifted
 
 
@@ -147,13 +170,23 @@ def test_images_that_are_not_square(tmp_path, generated_root):
     """The known matrix holds on a wide image too, brought to another size on the way."""
     folder = tmp_path / "1_A"
     for old, new in (("cf", "cf"), ("fa_gen", "fa"), ("seg", "seg")):
-        write_image(folder / f"1_A_{new}.png", read_gray(generated_root / "1_A" / f"1_A_{old}.png")[30:150])
+        write_image(
+            folder / f"1_A_{new}.png", read_gray(generated_root / "1_A" / f"1_A_{old}.png")[30:150]
+        )
     samples, _ = discover_samples(tmp_path, ["cffa"])
     assert load_sample(samples[0], 144, 2.0).shape == (6, 90, 144)
-    view = GeneratedPairs(samples, ViewGeometry(img_size=None, long_side=144, rotation_deg=20, mirror=False))[ViewKey(0, 0)]
+    view = GeneratedPairs(
+        samples, ViewGeometry(img_size=None, long_side=144, rotation_deg=20, mirror=False)
+    )[ViewKey(0, 0)]
     assert view["moving_image"].shape == (1, 90, 144)
     overlap = overlap_of(view)
-    assert iou((into_fixed(view["moving_mask"], view) > 0.5) & overlap, (view["fixed_mask"] > 0.5) & overlap) > 0.6
+    assert (
+        iou(
+            (into_fixed(view["moving_mask"], view) > 0.5) & overlap,
+            (view["fixed_mask"] > 0.5) & overlap,
+        )
+        > 0.6
+    )
 
 
 def test_only_both_images_together_are_mirrored(samples):
@@ -184,8 +217,15 @@ def test_the_own_frame_is_where_the_file_shows_it(samples):
 @pytest.mark.parametrize("limit", [0.0, 30.0, 180.0])
 def test_ranges_are_honoured(samples, limit):
     stack = load_sample(samples[0], 192, 2.0)
-    geometry = ViewGeometry(img_size=None, long_side=192, rotation_deg=limit, scale=(0.8, 1.25), translation=0.15, shear=0.0,
-                            mirror=False)
+    geometry = ViewGeometry(
+        img_size=None,
+        long_side=192,
+        rotation_deg=limit,
+        scale=(0.8, 1.25),
+        translation=0.15,
+        shear=0.0,
+        mirror=False,
+    )
     rng, angles, scales, shifts = np.random.default_rng(0), [], [], []
     for _ in range(150):
         _, H, size = draw_geometry(stack, geometry, rng)
@@ -194,12 +234,18 @@ def test_ranges_are_honoured(samples, limit):
         centre = G.image_centre(size)
         shifts.append((G.warp_points(centre[None], H)[0] - centre) / 192)
     assert np.abs(angles).max() <= limit + 1e-6 and np.abs(angles).max() >= 0.9 * limit
-    assert min(angles) <= -0.9 * limit and 0.8 - 1e-6 <= min(scales) < 0.85 and 1.18 < max(scales) <= 1.25 + 1e-6
+    assert (
+        min(angles) <= -0.9 * limit
+        and 0.8 - 1e-6 <= min(scales) < 0.85
+        and 1.18 < max(scales) <= 1.25 + 1e-6
+    )
     assert 0.1 < np.abs(shifts).max() <= 0.15 + 1e-6
 
 
 def test_views_overlap(samples):
-    geometry = ViewGeometry(img_size=128, long_side=192, rotation_deg=180, translation=0.5, min_overlap=0.4)
+    geometry = ViewGeometry(
+        img_size=128, long_side=192, rotation_deg=180, translation=0.5, min_overlap=0.4
+    )
     pairs = GeneratedPairs(samples, geometry)
     for key in EPOCH_KEYS:
         view = pairs[key]
@@ -209,22 +255,46 @@ def test_views_overlap(samples):
 
 def test_enlarged_views_overlap_by_what_they_show(samples):
     """A moving view enlarged twice shows a quarter of the fixed one: that is all it can, and must not be refused."""
-    geometry = ViewGeometry(img_size=128, long_side=192, rotation_deg=180, scale=(1.9, 2.0), translation=0.1, min_overlap=0.8)
+    geometry = ViewGeometry(
+        img_size=128,
+        long_side=192,
+        rotation_deg=180,
+        scale=(1.9, 2.0),
+        translation=0.1,
+        min_overlap=0.8,
+    )
     stack = load_sample(samples[0], 192, 2.0)
     stack[4:] = 255
     for seed in range(5):
-        H_fix_to_own, H_fix_to_mov, size = draw_geometry(stack, geometry, np.random.default_rng(seed))
+        H_fix_to_own, H_fix_to_mov, size = draw_geometry(
+            stack, geometry, np.random.default_rng(seed)
+        )
         assert overlap_share(stack, H_fix_to_own, H_fix_to_mov, size) >= 0.8
-        assert overlap_share(stack, H_fix_to_own, G.compose(H_fix_to_mov, G.translation_matrix((400.0, 0.0))), size) == 0
+        assert (
+            overlap_share(
+                stack,
+                H_fix_to_own,
+                G.compose(H_fix_to_mov, G.translation_matrix((400.0, 0.0))),
+                size,
+            )
+            == 0
+        )
 
 
 def test_views_start_easy_and_grow(samples):
     geometry = ViewGeometry(img_size=128, long_side=192, rotation_deg=180, ramp_epochs=10)
-    assert geometry.difficulty(1) == 0.1 and geometry.difficulty(10) == geometry.difficulty(99) == 1.0
+    assert (
+        geometry.difficulty(1) == 0.1 and geometry.difficulty(10) == geometry.difficulty(99) == 1.0
+    )
     assert ViewGeometry().difficulty(0) == ViewGeometry().difficulty(1) == 1.0
     pairs = GeneratedPairs(samples, geometry)
-    turns = {epoch: [abs(np.degrees(np.arctan2(H[1, 0], H[0, 0]))) for H in (
-        pairs[ViewKey(epoch, index)]["H_fix_to_mov"].numpy() for index in range(8))] for epoch in (1, 10)}
+    turns = {
+        epoch: [
+            abs(np.degrees(np.arctan2(H[1, 0], H[0, 0])))
+            for H in (pairs[ViewKey(epoch, index)]["H_fix_to_mov"].numpy() for index in range(8))
+        ]
+        for epoch in (1, 10)
+    }
     assert max(turns[1]) <= 18 < max(turns[10])
 
 
@@ -240,30 +310,42 @@ def test_anchors_lie_on_vessels_that_both_images_show(samples):
         mapped = G.warp_points(anchors, view["H_fix_to_mov"])
         assert G.inside(mapped, (128, 128), -1).all()
         x, y = mapped.round().long().clamp(0, 127).T
-        near = torch.nn.functional.max_pool2d(torch.stack([view["moving_mask"], view["moving_fov"]]), 5, 1, 2)[:, 0, y, x]
+        near = torch.nn.functional.max_pool2d(
+            torch.stack([view["moving_mask"], view["moving_fov"]]), 5, 1, 2
+        )[:, 0, y, x]
         assert near[1].min() > 0.5 and near[0].mean() > 0.9
 
 
 # --- equal keys, equal views ------------------------------------------------------------------------------------------
 
+
 def assert_equal_views(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
-        assert torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name], name
+        assert (
+            torch.equal(value, second[name])
+            if isinstance(value, torch.Tensor)
+            else value == second[name]
+        ), name
 
 
 def test_equal_keys_give_equal_views_in_any_order(samples):
     def make() -> GeneratedPairs:
         return GeneratedPairs(samples, TRAINING, PhotometricRanges(), seed=3, cache_mb=0)
+
     one, other = make(), make()
     for key in reversed(EPOCH_KEYS):
         other[key]
     for key in EPOCH_KEYS[:3]:
         assert_equal_views(one[key], other[key])
         assert not torch.equal(one[key]["fixed_image"], one[key._replace(epoch=2)]["fixed_image"])
-        assert not torch.equal(one[key]["H_fix_to_mov"], one[ViewKey(1, key.index + len(samples))]["H_fix_to_mov"])
+        assert not torch.equal(
+            one[key]["H_fix_to_mov"], one[ViewKey(1, key.index + len(samples))]["H_fix_to_mov"]
+        )
     reseeded = GeneratedPairs(samples, TRAINING, PhotometricRanges(), seed=4)
-    assert not torch.equal(reseeded[EPOCH_KEYS[0]]["fixed_image"], one[EPOCH_KEYS[0]]["fixed_image"])
+    assert not torch.equal(
+        reseeded[EPOCH_KEYS[0]]["fixed_image"], one[EPOCH_KEYS[0]]["fixed_image"]
+    )
 
 
 def test_views_do_not_depend_on_the_number_of_workers(samples):
@@ -277,8 +359,12 @@ def test_views_do_not_depend_on_the_number_of_workers(samples):
 
 # --- photometric randomisation ----------------------------------------------------------------------------------------
 
+
 def test_photometric_changes_the_look_and_not_the_geometry(samples):
-    plain, looks = (GeneratedPairs(samples, TRAINING, ranges) for ranges in (None, PhotometricRanges(p_apply=1.0)))
+    plain, looks = (
+        GeneratedPairs(samples, TRAINING, ranges)
+        for ranges in (None, PhotometricRanges(p_apply=1.0))
+    )
     for key in EPOCH_KEYS:
         before, after = plain[key], looks[key]
         for name in ("H_fix_to_mov", "H_fix_to_own"):
@@ -295,21 +381,39 @@ def test_photometric_changes_the_look_and_not_the_geometry(samples):
 def test_the_two_images_are_randomised_independently(generated_root):
     """A pair of one picture with itself, not warped, comes out as two different pictures."""
     samples, _ = discover_samples(generated_root, ["cffa"])
-    same = [sample.__class__(sample.key, sample.eye, sample.mode, sample.fixed, sample.fixed, sample.mask)
-            for sample in samples[:1]]
-    still = ViewGeometry(img_size=None, long_side=192, rotation_deg=0, scale=(1, 1), translation=0, shear=0, mirror=False)
+    same = [
+        sample.__class__(
+            sample.key, sample.eye, sample.mode, sample.fixed, sample.fixed, sample.mask
+        )
+        for sample in samples[:1]
+    ]
+    still = ViewGeometry(
+        img_size=None,
+        long_side=192,
+        rotation_deg=0,
+        scale=(1, 1),
+        translation=0,
+        shear=0,
+        mirror=False,
+    )
     view = GeneratedPairs(same, still)[ViewKey(0, 0)]
     assert (view["fixed_image"] - view["moving_image"]).abs().max() < 1e-3
     view = GeneratedPairs(same, still, PhotometricRanges(p_apply=1.0))[ViewKey(0, 0)]
     assert (view["fixed_image"] - view["moving_image"]).abs().mean() > 0.01
-    plain, sometimes = GeneratedPairs(same, still), GeneratedPairs(same, still, PhotometricRanges(p_apply=0.5))
+    plain, sometimes = (
+        GeneratedPairs(same, still),
+        GeneratedPairs(same, still, PhotometricRanges(p_apply=0.5)),
+    )
     keys = [ViewKey(0, index) for index in range(24)]
-    changed = [[not torch.equal(plain[key][name], sometimes[key][name]) for key in keys]
-               for name in ("fixed_image", "moving_image")]
+    changed = [
+        [not torch.equal(plain[key][name], sometimes[key][name]) for key in keys]
+        for name in ("fixed_image", "moving_image")
+    ]
     assert all(4 <= sum(part) <= 20 for part in changed) and changed[0] != changed[1]
 
 
 # --- split and manifest -----------------------------------------------------------------------------------------------
+
 
 def test_split_keeps_eyes_together_and_is_repeatable(samples):
     eyes = [sample.eye for sample in samples]
@@ -342,6 +446,7 @@ def test_manifest_returns_what_was_written(tmp_path):
 
 # --- junctions --------------------------------------------------------------------------------------------------------
 
+
 def drawn(*lines: tuple[tuple[int, int], tuple[int, int]], width: int = 3) -> np.ndarray:
     mask = np.zeros((80, 120), np.uint8)
     for start, end in lines:
@@ -351,7 +456,9 @@ def drawn(*lines: tuple[tuple[int, int], tuple[int, int]], width: int = 3) -> np
 
 @pytest.mark.parametrize("width", [2, 3, 5])
 def test_a_fork_and_a_crossing_are_one_junction_each(width):
-    fork = find_junctions(drawn(((10, 40), (50, 40)), ((50, 40), (90, 15)), ((50, 40), (90, 65)), width=width))
+    fork = find_junctions(
+        drawn(((10, 40), (50, 40)), ((50, 40), (90, 15)), ((50, 40), (90, 65)), width=width)
+    )
     assert len(fork) == 1 and np.abs(fork[0] - [50, 40]).max() < 5
     crossing = find_junctions(drawn(((30, 10), (90, 70)), ((30, 70), (90, 10)), width=width))
     assert len(crossing) == 1 and np.abs(crossing[0] - [60, 40]).max() < 2.5
@@ -369,13 +476,28 @@ def test_heatmap_has_a_spot_of_height_one_on_each_point():
     points = np.array([[20.0, 10.0], [70.0, 50.0], [119.0, 0.0], [400.0, 9.0]])
     heatmap = gaussian_heatmap(points, (60, 120), 2.0)
     assert heatmap.shape == (60, 120) and heatmap[10, 20] == heatmap[50, 70] == heatmap[0, 119] == 1
-    assert heatmap[10, 22] == pytest.approx(np.exp(-0.5), abs=1e-3) and heatmap.max() == 1 and heatmap[30, 100] == 0
+    assert (
+        heatmap[10, 22] == pytest.approx(np.exp(-0.5), abs=1e-3)
+        and heatmap.max() == 1
+        and heatmap[30, 100] == 0
+    )
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
 
+
 def test_contact_sheet(generated_root, tmp_path, monkeypatch):
-    arguments = ("--data", generated_root, "--mode", "cffa", "cfocta", "--show", tmp_path / "views.png", "--rows", 2)
+    arguments = (
+        "--data",
+        generated_root,
+        "--mode",
+        "cffa",
+        "cfocta",
+        "--show",
+        tmp_path / "views.png",
+        "--rows",
+        2,
+    )
     assert run_main(dataset.generated_pairs, monkeypatch, *arguments) == 0
     assert read_gray(tmp_path / "views.png").shape[0] > 400
 

@@ -1,4 +1,5 @@
 """The convention of utils/geometry.py, on non-square images."""
+
 import numpy as np
 import pytest
 import torch
@@ -47,10 +48,13 @@ def test_numpy_and_torch_points_agree_and_batch():
 
 def test_resize_matrix_agrees_with_opencv_resize():
     import cv2
+
     points = np.array([[40.0, 30.0], [90.5, 60.0]])
     image = spots(points, FIXED_SIZE, sigma=3.0)[0, 0].numpy()
     target = (135, 260)
-    resized = torch.tensor(cv2.resize(image, target[::-1], interpolation=cv2.INTER_LINEAR))[None, None]
+    resized = torch.tensor(cv2.resize(image, target[::-1], interpolation=cv2.INTER_LINEAR))[
+        None, None
+    ]
     for mapped in G.warp_points(points, G.resize_matrix(FIXED_SIZE, target)):
         assert np.abs(centroid(resized, mapped, 14) - mapped).max() < 0.1
 
@@ -60,8 +64,13 @@ def test_resize_transform_keeps_the_correspondence():
     small_fixed, small_moving = (45, 65), (300, 220)
     H_small = G.resize_transform(H, FIXED_SIZE, small_fixed, MOVING_SIZE, small_moving)
     points = np.array([[10.0, 20.0], [100.0, 80.0]])
-    via_small = G.warp_points(G.warp_points(points, G.resize_matrix(FIXED_SIZE, small_fixed)), H_small)
-    assert np.allclose(via_small, G.warp_points(G.warp_points(points, H), G.resize_matrix(MOVING_SIZE, small_moving)))
+    via_small = G.warp_points(
+        G.warp_points(points, G.resize_matrix(FIXED_SIZE, small_fixed)), H_small
+    )
+    assert np.allclose(
+        via_small,
+        G.warp_points(G.warp_points(points, H), G.resize_matrix(MOVING_SIZE, small_moving)),
+    )
 
 
 def test_compose_acts_from_left_to_right():
@@ -73,7 +82,9 @@ def test_compose_acts_from_left_to_right():
 def test_sample_map_reads_the_pixel_position_at_any_stride(stride):
     size = (64, 96)
     grid = G.pixel_grid((size[0] // stride, size[1] // stride))
-    coordinates = G.cells_to_pixels(grid, stride).T.reshape(1, 2, size[0] // stride, size[1] // stride)
+    coordinates = G.cells_to_pixels(grid, stride).T.reshape(
+        1, 2, size[0] // stride, size[1] // stride
+    )
     points = torch.tensor([[[20.25, 31.5], [70.0, 40.0]]])
     assert torch.allclose(G.sample_map(coordinates, points, stride), points, atol=1e-4)
 
@@ -89,8 +100,14 @@ def test_turning_loses_no_pixel():
 def test_valid_overlap_counts_both_fields():
     fixed_fov, moving_fov = torch.ones(1, 1, *FIXED_SIZE), torch.ones(1, 1, *FIXED_SIZE)
     fixed_fov[..., :10] = 0
-    overlap = G.valid_overlap(torch.tensor(G.translation_matrix([30, 0]))[None], fixed_fov, moving_fov)
-    assert overlap[..., :10].sum() == 0 and overlap[..., 100:].sum() == 0 and overlap[..., 10:100].min() == 1
+    overlap = G.valid_overlap(
+        torch.tensor(G.translation_matrix([30, 0]))[None], fixed_fov, moving_fov
+    )
+    assert (
+        overlap[..., :10].sum() == 0
+        and overlap[..., 100:].sum() == 0
+        and overlap[..., 10:100].min() == 1
+    )
 
 
 def test_fit_affine_recovers_and_refuses():
@@ -124,7 +141,9 @@ def _estimate_of(H, fixed):
 def test_implausible_matrices_are_refused_with_a_reason():
     fixed = np.random.default_rng(2).uniform([0, 0], [500, 400], (60, 2))
     centre = [250, 200]
-    assert "mirror" in _estimate_of(G.affine_about(0, 1, 0, centre, centre, mirror=True), fixed).reason
+    assert (
+        "mirror" in _estimate_of(G.affine_about(0, 1, 0, centre, centre, mirror=True), fixed).reason
+    )
     assert "scale" in _estimate_of(G.affine_about(0, 5, 0, centre, centre), fixed).reason
     assert "stretches" in _estimate_of(G.affine_about(0, 1, 1.0, centre, centre), fixed).reason
     assert "spot" in _estimate_of(np.eye(3), fixed * 0.02).reason
@@ -132,6 +151,9 @@ def test_implausible_matrices_are_refused_with_a_reason():
     few = _estimate_of(np.eye(3), fixed[:5])
     assert few.status == "failed" and few.H_fix_to_mov is None and "5 matches" in few.reason
     noise = np.random.default_rng(3).uniform(0, 500, (300, 2))
-    assert G.estimate_transform(noise, noise[::-1] * [0.7, 1.3] + noise % 37 * 9, (400, 500)).status == "failed"
+    assert (
+        G.estimate_transform(noise, noise[::-1] * [0.7, 1.3] + noise % 37 * 9, (400, 500)).status
+        == "failed"
+    )
     with pytest.raises(InputError, match="unknown transform"):
         G.estimate_transform(fixed, fixed, (400, 500), "quadratic")

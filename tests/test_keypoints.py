@@ -1,4 +1,5 @@
 """Keypoints at sub-pixel positions, descriptors read where they belong, matches."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -21,14 +22,20 @@ from utils import geometry as G
 SIZE = (64, 96)
 
 
-def heatmap_of(points: np.ndarray, sigma: float = 2.0, heights: tuple[float, ...] = ()) -> torch.Tensor:
+def heatmap_of(
+    points: np.ndarray, sigma: float = 2.0, heights: tuple[float, ...] = ()
+) -> torch.Tensor:
     """(1, 1, *SIZE) with a Gaussian at each point."""
     heights = heights or (1.0,) * len(points)
-    maps = [height * gaussian_heatmap(point[None], SIZE, sigma) for point, height in zip(points, heights, strict=True)]
+    maps = [
+        height * gaussian_heatmap(point[None], SIZE, sigma)
+        for point, height in zip(points, heights, strict=True)
+    ]
     return torch.from_numpy(np.maximum.reduce(maps))[None, None]
 
 
 # --- detections -------------------------------------------------------------------------------------------------------
+
 
 def test_peaks_are_found_to_a_tenth_of_a_pixel():
     points = np.array([[20.3, 31.6], [70.45, 12.1], [50.0, 50.0], [85.25, 40.75]])
@@ -40,7 +47,9 @@ def test_peaks_are_found_to_a_tenth_of_a_pixel():
 
 def test_refinement_never_leaves_the_pixel_and_keeps_border_peaks():
     heatmap = torch.rand(*SIZE, generator=torch.Generator().manual_seed(0))
-    rows, columns = torch.nonzero(non_maximum_suppression(heatmap[None, None], 1)[0, 0], as_tuple=True)
+    rows, columns = torch.nonzero(
+        non_maximum_suppression(heatmap[None, None], 1)[0, 0], as_tuple=True
+    )
     peaks = torch.stack([columns, rows], dim=1)
     moved = (refine_peaks(heatmap, peaks) - peaks).abs().amax(1)
     border = (columns == 0) | (rows == 0) | (columns == SIZE[1] - 1) | (rows == SIZE[0] - 1)
@@ -58,10 +67,14 @@ def test_strongest_come_first_and_are_the_ones_kept():
 
 
 def test_suppression_keeps_the_larger_of_two_near_peaks_only():
-    heatmap = heatmap_of(np.array([[30.0, 30.0], [34.0, 33.0], [50.0, 30.0]]), sigma=1.0, heights=(0.8, 0.9, 0.7))
+    heatmap = heatmap_of(
+        np.array([[30.0, 30.0], [34.0, 33.0], [50.0, 30.0]]), sigma=1.0, heights=(0.8, 0.9, 0.7)
+    )
     keypoints, _ = extract_keypoints(heatmap, 0.1, 4, 10)[0]
     assert keypoints.round().tolist() == [[34.0, 33.0], [50.0, 30.0]]
-    assert len(extract_keypoints(heatmap, 0.1, 2, 10)[0][0]) == 3, "all three are further than 2 px apart"
+    assert len(extract_keypoints(heatmap, 0.1, 2, 10)[0][0]) == 3, (
+        "all three are further than 2 px apart"
+    )
 
 
 def test_a_flat_top_is_one_keypoint():
@@ -98,6 +111,7 @@ def test_extraction_does_not_carry_gradients():
 
 # --- descriptors ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("angle, scale", [(0, 1.0), (30, 1.15), (180, 0.9)])
 def test_descriptors_find_the_same_place_under_a_warp(stride, angle, scale):
@@ -113,7 +127,9 @@ def test_descriptors_find_the_same_place_under_a_warp(stride, angle, scale):
     H_mov_to_fix = torch.tensor(np.linalg.inv(H)).float()[None]
     moving = G.warp_image(fixed, H_mov_to_fix, moving_size)
     fixed_map, moving_map = F.avg_pool2d(fixed, stride), F.avg_pool2d(moving, stride)
-    points = torch.rand(1, 40, 2, generator=generator) * torch.tensor([80.0, 50.0]) + torch.tensor([56.0, 39.0])
+    points = torch.rand(1, 40, 2, generator=generator) * torch.tensor([80.0, 50.0]) + torch.tensor(
+        [56.0, 39.0]
+    )
     wanted = sample_descriptors(fixed_map, points, stride)[0]
     # Every place of the moving image, four to a cell: the nearest descriptor must lie where the matrix says.
     everywhere = G.pixel_grid((moving_size[0] // 2, moving_size[1] // 2))[None] * 2.0 + 0.5
@@ -130,9 +146,11 @@ def test_descriptors_have_unit_length():
     assert torch.allclose(descriptors.norm(dim=-1), torch.ones(2, 30), atol=1e-5)
 
 
-NETWORKS = {"lite": ModelSettings(stem="raw", widths=(8, 16, 16), descriptor_dim=16),
-            "lite with ridge stem": ModelSettings(widths=(8, 16, 16), descriptor_dim=16),
-            "published": ModelSettings(architecture="published")}
+NETWORKS = {
+    "lite": ModelSettings(stem="raw", widths=(8, 16, 16), descriptor_dim=16),
+    "lite with ridge stem": ModelSettings(widths=(8, 16, 16), descriptor_dim=16),
+    "published": ModelSettings(architecture="published"),
+}
 
 
 def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
@@ -142,7 +160,9 @@ def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
             # Drawn in the order of indices, whatever the layout in memory, so that a seed always means the same network.
-            module.weight.data.copy_(torch.nn.init.kaiming_normal_(torch.empty(module.weight.shape)))
+            module.weight.data.copy_(
+                torch.nn.init.kaiming_normal_(torch.empty(module.weight.shape))
+            )
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
     return model
@@ -152,7 +172,9 @@ def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
 def test_shifting_the_image_shifts_the_descriptor_map(name):
     """Descriptors at x of an image equal those at x + d of the image shifted by d, on a non-square image."""
     torch.manual_seed(5)
-    texture = F.interpolate(torch.rand(1, 1, 30, 40), size=(96, 128), mode="bicubic", align_corners=False).clamp(0, 1)
+    texture = F.interpolate(
+        torch.rand(1, 1, 30, 40), size=(96, 128), mode="bicubic", align_corners=False
+    ).clamp(0, 1)
     image = torch.full((1, 1, 160, 224), 0.5)
     image[..., 32:128, 32:160] = texture
     model = random_network(NETWORKS[name], 0)
@@ -188,7 +210,9 @@ def test_keypoints_read_the_descriptor_of_their_own_place(name):
             for x in torch.arange(stride / 2 - 0.5, block, stride) + 4 * 16:
                 point = torch.tensor([[[float(x), float(y)]]])
                 answer = (sample_descriptors(descriptors, point, stride) * direction).sum()
-                weight = torch.autograd.grad(answer, image, retain_graph=True)[0].square().reshape(-1)
+                weight = (
+                    torch.autograd.grad(answer, image, retain_graph=True)[0].square().reshape(-1)
+                )
                 centre = (G.pixel_grid(size) * weight[:, None]).sum(0) / weight.sum()
                 offsets.append(centre - point[0, 0])
     bias = torch.stack(offsets).mean(0) / stride
@@ -196,6 +220,7 @@ def test_keypoints_read_the_descriptor_of_their_own_place(name):
 
 
 # --- matches ----------------------------------------------------------------------------------------------------------
+
 
 def test_mutual_matches_undo_a_permutation():
     fixed = F.normalize(torch.randn(30, 16, generator=torch.Generator().manual_seed(0)), dim=1)
@@ -208,15 +233,21 @@ def test_mutual_matches_undo_a_permutation():
 def test_a_match_must_be_mutual():
     moving = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), dim=1)
     fixed = F.normalize(torch.tensor([[1.0, 0.05], [1.0, 0.2]]), dim=1)
-    assert match_descriptors(fixed, moving)[0].tolist() == [[0, 0]], "both prefer 0, which prefers the first"
+    assert match_descriptors(fixed, moving)[0].tolist() == [[0, 0]], (
+        "both prefer 0, which prefers the first"
+    )
 
 
 def test_ratio_test_drops_the_ambiguous():
     fixed = torch.eye(3)[:2]
-    moving = F.normalize(torch.tensor([[1.0, 0.30, 0.0], [1.0, 0.0, 0.32], [0.0, 1.0, 0.02], [0.3, 0.0, 1.0]]), dim=1)
+    moving = F.normalize(
+        torch.tensor([[1.0, 0.30, 0.0], [1.0, 0.0, 0.32], [0.0, 1.0, 0.02], [0.3, 0.0, 1.0]]), dim=1
+    )
     assert match_descriptors(fixed, moving)[0].tolist() == [[0, 0], [1, 2]]
     assert match_descriptors(fixed, moving, 0.8)[0].tolist() == [[1, 2]]
-    assert len(match_descriptors(fixed[:1], moving[:1], 0.8)[0]) == 1, "with one candidate there is no ratio"
+    assert len(match_descriptors(fixed[:1], moving[:1], 0.8)[0]) == 1, (
+        "with one candidate there is no ratio"
+    )
 
 
 @pytest.mark.parametrize("n_fixed, n_moving", [(0, 5), (5, 0), (0, 0)])

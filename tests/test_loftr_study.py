@@ -1,4 +1,5 @@
 """The study of plan v3: its retention set, its cost figures, and the table that it writes."""
+
 import numpy as np
 import pytest
 import yaml
@@ -34,12 +35,18 @@ def test_retention_pairs_show_one_photograph_under_their_homography(pairs):
     assert len({pair.key for pair in pairs}) == len(PHOTOGRAPHS) == len(pairs)
     for pair in pairs:
         height, width = pair.fixed.shape
-        points = np.random.default_rng(0).uniform([0.35 * width, 0.35 * height], [0.65 * width, 0.65 * height], (300, 2)).round()
+        points = (
+            np.random.default_rng(0)
+            .uniform([0.35 * width, 0.35 * height], [0.65 * width, 0.65 * height], (300, 2))
+            .round()
+        )
         mapped = warp_points(points, pair.H_fix_to_mov).round().astype(int)
         assert ((mapped >= 0) & (mapped < [width, height])).all(), pair.key
         x, y = points.astype(int).T
         seen, same = pair.fixed[y, x], pair.moving[mapped[:, 1], mapped[:, 0]]
-        assert np.median(np.abs(seen - same)) < 0.5 * np.median(np.abs(seen - np.roll(same, 7))) + 0.02, pair.key
+        assert (
+            np.median(np.abs(seen - same)) < 0.5 * np.median(np.abs(seen - np.roll(same, 7))) + 0.02
+        ), pair.key
 
 
 def test_retention_pairs_are_the_same_every_time(pairs):
@@ -49,10 +56,25 @@ def test_retention_pairs_are_the_same_every_time(pairs):
 
 
 def test_cost_of_frozen_and_unfrozen_steps(generated_root):
-    model = {"stem": "ridge", "initial_dim": 8, "block_dims": [8, 8, 16], "heads": 2, "coarse_layers": 1}
-    config = build(Config, {"model": model, "view": {"img_size": 64, "long_side": 96},
-                            "v3": {"freeze": ["backbone"], "train": {"batch_size": 2}}}, "test")
-    frozen, unfrozen = (measure_cost(config, freeze, str(generated_root), "cffa", 3) for freeze in (None, ()))
+    model = {
+        "stem": "ridge",
+        "initial_dim": 8,
+        "block_dims": [8, 8, 16],
+        "heads": 2,
+        "coarse_layers": 1,
+    }
+    config = build(
+        Config,
+        {
+            "model": model,
+            "view": {"img_size": 64, "long_side": 96},
+            "v3": {"freeze": ["backbone"], "train": {"batch_size": 2}},
+        },
+        "test",
+    )
+    frozen, unfrozen = (
+        measure_cost(config, freeze, str(generated_root), "cffa", 3) for freeze in (None, ())
+    )
     for cost in (frozen, unfrozen):
         assert cost["seconds"] > 0 and cost["memory"] > 50
     assert "(100%)" in unfrozen["parameters"] and "(100%)" not in frozen["parameters"]
@@ -62,24 +84,42 @@ class Knowing:
     """A matcher that knows where the pixels of a pair lie, instead of a trained one."""
 
     def __init__(self, H_fix_to_mov):
-        self.H, self.settings = H_fix_to_mov, MatchSettings(long_side=128, refine=False, min_confidence=0.0)
+        self.H, self.settings = (
+            H_fix_to_mov,
+            MatchSettings(long_side=128, refine=False, min_confidence=0.0),
+        )
 
     def candidates(self, fixed, moving, smaller=True):
-        points = np.stack(np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1).reshape(-1, 2)
+        points = np.stack(
+            np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1
+        ).reshape(-1, 2)
         H = moving.frame.H_image_to_working @ self.H @ np.linalg.inv(fixed.frame.H_image_to_working)
-        yield PairMatches(points, warp_points(points, H), np.ones(len(points)), fixed, moving, points, points)
+        yield PairMatches(
+            points, warp_points(points, H), np.ones(len(points)), fixed, moving, points, points
+        )
 
 
 def test_right_and_wrong_matrices_are_told_apart(generated_root, tmp_path):
     (tmp_path / "split.yaml").write_text("train: ['3']\nval: ['2']\ntest: ['1']\n")
-    samples = [sample for sample in discover_samples(generated_root, ["cffa"])[0] if sample.eye == "1"]
+    samples = [
+        sample for sample in discover_samples(generated_root, ["cffa"])[0] if sample.eye == "1"
+    ]
     assert len(samples) == 2
-    wrong = score_generated(Knowing(np.eye(3)), Plausibility(), generated_root, "cffa", tmp_path / "split.yaml")
+    wrong = score_generated(
+        Knowing(np.eye(3)), Plausibility(), generated_root, "cffa", tmp_path / "split.yaml"
+    )
     assert len(wrong) == 4 and min(wrong) > 5
     pair = retention_pairs(views=1)[0]
     corners = image_corners(pair.fixed.shape)
-    error = find_error(Knowing(pair.H_fix_to_mov), Plausibility(), pair.fixed, pair.moving, corners,
-                       warp_points(corners, pair.H_fix_to_mov), "homography")
+    error = find_error(
+        Knowing(pair.H_fix_to_mov),
+        Plausibility(),
+        pair.fixed,
+        pair.moving,
+        corners,
+        warp_points(corners, pair.H_fix_to_mov),
+        "homography",
+    )
     assert error.max < 0.5
     assert share([error.mean, float("inf"), 7.0]) == "1/3 (7.0 px)"
 
@@ -97,7 +137,12 @@ def test_table_goes_between_the_markers(tmp_path):
     doc = tmp_path / "doc.md"
     doc.write_text(f"Before.\n{MARKERS[0]}\nold\n{MARKERS[1]}\nAfter.\n")
     table = as_table("variant", {"base": {"a": "1", "b": "2"}, "v3": {"a": "3", "b": "4"}})
-    assert table.splitlines() == ["| variant | a | b |", "|---|---|---|", "| base | 1 | 2 |", "| v3 | 3 | 4 |"]
+    assert table.splitlines() == [
+        "| variant | a | b |",
+        "|---|---|---|",
+        "| base | 1 | 2 |",
+        "| v3 | 3 | 4 |",
+    ]
     for _ in range(2):
         write_into(doc, table)
         assert doc.read_text() == f"Before.\n{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\nAfter.\n"
@@ -110,5 +155,8 @@ def test_both_configs_fit_their_schema():
     for name in ("loftr_v3", "loftr_v3_lite"):
         with open(f"configs/{name}.yaml", encoding="utf-8") as handle:
             config = build(Config, yaml.safe_load(handle), name)
-        assert config.v3.freeze == ("backbone", "pos_encoding", "fine_preprocess") and config.base.freeze == ()
+        assert (
+            config.v3.freeze == ("backbone", "pos_encoding", "fine_preprocess")
+            and config.base.freeze == ()
+        )
         assert config.v3.loss.eps == 1e-4 and not config.v3.photometric

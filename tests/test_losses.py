@@ -1,4 +1,5 @@
 """The loss terms: known answers, gradients, empty samples, and all of them together on the real network."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -29,6 +30,7 @@ def ones(*shape: int) -> torch.Tensor:
 
 # --- Dice -------------------------------------------------------------------------------------------------------------
 
+
 def test_dice_known_values():
     full, nothing, half = ones(1, 1, 10, 10), torch.zeros(1, 1, 10, 10), torch.zeros(1, 1, 10, 10)
     half[..., :5] = 1
@@ -37,7 +39,9 @@ def test_dice_known_values():
     assert dice_loss(full, nothing, full).mean().item() == pytest.approx(1 - 1 / 101)
     # 2 * 50 common pixels of 100 + 50, smoothed by 1.
     assert dice_loss(full, half, full).mean().item() == pytest.approx(1 - 101 / 151)
-    assert dice_loss(half, full, half).mean().item() == pytest.approx(0, abs=1e-6), "outside of valid nothing counts"
+    assert dice_loss(half, full, half).mean().item() == pytest.approx(0, abs=1e-6), (
+        "outside of valid nothing counts"
+    )
 
 
 def test_dice_is_taken_per_sample_and_counts_empty_ones():
@@ -59,13 +63,17 @@ def test_dice_gradients_are_finite_everywhere():
             target = torch.zeros(1, 1, 6, 6, requires_grad=True)
             dice_loss(prediction, target, valid).mean().backward()
             assert torch.isfinite(prediction.grad).all() and torch.isfinite(target.grad).all()
-    torch.autograd.gradcheck(lambda p: dice_loss(p, torch.full_like(p, 0.3), torch.ones_like(p)).mean(),
-                             torch.rand(2, 1, 4, 5, dtype=torch.float64, requires_grad=True))
+    torch.autograd.gradcheck(
+        lambda p: dice_loss(p, torch.full_like(p, 0.3), torch.ones_like(p)).mean(),
+        torch.rand(2, 1, 4, 5, dtype=torch.float64, requires_grad=True),
+    )
 
 
 def test_average_of_two_terms():
     first = dice_loss(ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), ones(2, 1, 4, 4))
-    second = dice_loss(ones(2, 1, 4, 4), ones(2, 1, 4, 4), torch.cat([ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)]))
+    second = dice_loss(
+        ones(2, 1, 4, 4), ones(2, 1, 4, 4), torch.cat([ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)])
+    )
     both = average(first, second)
     assert torch.allclose(both.per_sample, 0.5 * first.per_sample, atol=1e-6) and both.valid.all()
 
@@ -81,13 +89,16 @@ def test_detector_loss_sees_both_images():
 
 # --- L_geo ------------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def detectors():
     """Detector maps of one constellation in a fixed (80 x 112) and a moving (96 x 88) frame, and the matrix."""
     points = np.array([[30.0, 30.0], [70.0, 20.0], [60.0, 55.0], [90.0, 50.0]])
     H = G.affine_about(35, 0.9, 0.0, G.image_centre((80, 112)), G.image_centre((96, 88)))
     fixed = torch.from_numpy(gaussian_heatmap(points, (80, 112), 3.0))[None, None]
-    moving = torch.from_numpy(gaussian_heatmap(G.warp_points(points, H), (96, 88), 3.0 * 0.9))[None, None]
+    moving = torch.from_numpy(gaussian_heatmap(G.warp_points(points, H), (96, 88), 3.0 * 0.9))[
+        None, None
+    ]
     return fixed, moving, torch.tensor(H).float()[None]
 
 
@@ -112,17 +123,27 @@ def test_geometric_loss_ignores_what_lies_outside_of_the_overlap(detectors):
     assert moving.grad.abs().max() > 0, "both detectors learn"
     changed = fixed.clone()
     changed[..., 84:] = 0.7
-    assert geometric_loss(changed, moving, H, overlap).mean().item() == pytest.approx(before.item(), abs=1e-6)
+    assert geometric_loss(changed, moving, H, overlap).mean().item() == pytest.approx(
+        before.item(), abs=1e-6
+    )
     empty = geometric_loss(lonely, moving, H, torch.zeros_like(overlap))
     assert empty.n_empty() == 1 and empty.mean() == 0 and empty.mean().requires_grad
 
 
 # --- descriptors ------------------------------------------------------------------------------------------------------
 
+
 def descriptor_case(n_samples: int = 2, n_points: int = 24, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
-    points = torch.stack([torch.stack(torch.meshgrid(torch.arange(6.0), torch.arange(4.0), indexing="ij"), -1)
-                          .reshape(-1, 2)[torch.randperm(24, generator=generator)][:n_points] * 20 for _ in range(n_samples)])
+    points = torch.stack(
+        [
+            torch.stack(
+                torch.meshgrid(torch.arange(6.0), torch.arange(4.0), indexing="ij"), -1
+            ).reshape(-1, 2)[torch.randperm(24, generator=generator)][:n_points]
+            * 20
+            for _ in range(n_samples)
+        ]
+    )
     descriptors = F.normalize(torch.randn(n_samples, n_points, 64, generator=generator), dim=-1)
     return descriptors, points, torch.ones(n_samples, n_points, dtype=torch.bool)
 
@@ -141,11 +162,19 @@ def test_known_values():
     """Two points with orthogonal descriptors, and two with equal ones."""
     points, valid = torch.tensor([[[0.0, 0.0], [50.0, 0.0]]]), torch.ones(1, 2, dtype=torch.bool)
     orthogonal, equal = torch.eye(2)[None], torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    assert infonce_loss(equal, equal, points, valid).mean().item() == pytest.approx(np.log(2), abs=1e-5)
+    assert infonce_loss(equal, equal, points, valid).mean().item() == pytest.approx(
+        np.log(2), abs=1e-5
+    )
     wanted = np.log(1 + np.exp(-1 / 0.5))
-    assert infonce_loss(orthogonal, orthogonal, points, valid, temperature=0.5).mean().item() == pytest.approx(wanted, abs=1e-5)
-    assert triplet_loss(equal, equal, points, valid, margin=0.8).mean().item() == pytest.approx(0.8, abs=2e-3)
-    assert triplet_loss(orthogonal, orthogonal, points, valid, margin=1.6).mean().item() == pytest.approx(1.6 - 2**0.5, abs=2e-3)
+    assert infonce_loss(
+        orthogonal, orthogonal, points, valid, temperature=0.5
+    ).mean().item() == pytest.approx(wanted, abs=1e-5)
+    assert triplet_loss(equal, equal, points, valid, margin=0.8).mean().item() == pytest.approx(
+        0.8, abs=2e-3
+    )
+    assert triplet_loss(
+        orthogonal, orthogonal, points, valid, margin=1.6
+    ).mean().item() == pytest.approx(1.6 - 2**0.5, abs=2e-3)
 
 
 @pytest.mark.parametrize("objective", DESCRIPTOR_OBJECTIVES.values(), ids=DESCRIPTOR_OBJECTIVES)
@@ -155,14 +184,19 @@ def test_near_points_are_no_negatives(objective):
     descriptors[:, 1] = descriptors[:, 0]
     for distance, costly in ((3.0, False), (30.0, True)):
         points[:, 1] = points[:, 0] + torch.tensor([distance, 0.0])
-        assert (objective(descriptors, descriptors, points, valid, ignore_px=6.0).mean() > 0.02) == costly
+        assert (
+            objective(descriptors, descriptors, points, valid, ignore_px=6.0).mean() > 0.02
+        ) == costly
 
 
 @pytest.mark.parametrize("objective", DESCRIPTOR_OBJECTIVES.values(), ids=DESCRIPTOR_OBJECTIVES)
 def test_invalid_points_neither_teach_nor_serve_as_negatives(objective):
     descriptors, points, valid = descriptor_case(1)
     valid[:, 10:] = False
-    fixed, moving = descriptors.clone().requires_grad_(), descriptors.roll(1, 1).clone().requires_grad_()
+    fixed, moving = (
+        descriptors.clone().requires_grad_(),
+        descriptors.roll(1, 1).clone().requires_grad_(),
+    )
     term = objective(fixed, moving, points, valid)
     term.mean().backward()
     assert fixed.grad[:, 10:].abs().max() == 0 and moving.grad[:, 10:].abs().max() == 0
@@ -190,17 +224,28 @@ def test_batch_is_the_mean_of_its_halves(objective):
     descriptors, points, valid = descriptor_case(4)
     valid[0] = False
     valid[3, 5:] = False
-    moving = F.normalize(descriptors + 0.2 * torch.randn(descriptors.shape, generator=torch.Generator().manual_seed(3)), dim=-1)
+    moving = F.normalize(
+        descriptors
+        + 0.2 * torch.randn(descriptors.shape, generator=torch.Generator().manual_seed(3)),
+        dim=-1,
+    )
     whole = objective(descriptors, moving, points, valid).mean()
-    halves = [objective(descriptors[s], moving[s], points[s], valid[s]).mean() for s in (slice(0, 2), slice(2, 4))]
+    halves = [
+        objective(descriptors[s], moving[s], points[s], valid[s]).mean()
+        for s in (slice(0, 2), slice(2, 4))
+    ]
     assert whole.item() == pytest.approx(0.5 * sum(halves).item(), rel=1e-5)
 
 
 # --- all together -----------------------------------------------------------------------------------------------------
 
+
 def make_objective(stride: int, **settings) -> JointObjective:
-    return JointObjective(ObjectiveSettings(**settings), lambda maps, points: sample_descriptors(maps, points, stride),
-                          lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed))
+    return JointObjective(
+        ObjectiveSettings(**settings),
+        lambda maps, points: sample_descriptors(maps, points, stride),
+        lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +259,10 @@ def batch(generated_root):
 def value_map(batch):
     """One admitted place in the middle of the view of each sample."""
     centre = torch.tensor([[47.5, 47.5]])
-    places = {key: G.warp_points(centre, H) for key, H in zip(batch["key"], batch["H_fix_to_own"], strict=True)}
+    places = {
+        key: G.warp_points(centre, H)
+        for key, H in zip(batch["key"], batch["H_fix_to_own"], strict=True)
+    }
     settings = PKESettings(admit_value=0.5, learning_rate=0.6)
     memory = ValueMap(settings)
     memory.apply([Observation(key, place, torch.zeros(0, 2)) for key, place in places.items()])
@@ -228,11 +276,16 @@ def test_every_trainable_parameter_gets_a_finite_gradient(batch, value_map, enco
     torch.manual_seed(0)
     model = build_model(ModelSettings(**to_plain(SMALL_MODEL) | {"encoders": encoders}))
     result = make_objective(model.descriptor_stride, descriptor=descriptor)(
-        *model(batch["fixed_image"], batch["moving_image"]), batch, value_map)
-    assert set(result.losses) == {"det", "des", "geo", "pke", "total"} and result.counts["pke_labels"] > 0
+        *model(batch["fixed_image"], batch["moving_image"]), batch, value_map
+    )
+    assert (
+        set(result.losses) == {"det", "des", "geo", "pke", "total"}
+        and result.counts["pke_labels"] > 0
+    )
     weights = ObjectiveSettings().weights
     assert result.losses["total"].item() == pytest.approx(
-        sum(weights[name] * result.losses[name].item() for name in weights), rel=1e-6)
+        sum(weights[name] * result.losses[name].item() for name in weights), rel=1e-6
+    )
     assert all(result.losses[name].item() > 0 for name in weights)
     result.losses["total"].backward()
     for name, parameter in model.named_parameters():
@@ -247,17 +300,24 @@ def test_joint_objective_of_halves_averages_to_the_whole(batch, value_map):
 
     def losses(part: slice) -> dict[str, torch.Tensor]:
         piece = {name: values[part] for name, values in batch.items()}
-        return objective(*model(piece["fixed_image"], piece["moving_image"]), piece, value_map).losses
+        return objective(
+            *model(piece["fixed_image"], piece["moving_image"]), piece, value_map
+        ).losses
+
     with torch.no_grad():
         whole, first, second = losses(slice(0, 4)), losses(slice(0, 2)), losses(slice(2, 4))
     for name in whole:
-        assert whole[name].item() == pytest.approx(0.5 * (first[name] + second[name]).item(), rel=1e-4, abs=1e-6), name
+        assert whole[name].item() == pytest.approx(
+            0.5 * (first[name] + second[name]).item(), rel=1e-4, abs=1e-6
+        ), name
 
 
 def test_a_weight_of_zero_leaves_a_term_out(batch, value_map):
     torch.manual_seed(0)
     model = build_model(SMALL_MODEL)
-    objective = make_objective(model.descriptor_stride, weights={"det": 0.0, "des": 2.0, "geo": 0.0, "pke": 0.0})
+    objective = make_objective(
+        model.descriptor_stride, weights={"det": 0.0, "des": 2.0, "geo": 0.0, "pke": 0.0}
+    )
     result = objective(*model(batch["fixed_image"], batch["moving_image"]), batch, value_map)
     assert result.losses["total"].item() == pytest.approx(2 * result.losses["des"].item())
     result.losses["total"].backward()
@@ -268,8 +328,12 @@ def test_a_weight_of_zero_leaves_a_term_out(batch, value_map):
 def test_samples_without_retina_in_common_are_finite_and_counted(batch):
     torch.manual_seed(0)
     model = build_model(SMALL_MODEL)
-    empty = dict(batch) | {name: torch.zeros_like(batch[name]) for name in ("fixed_fov", "moving_fov", "anchor_valid")}
-    result = make_objective(model.descriptor_stride)(*model(batch["fixed_image"], batch["moving_image"]), empty, ValueMap())
+    empty = dict(batch) | {
+        name: torch.zeros_like(batch[name]) for name in ("fixed_fov", "moving_fov", "anchor_valid")
+    }
+    result = make_objective(model.descriptor_stride)(
+        *model(batch["fixed_image"], batch["moving_image"]), empty, ValueMap()
+    )
     assert result.losses["total"].item() == 0
     assert all(result.counts[f"empty_{name}"] == 4 for name in ("det", "des", "geo", "pke"))
     result.losses["total"].backward()
@@ -279,10 +343,15 @@ def test_samples_without_retina_in_common_are_finite_and_counted(batch):
 def test_some_steps_on_one_batch_lower_every_term(batch):
     torch.manual_seed(0)
     model = build_model(SMALL_MODEL)
-    objective, optimizer = make_objective(model.descriptor_stride), torch.optim.AdamW(model.parameters(), lr=5e-3)
+    objective, optimizer = (
+        make_objective(model.descriptor_stride),
+        torch.optim.AdamW(model.parameters(), lr=5e-3),
+    )
     history = []
     for _ in range(25):
-        losses = objective(*model(batch["fixed_image"], batch["moving_image"]), batch, ValueMap()).losses
+        losses = objective(
+            *model(batch["fixed_image"], batch["moving_image"]), batch, ValueMap()
+        ).losses
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()

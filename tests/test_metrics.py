@@ -1,4 +1,5 @@
 """Figures of merit: known answers, and failures that count everywhere."""
+
 from __future__ import annotations
 
 import math
@@ -23,7 +24,9 @@ LOWER_IS_BETTER = ("failed_rate", "median_of_medians")
 POINTS = np.array([[10.0, 20.0], [100.0, 30.0], [50.0, 80.0], [70.0, 60.0]])
 
 
-@pytest.mark.parametrize("moving_size, factor", [((300, 1024), 0.5), ((1024, 300), 0.5), ((128, 256), 2.0)])
+@pytest.mark.parametrize(
+    "moving_size, factor", [((300, 1024), 0.5), ((1024, 300), 0.5), ((128, 256), 2.0)]
+)
 def test_errors_are_pixels_of_the_moving_image_at_512(moving_size, factor):
     shifts = np.array([[3.0, 4.0], [0.0, 1.0], [0.0, 2.0], [0.0, 12.0]])
     error = pair_error(np.eye(3), POINTS, POINTS + shifts, moving_size)
@@ -34,7 +37,9 @@ def test_errors_are_pixels_of_the_moving_image_at_512(moving_size, factor):
 
 def test_landmarks_go_from_fixed_to_moving():
     H = G.affine_about(40, 1.5, 0.1, [10, 20], [200, 90])
-    assert pair_error(H, POINTS, G.warp_points(POINTS, H), (400, 300)).max == pytest.approx(0, abs=1e-9)
+    assert pair_error(H, POINTS, G.warp_points(POINTS, H), (400, 300)).max == pytest.approx(
+        0, abs=1e-9
+    )
     assert pair_error(np.linalg.inv(H), POINTS, G.warp_points(POINTS, H), (400, 300)).mean > 10
 
 
@@ -70,8 +75,12 @@ def test_all_failed_and_all_perfect():
 
 
 def test_known_aggregates():
-    result = aggregate([PairError(2.0, 1.0, 9.0), PairError(6.0, 4.9, 11.0), PairError(20.0, 5.0, 40.0), FAILED])
-    assert result["pairs"] == 4 and result["success_median5"] == 0.5, "median error below 5, strictly"
+    result = aggregate(
+        [PairError(2.0, 1.0, 9.0), PairError(6.0, 4.9, 11.0), PairError(20.0, 5.0, 40.0), FAILED]
+    )
+    assert result["pairs"] == 4 and result["success_median5"] == 0.5, (
+        "median error below 5, strictly"
+    )
     assert result["SR_ME"] == 0.25 and result["SR_MAE"] == 0.25
     assert result["AUC@10"] == pytest.approx((0.8 + 0.4) / 4)
     # Mean errors 2, 6 and 20 are below i for 23, 19 and 5 of i = 1..25.
@@ -84,7 +93,9 @@ def test_area_under_the_curve_equals_its_integral():
     limits = np.linspace(0, 10, 20001)
     share = (errors[None] <= limits[:, None]).mean(1)
     assert area_under_curve(errors, 10.0) == pytest.approx(share.mean(), abs=1e-3)
-    assert area_under_curve(np.zeros(3), 5) == 1.0 and area_under_curve(np.array([math.inf]), 5) == 0.0
+    assert (
+        area_under_curve(np.zeros(3), 5) == 1.0 and area_under_curve(np.array([math.inf]), 5) == 0.0
+    )
 
 
 def test_median_counts_failures():
@@ -96,7 +107,11 @@ def test_median_counts_failures():
 def test_bootstrap_interval_contains_the_rate_and_respects_eyes():
     pairs = [PairError(1, 1, 1)] * 7 + [FAILED] * 5
     by_pair = aggregate(pairs, [str(i) for i in range(12)])
-    assert by_pair["success_median5_low"] < by_pair["success_median5"] < by_pair["success_median5_high"]
+    assert (
+        by_pair["success_median5_low"]
+        < by_pair["success_median5"]
+        < by_pair["success_median5_high"]
+    )
     assert by_pair == aggregate(pairs, [str(i) for i in range(12)]), "seeded"
     # Two eyes that succeed or fail as a whole: the interval must span everything, whatever the number of pairs.
     by_eye = aggregate(pairs, ["a"] * 7 + ["b"] * 5)

@@ -1,4 +1,5 @@
 """The networks, the ridge stem, and checkpoints that load completely or not at all."""
+
 from __future__ import annotations
 
 import os
@@ -15,26 +16,44 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
 from utils.geometry import Plausibility
 
-SETTINGS = {"lite": SMALL_MODEL, "lite raw": ModelSettings(stem="raw", widths=(8, 16, 16), descriptor_dim=16),
-            "published": ModelSettings(architecture="published")}
+SETTINGS = {
+    "lite": SMALL_MODEL,
+    "lite raw": ModelSettings(stem="raw", widths=(8, 16, 16), descriptor_dim=16),
+    "published": ModelSettings(architecture="published"),
+}
 
 
 def official_state() -> dict[str, torch.Tensor]:
     """The flat layout of the official SuperRetina checkpoint, with random values."""
-    shapes = {"convDa": (256, 128, 3, 3), "convDb": (256, 256, 4, 4), "convDc": (256, 256, 1, 1),
-              "trans_conv": (256, 256, 2, 2), "conv_last": (1, 64, 1, 1)}
+    shapes = {
+        "convDa": (256, 128, 3, 3),
+        "convDb": (256, 256, 4, 4),
+        "convDc": (256, 256, 1, 1),
+        "trans_conv": (256, 256, 2, 2),
+        "conv_last": (1, 64, 1, 1),
+    }
     widths = (1, 64, 64, 128, 128)
     for level in range(1, 5):
-        shapes |= {f"conv{level}a": (widths[level], widths[level - 1], 3, 3), f"conv{level}b": (widths[level],) * 2 + (3, 3)}
+        shapes |= {
+            f"conv{level}a": (widths[level], widths[level - 1], 3, 3),
+            f"conv{level}b": (widths[level],) * 2 + (3, 3),
+        }
     for level, (channels_in, channels_out) in {3: (256, 128), 2: (192, 64), 1: (128, 64)}.items():
-        shapes |= {f"dconv_up{level}.0": (channels_out, channels_in, 3, 3),
-                   f"dconv_up{level}.2": (channels_out, channels_out, 3, 3)}
+        shapes |= {
+            f"dconv_up{level}.0": (channels_out, channels_in, 3, 3),
+            f"dconv_up{level}.2": (channels_out, channels_out, 3, 3),
+        }
     generator = torch.Generator().manual_seed(0)
-    return {f"{name}.{kind}": 0.05 * torch.randn(shape if kind == "weight" else shape[:1], generator=generator)
-            for name, shape in shapes.items() for kind in ("weight", "bias")}
+    return {
+        f"{name}.{kind}": 0.05
+        * torch.randn(shape if kind == "weight" else shape[:1], generator=generator)
+        for name, shape in shapes.items()
+        for kind in ("weight", "bias")
+    }
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_sizes_for_images_that_are_not_square(name):
@@ -54,7 +73,12 @@ def test_sizes_for_images_that_are_not_square(name):
 def test_wrong_shapes_and_roles_are_refused(name):
     model = build_model(SETTINGS[name])
     side = model.size_multiple * 2
-    for shape in ((1, side, side), (1, 3, side, side), (1, 1, side, side + 1), (1, 1, side - 1, side)):
+    for shape in (
+        (1, side, side),
+        (1, 3, side, side),
+        (1, 1, side, side + 1),
+        (1, 1, side - 1, side),
+    ):
         with pytest.raises(ValueError, match="multiples of"):
             model.describe(torch.zeros(shape), "fixed")
     with pytest.raises(ValueError, match="role"):
@@ -65,7 +89,9 @@ def test_wrong_shapes_and_roles_are_refused(name):
 @pytest.mark.parametrize("same_size", [True, False])
 def test_a_pair_is_described_as_its_images_are(encoders, same_size):
     torch.manual_seed(0)
-    model = build_model(ModelSettings(encoders=encoders, widths=(8, 16, 16), descriptor_dim=16)).eval()
+    model = build_model(
+        ModelSettings(encoders=encoders, widths=(8, 16, 16), descriptor_dim=16)
+    ).eval()
     fixed, moving = torch.rand(2, 1, 32, 48), torch.rand(2, 1, 32, 48 if same_size else 64)
     with torch.no_grad():
         both = model(fixed, moving)
@@ -74,7 +100,9 @@ def test_a_pair_is_described_as_its_images_are(encoders, same_size):
     for ours, wanted in zip(both, single, strict=True):
         for ours_map, wanted_map in zip(ours, wanted, strict=True):
             assert torch.allclose(ours_map, wanted_map, atol=1e-5)
-    assert torch.allclose(swapped.descriptors, single[1].descriptors, atol=1e-5) == (encoders == "shared")
+    assert torch.allclose(swapped.descriptors, single[1].descriptors, atol=1e-5) == (
+        encoders == "shared"
+    )
 
 
 @pytest.mark.parametrize("name", ["lite", "published"])
@@ -84,14 +112,25 @@ def test_an_image_is_described_alike_in_any_batch_and_mode(name):
     model = build_model(SETTINGS[name])
     images = torch.rand(3, 1, 32, 48)
     with torch.no_grad():
-        together, alone = model.train().describe(images, "fixed"), model.eval().describe(images[1:2], "fixed")
+        together, alone = (
+            model.train().describe(images, "fixed"),
+            model.eval().describe(images[1:2], "fixed"),
+        )
     assert torch.allclose(together.detector[1:2], alone.detector, atol=1e-5)
     assert torch.allclose(together.descriptors[1:2], alone.descriptors, atol=1e-4)
 
 
-@pytest.mark.parametrize("settings, word", [({"architecture": "huge"}, "architecture"), ({"encoders": "three"}, "encoders"),
-                                            ({"stem": "edges"}, "stem"), ({"widths": (8,)}, "widths"),
-                                            ({"widths": (8, 16)}, "widths"), ({"widths": (12, 44, 44)}, "widths")])
+@pytest.mark.parametrize(
+    "settings, word",
+    [
+        ({"architecture": "huge"}, "architecture"),
+        ({"encoders": "three"}, "encoders"),
+        ({"stem": "edges"}, "stem"),
+        ({"widths": (8,)}, "widths"),
+        ({"widths": (8, 16)}, "widths"),
+        ({"widths": (12, 44, 44)}, "widths"),
+    ],
+)
 def test_unusable_settings_are_refused(settings, word):
     """Networks that cannot be built, or could not describe an image, are refused when they are built."""
     with pytest.raises(InputError, match=word):
@@ -104,9 +143,12 @@ def test_the_lite_default_is_small():
 
 # --- ridge stem -------------------------------------------------------------------------------------------------------
 
+
 def vessel_image(sign: float, contrast: float = 0.2, level: float = 0.5) -> torch.Tensor:
     ys, xs = torch.meshgrid(torch.arange(96.0), torch.arange(128.0), indexing="ij")
-    line = torch.exp(-0.5 * ((ys - 0.4 * xs - 20) / 2.2) ** 2) + torch.exp(-0.5 * ((xs - 70) / 1.6) ** 2)
+    line = torch.exp(-0.5 * ((ys - 0.4 * xs - 20) / 2.2) ** 2) + torch.exp(
+        -0.5 * ((xs - 70) / 1.6) ** 2
+    )
     return (level + sign * contrast * line.clamp(max=1))[None, None]
 
 
@@ -148,6 +190,7 @@ def test_stem_keeps_full_precision_under_autocast():
 
 # --- the official weights ---------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("encoders", ["shared", "dual"])
 def test_official_weights_load_completely(tmp_path, nested, encoders):
@@ -187,19 +230,34 @@ def test_files_that_hold_no_weights_are_refused(tmp_path, content):
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
+
 def test_a_matcher_rebuilds_itself_from_the_file_alone(tmp_path):
-    path = save_untrained(tmp_path / "model.pth", ModelSettings(encoders="dual", widths=(8, 24, 16), descriptor_dim=12), 128)
+    path = save_untrained(
+        tmp_path / "model.pth",
+        ModelSettings(encoders="dual", widths=(8, 24, 16), descriptor_dim=12),
+        128,
+    )
     matcher, plausibility = load_matcher(path)
     saved = read_checkpoint(path)["model"]
-    assert matcher.model.moving_encoder is not None and matcher.settings.long_side == 128 and plausibility == Plausibility()
-    assert all(torch.equal(value, saved[name]) for name, value in matcher.model.state_dict().items())
+    assert (
+        matcher.model.moving_encoder is not None
+        and matcher.settings.long_side == 128
+        and plausibility == Plausibility()
+    )
+    assert all(
+        torch.equal(value, saved[name]) for name, value in matcher.model.state_dict().items()
+    )
     assert not matcher.model.training
     assert load_matcher(path, long_side=96)[0].settings.long_side == 96
 
 
 def test_pretrained_of_another_architecture_is_refused(tmp_path):
     path = save_untrained(tmp_path / "small.pth")
-    for settings in (ModelSettings(), SETTINGS["published"], ModelSettings(encoders="dual", widths=(8, 16, 16))):
+    for settings in (
+        ModelSettings(),
+        SETTINGS["published"],
+        ModelSettings(encoders="dual", widths=(8, 16, 16)),
+    ):
         with pytest.raises(InputError, match="small.pth.*architecture"):
             load_pretrained(build_model(settings), path)
     assert "loaded all" in load_pretrained(build_model(SMALL_MODEL), path)
@@ -214,7 +272,10 @@ def test_a_checkpoint_of_another_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match="foreign.pth.*not a checkpoint of this project"):
         load_matcher(tmp_path / "foreign.pth")
     for part in ("model", "model_settings", "match_settings"):
-        save_checkpoint(tmp_path / "part.pth", {key: value for key, value in content.items() if key not in (part, "format")})
+        save_checkpoint(
+            tmp_path / "part.pth",
+            {key: value for key, value in content.items() if key not in (part, "format")},
+        )
         with pytest.raises(InputError, match="part.pth"):
             load_matcher(tmp_path / "part.pth")
 
@@ -225,6 +286,7 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
 
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
+
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(OSError):
         save_checkpoint(path, {"epoch": 2})
@@ -236,10 +298,15 @@ def test_a_value_map_and_nested_state_survive(tmp_path):
     value_map = ValueMap()
     for _ in range(2):
         value_map.apply([Observation("cffa_1_A", torch.tensor([[3.5, 4.25]]), torch.zeros(0, 2))])
-    save_checkpoint(tmp_path / "a.pth", {"extra": {"value_map": value_map.state_dict()}, "history": [{"loss": 1.5}]})
+    save_checkpoint(
+        tmp_path / "a.pth",
+        {"extra": {"value_map": value_map.state_dict()}, "history": [{"loss": 1.5}]},
+    )
     content, restored = read_checkpoint(tmp_path / "a.pth"), ValueMap()
     restored.load_state_dict(content["extra"]["value_map"])
-    assert torch.equal(restored.admitted("cffa_1_A"), value_map.admitted("cffa_1_A")) and len(restored.admitted("cffa_1_A"))
+    assert torch.equal(restored.admitted("cffa_1_A"), value_map.admitted("cffa_1_A")) and len(
+        restored.admitted("cffa_1_A")
+    )
     assert content["history"] == [{"loss": 1.5}]
 
 
@@ -258,7 +325,11 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, writer):
         torch.save({"format": Malicious(str(witness))}, path)
     else:
         path.write_bytes(pickle.dumps(Malicious(str(witness))))
-    for read in (read_checkpoint, load_matcher, lambda p: load_pretrained(build_model(SMALL_MODEL), p)):
+    for read in (
+        read_checkpoint,
+        load_matcher,
+        lambda p: load_pretrained(build_model(SMALL_MODEL), p),
+    ):
         with pytest.raises(InputError, match="evil.pth"):
             read(path)
     assert not witness.exists()
@@ -267,8 +338,19 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, writer):
 def test_damaged_files_are_refused(tmp_path, untrained_weights):
     whole, path = untrained_weights.read_bytes(), tmp_path / "cut.pth"
     garbage = bytes(range(256)) * 20
-    for data in (b"", b"x", whole[:10], whole[: len(whole) // 2], whole[:-1], garbage, b"{}", b"id,fixed\n", "中文".encode(),
-                 b"\x80\x02.", b"\x80\x04K\x01."):
+    for data in (
+        b"",
+        b"x",
+        whole[:10],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        garbage,
+        b"{}",
+        b"id,fixed\n",
+        "中文".encode(),
+        b"\x80\x02.",
+        b"\x80\x04K\x01.",
+    ):
         path.write_bytes(data)
         with pytest.raises(InputError, match="cut.pth"):
             read_checkpoint(path)

@@ -1,4 +1,5 @@
 """Two processes with half a batch each do what one does with the whole; what stops one stops both."""
+
 from __future__ import annotations
 
 import os
@@ -31,8 +32,24 @@ def arguments(tiny_data, tiny_config, tmp_path_factory):
     save = tmp_path_factory.mktemp("processes")
 
     def of(name: str, *more: object) -> tuple[list, Path]:
-        return ["--save", save, "--config", tiny_config, "--data", tiny_data, "--epoch", 2, "--batch_size", 4,
-                "--views_per_sample", 2, "--name", name, *more], save / "cffa" / name
+        return [
+            "--save",
+            save,
+            "--config",
+            tiny_config,
+            "--data",
+            tiny_data,
+            "--epoch",
+            2,
+            "--batch_size",
+            4,
+            "--views_per_sample",
+            2,
+            "--name",
+            name,
+            *more,
+        ], save / "cffa" / name
+
     return of
 
 
@@ -50,7 +67,9 @@ def assert_same_training(folder: Path, one: Path) -> None:
     assert ours.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (ours[name] - gradient).abs().max() <= 1e-5, name
-    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3, "or the comparison says nothing"
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3, (
+        "or the comparison says nothing"
+    )
     ours, expected = (read_checkpoint(run / "latest.pth") for run in (folder, one))
     for record, wanted in zip(ours["history"], expected["history"], strict=True):
         assert record.keys() == wanted.keys()
@@ -98,7 +117,9 @@ Engine._update_weights = stopping
 """
     reply = forked_runs(*new, patch=DUMP_GRADIENTS + stop, processes=2)
     assert reply["codes"] == [130, 130], reply["output"]
-    assert read_checkpoint(folder / "latest.pth")["progress"]["steps"] == 1, "the step under way is finished, and no other"
+    assert read_checkpoint(folder / "latest.pth")["progress"]["steps"] == 1, (
+        "the step under way is finished, and no other"
+    )
     which = ["--save", folder.parents[1], "--name", "both", "--resume"]
     assert forked_runs(*which)["codes"] == [0]
     assert_same_training(folder, one)
@@ -124,7 +145,11 @@ JointObjective.__call__ = poisoned
     reply = forked_runs(*new, patch=patch, processes=2)
     assert reply["codes"] == [3, 3], reply["output"]
     errors = [line for line in reply["output"].splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and errors[0] == errors[1] and "loss term geo not finite at epoch 2, step 1" in errors[0]
+    assert (
+        len(errors) == 2
+        and errors[0] == errors[1]
+        and "loss term geo not finite at epoch 2, step 1" in errors[0]
+    )
     failure = read_checkpoint(folder / "nonfinite.pth")["failure"]
     assert [part["broken"] for part in failure] == [[], ["loss term geo"]]
     assert all(key in errors[0] for key in failure[1]["samples"])
@@ -133,10 +158,25 @@ JointObjective.__call__ = poisoned
 def test_torchrun_starts_the_script(arguments, one):
     """The launcher itself; the comparison above starts the same processes faster."""
     new, folder = arguments("torchrun")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_multimodal_e2e.py",
-               "--device", "cpu", *new]
-    done = subprocess.run([str(word) for word in command], cwd=PROJECT, capture_output=True, text=True, check=False,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "train_multimodal_e2e.py",
+        "--device",
+        "cpu",
+        *new,
+    ]
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     ours, expected = (read_checkpoint(run / "latest.pth")["history"][-1] for run in (folder, one))
     assert ours["total"] == pytest.approx(expected["total"], rel=1e-3)

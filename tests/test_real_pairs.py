@@ -1,4 +1,5 @@
 """Real pairs: both layouts, the landmarks' matrix and its residual, and landmarks that cannot be right."""
+
 from __future__ import annotations
 
 import shutil
@@ -24,7 +25,11 @@ def one_pair(generated_root, tmp_path):
 def test_numbered_layout_gives_the_known_matrices(numbered_root):
     root, truth = numbered_root
     pairs = load_real_pairs(root, "cffa")
-    assert [pair.key for pair in pairs] == list(truth) and [pair.eye for pair in pairs] == ["1", "1", "2"]
+    assert [pair.key for pair in pairs] == list(truth) and [pair.eye for pair in pairs] == [
+        "1",
+        "1",
+        "2",
+    ]
     for pair in pairs:
         assert np.allclose(pair.H_fix_to_mov, truth[pair.key], atol=1e-3)
         assert pair.median_residual < 1e-3 and len(pair.fixed_landmarks) == 8
@@ -37,7 +42,10 @@ def test_roles_are_a_setting(generated_root, tmp_path):
     """A set with 01 = OCT and 02 = CF: as fixed_role 02 the photograph is fixed, and the matrix follows."""
     pair = make_pair(generated_root / "2_A", "cf", "oct_gen", -8.0, 1.0)
     folder = write_numbered_pair(tmp_path, "2_1", "007", pair, roles=("02", "01"))
-    (right,), (swapped,) = load_real_pairs(tmp_path, "cfoct", fixed_role="02"), load_real_pairs(tmp_path, "cfoct")
+    (right,), (swapped,) = (
+        load_real_pairs(tmp_path, "cfoct", fixed_role="02"),
+        load_real_pairs(tmp_path, "cfoct"),
+    )
     assert right.fixed_path == folder / "007_02.png" and right.moving_path == folder / "007_01.png"
     assert np.allclose(right.H_fix_to_mov, pair[2], atol=1e-3)
     assert np.allclose(swapped.H_fix_to_mov, np.linalg.inv(pair[2]), atol=1e-3)
@@ -57,8 +65,15 @@ def test_cfocta_layout_scales_from_its_256_space(cfocta_root):
     pairs = {pair.key: pair for pair in load_real_pairs(root, "cfocta")}
     assert set(pairs) == set(truth), "number 1 is not confused with number 10"
     for pair in pairs.values():
-        assert np.allclose(pair.H_fix_to_mov, truth[pair.key], atol=1e-3) and pair.median_residual < 1e-3
-    line = (root / "Ground_Truth_Ts" / "1Fundus_OCTA_points.txt").read_text(encoding="utf-8").split()[:4]
+        assert (
+            np.allclose(pair.H_fix_to_mov, truth[pair.key], atol=1e-3)
+            and pair.median_residual < 1e-3
+        )
+    line = (
+        (root / "Ground_Truth_Ts" / "1Fundus_OCTA_points.txt")
+        .read_text(encoding="utf-8")
+        .split()[:4]
+    )
     # 256 cells lie on 192 columns and 168 rows of the photograph: (x + 1/2) / 256 of the width, likewise of the height.
     wanted = [(float(line[0]) + 0.5) * 192 / 256 - 0.5, (float(line[1]) + 0.5) * 168 / 256 - 0.5]
     assert np.allclose(pairs["cfocta_Ts_1"].fixed_landmarks[0], wanted, atol=1e-4)
@@ -85,7 +100,9 @@ def test_other_image_types(one_pair, suffix):
         write_image(folder / f"001_{role}{suffix.lower()}", color)
         (folder / f"001_{role}{suffix.lower()}").rename(folder / f"001_{role}{suffix}")
     (loaded,) = load_real_pairs(root)
-    assert loaded.moving_path.name == f"001_02{suffix}" and np.allclose(loaded.H_fix_to_mov, pair[2], atol=1e-3)
+    assert loaded.moving_path.name == f"001_02{suffix}" and np.allclose(
+        loaded.H_fix_to_mov, pair[2], atol=1e-3
+    )
 
 
 def test_residual_of_imprecise_landmarks_is_reported(one_pair):
@@ -138,12 +155,19 @@ def test_a_missing_partner_is_named(one_pair):
 def test_contact_sheet_reports_the_residual(numbered_root, tmp_path, monkeypatch, capsys):
     arguments = ("--data", numbered_root[0], "--show", tmp_path / "pairs.png")
     assert run_main(dataset.real_pairs, monkeypatch, *arguments) == 0
-    assert "8 landmarks, affine leaves 0.00 px" in capsys.readouterr().out and read_gray(tmp_path / "pairs.png").size
+    assert (
+        "8 landmarks, affine leaves 0.00 px" in capsys.readouterr().out
+        and read_gray(tmp_path / "pairs.png").size
+    )
 
 
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real pairs beside the project ({REAL_DATA})")
+@pytest.mark.skipif(
+    not REAL_DATA.is_dir(), reason=f"no real pairs beside the project ({REAL_DATA})"
+)
 def test_the_real_development_pairs():
-    pairs = [pair for name in ("cffa", "cfmono") for pair in load_real_pairs(REAL_DATA / name, name)]
+    pairs = [
+        pair for name in ("cffa", "cfmono") for pair in load_real_pairs(REAL_DATA / name, name)
+    ]
     assert len(pairs) == 8 and len({pair.key for pair in pairs}) == 8
     assert {pair.eye for pair in pairs} == {"27", "32", "84", "80", "102"}
     for pair in pairs:

@@ -1,4 +1,5 @@
 """Ridges settle the last pixels of a transform, and tell right transforms from wrong ones; turned copies of an image."""
+
 import numpy as np
 import pytest
 
@@ -23,12 +24,17 @@ def pair(tmp_path_factory):
     H_own_to_mov = G.affine_about(12.0, 1.1, 0.01, G.image_centre(cf.shape), G.image_centre(SIZE))
     H_own_to_fix = G.translation_matrix((-3.0, 5.0))
     images = [warp_picture(cf, H_own_to_fix, (390, 370)), warp_picture(fa, H_own_to_mov, SIZE)]
-    fixed, moving = (WorkingImage(image, estimate_field_of_view(image), WorkingFrame(np.eye(3), image.shape)) for image in images)
+    fixed, moving = (
+        WorkingImage(image, estimate_field_of_view(image), WorkingFrame(np.eye(3), image.shape))
+        for image in images
+    )
     return fixed, moving, H_own_to_mov @ np.linalg.inv(H_own_to_fix)
 
 
 def mean_error(H, H_true, size):
-    points = np.stack(np.meshgrid(np.linspace(40, size[1] - 40, 5), np.linspace(40, size[0] - 40, 5)), -1).reshape(-1, 2)
+    points = np.stack(
+        np.meshgrid(np.linspace(40, size[1] - 40, 5), np.linspace(40, size[0] - 40, 5)), -1
+    ).reshape(-1, 2)
     return np.linalg.norm(G.warp_points(points, H) - G.warp_points(points, H_true), axis=1).mean()
 
 
@@ -36,9 +42,15 @@ def mean_error(H, H_true, size):
 def test_refinement_brings_a_rough_matrix_to_the_true_one(pair, transform):
     fixed, moving, H_true = pair
     for nudge in ((2.0, -1.5), (-1.5, 2.0)):
-        rough = G.compose(H_true, G.translation_matrix(nudge), G.affine_about(0.6, 1.006, 0.0, (190, 190), (190, 190)))
-        before, after = (mean_error(H, H_true, fixed.image.shape)
-                         for H in (rough, RidgePair(fixed, moving).refine(rough, transform)))
+        rough = G.compose(
+            H_true,
+            G.translation_matrix(nudge),
+            G.affine_about(0.6, 1.006, 0.0, (190, 190), (190, 190)),
+        )
+        before, after = (
+            mean_error(H, H_true, fixed.image.shape)
+            for H in (rough, RidgePair(fixed, moving).refine(rough, transform))
+        )
         assert after < 0.6 < 2.0 < before
 
 
@@ -55,15 +67,20 @@ def test_refinement_keeps_what_it_cannot_improve(pair):
 def test_ridges_agree_under_the_true_matrix_only(pair):
     fixed, moving, H_true = pair
     ridges = RidgePair(fixed, moving)
-    wrong = [ridges.agreement(G.compose(H_true, G.affine_about(turn, 1.0, 0.0, (190, 200), (190, 200))))
-             for turn in (60.0, 120.0, 200.0, 280.0)]
+    wrong = [
+        ridges.agreement(G.compose(H_true, G.affine_about(turn, 1.0, 0.0, (190, 200), (190, 200))))
+        for turn in (60.0, 120.0, 200.0, 280.0)
+    ]
     assert ridges.agreement(H_true) > 8.0 > 4.0 > np.median(wrong)
 
 
 def test_agreement_of_what_cannot_be_compared_is_zero():
     ridges = np.random.default_rng(0).random((120, 130), dtype=np.float32)
     assert ridge_agreement(ridges, ridges, np.zeros(ridges.shape, bool)) == 0.0
-    assert ridge_agreement(np.zeros_like(ridges), np.zeros_like(ridges), np.ones(ridges.shape, bool)) == 0.0
+    assert (
+        ridge_agreement(np.zeros_like(ridges), np.zeros_like(ridges), np.ones(ridges.shape, bool))
+        == 0.0
+    )
     assert ridge_agreement(ridges[:30, :30], ridges[:30, :30], np.ones((30, 30), bool)) == 0.0
     assert ridge_agreement(ridges, ridges, np.ones(ridges.shape, bool)) > 8.0
 
@@ -81,4 +98,8 @@ def test_turned_copies_know_where_their_pixels_come_from(quarter_turns):
         x, y = G.warp_points(centre, copy.frame.H_image_to_working)[0]
         rows, columns = np.nonzero(copy.image > 0.65)
         assert abs(columns.mean() - x) < 0.7 and abs(rows.mean() - y) < 0.7
-    assert np.linalg.det(turned.frame.H_image_to_working) > 0 > np.linalg.det(turned.mirrored().frame.H_image_to_working)
+    assert (
+        np.linalg.det(turned.frame.H_image_to_working)
+        > 0
+        > np.linalg.det(turned.mirrored().frame.H_image_to_working)
+    )

@@ -1,4 +1,5 @@
 """register.py and evaluate.py around an untrained network: files, tables, failures; and an image registered onto itself."""
+
 from __future__ import annotations
 
 import csv
@@ -24,7 +25,9 @@ from utils.errors import InputError
 from utils.field_of_view import estimate_field_of_view
 from utils.image_io import read_color, read_gray, write_image
 
-COLUMNS = ("id,status,reason,confidence,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22").split(",")
+COLUMNS = (
+    "id,status,reason,confidence,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22"
+).split(",")
 MATRIX = [f"h{row}{column}" for row in range(3) for column in range(3)]
 
 
@@ -49,14 +52,27 @@ def cf(generated_root) -> Path:
 @pytest.fixture
 def run_register(untrained_weights, monkeypatch, tmp_path):
     """Runs register.py into ``tmp_path / "out"``; returns (exit code, rows of results.csv)."""
+
     def run(*arguments: object) -> tuple[int, list[dict[str, str]]]:
         out = tmp_path / "out"
-        code = run_main(register, monkeypatch, *arguments, "--out", out, "--weights", untrained_weights, "--device", "cpu")
+        code = run_main(
+            register,
+            monkeypatch,
+            *arguments,
+            "--out",
+            out,
+            "--weights",
+            untrained_weights,
+            "--device",
+            "cpu",
+        )
         return code, read_table(out / "results.csv") if (out / "results.csv").is_file() else []
+
     return run
 
 
 # --- one pair ---------------------------------------------------------------------------------------------------------
+
 
 def test_an_image_is_registered_onto_itself_by_the_identity(run_register, cf, tmp_path):
     code, (row,) = run_register(cf, cf)
@@ -67,18 +83,32 @@ def test_an_image_is_registered_onto_itself_by_the_identity(run_register, cf, tm
     assert np.abs(G.warp_points(corners, H) - corners).max() < 0.1
     assert int(row["n_inliers"]) == int(row["n_matches"]) > 10 and float(row["seconds"]) > 0
     folder = tmp_path / "out" / row["id"]
-    assert sorted(p.name for p in folder.iterdir()) == ["checkerboard.png", "matches.png", "registered.png", "transform.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "checkerboard.png",
+        "matches.png",
+        "registered.png",
+        "transform.json",
+    ]
     assert np.abs(read_color(folder / "registered.png") - read_color(cf)).mean() < 0.02
     assert read_color(folder / "checkerboard.png").shape == (192, 192, 3)
 
 
 def test_transform_json_says_what_the_table_says(run_register, cf, tmp_path):
     _, (row,) = run_register(cf, cf, "--transform", "similarity", "--img_size", "160")
-    content = json.loads((tmp_path / "out" / row["id"] / "transform.json").read_text(encoding="utf-8"))
+    content = json.loads(
+        (tmp_path / "out" / row["id"] / "transform.json").read_text(encoding="utf-8")
+    )
     assert content["status"] == "ok" and content["transform"] == "similarity"
-    assert np.array(content["H_fix_to_mov"]).ravel().tolist() == [float(row[name]) for name in MATRIX]
-    assert content["fixed"] == {"path": str(cf), "height": 192, "width": 192} and "fixed" in content["convention"]
-    assert content["n_matches"] == int(row["n_matches"]) and content["weights"].endswith("untrained.pth")
+    assert np.array(content["H_fix_to_mov"]).ravel().tolist() == [
+        float(row[name]) for name in MATRIX
+    ]
+    assert (
+        content["fixed"] == {"path": str(cf), "height": 192, "width": 192}
+        and "fixed" in content["convention"]
+    )
+    assert content["n_matches"] == int(row["n_matches"]) and content["weights"].endswith(
+        "untrained.pth"
+    )
 
 
 @pytest.mark.parametrize("transform", G.MATRIX_KINDS)
@@ -92,7 +122,9 @@ def test_the_matrix_is_in_pixels_of_images_of_different_size(untrained_weights, 
     points = np.array([[40.0, 60.0], [150.0, 70.0], [90.0, 170.0]])
     wanted = G.warp_points(points, G.resize_matrix(fixed.shape, moving.shape))
     assert np.abs(G.warp_points(points, result.H_fix_to_mov) - wanted).max() < 3.0
-    error = np.linalg.norm(G.warp_points(result.fixed_points, result.H_fix_to_mov) - result.moving_points, axis=1)
+    error = np.linalg.norm(
+        G.warp_points(result.fixed_points, result.H_fix_to_mov) - result.moving_points, axis=1
+    )
     assert result.inliers.sum() == result.n_inliers and np.median(error[result.inliers]) < 6.0
 
 
@@ -100,8 +132,14 @@ def test_equal_input_gives_an_equal_result(untrained_weights, cf, generated_root
     registrar = Registrar(untrained_weights, device="cpu")
     fa = generated_root / "1_A" / "1_A_fa_gen.png"
     first, second = registrar.register(cf, fa), registrar.register(cf, fa)
-    assert first.status == second.status and first.reason == second.reason and first.n_matches == second.n_matches
-    assert np.array_equal(first.fixed_points, second.fixed_points) and np.array_equal(first.inliers, second.inliers)
+    assert (
+        first.status == second.status
+        and first.reason == second.reason
+        and first.n_matches == second.n_matches
+    )
+    assert np.array_equal(first.fixed_points, second.fixed_points) and np.array_equal(
+        first.inliers, second.inliers
+    )
 
 
 def test_arrays_are_as_good_as_paths(untrained_weights, cf):
@@ -109,7 +147,9 @@ def test_arrays_are_as_good_as_paths(untrained_weights, cf):
     by_path = registrar.register(cf, cf)
     for image in (read_gray(cf), read_color(cf), (read_color(cf) * 255 + 0.5).astype(np.uint8)):
         by_array = registrar.register(image, image)
-        assert by_array.status == "ok" and np.allclose(by_array.H_fix_to_mov, by_path.H_fix_to_mov, atol=1e-3)
+        assert by_array.status == "ok" and np.allclose(
+            by_array.H_fix_to_mov, by_path.H_fix_to_mov, atol=1e-3
+        )
     for shape in ((4, 4), (64, 64, 1), (64,), (2, 64, 64, 3)):
         with pytest.raises(InputError, match="shape"):
             registrar.register(np.zeros(shape, np.float32), cf)
@@ -141,6 +181,7 @@ def test_a_featureless_pair_fails_with_a_reason(run_register, tmp_path, cf):
 
 # --- the working frame ------------------------------------------------------------------------------------------------
 
+
 def test_working_frame_says_where_pixels_went():
     image = np.zeros((300, 420), np.float32)
     cv2.circle(image, (230, 160), 110, 0.4, -1)
@@ -153,7 +194,10 @@ def test_working_frame_says_where_pixels_went():
     ys, xs = np.indices(working.shape)
     for x, y in G.warp_points(spots, frame.H_image_to_working):
         weight = np.clip(working - 0.42, 0, None) * (np.maximum(abs(xs - x), abs(ys - y)) < 12)
-        assert abs((xs * weight).sum() / weight.sum() - x) < 0.25 and abs((ys * weight).sum() / weight.sum() - y) < 0.25
+        assert (
+            abs((xs * weight).sum() / weight.sum() - x) < 0.25
+            and abs((ys * weight).sum() / weight.sum() - y) < 0.25
+        )
 
 
 @pytest.mark.parametrize("angle", [30, 45, 90, 180])
@@ -162,33 +206,55 @@ def test_working_scale_does_not_depend_on_the_canvas(cf, angle):
     image = np.where(estimate_field_of_view(read_gray(cf)), read_gray(cf), 0)
     H, canvas = G.turn_about_centre(image.shape, angle)
     turned = cv2.warpAffine(image, H[:2], canvas[::-1], flags=cv2.INTER_LINEAR)
-    scales = [math.sqrt(np.linalg.det(to_working_frame(picture, 192)[2].H_image_to_working[:2, :2]))
-              for picture in (image, turned, np.pad(image, 60))]
+    scales = [
+        math.sqrt(np.linalg.det(to_working_frame(picture, 192)[2].H_image_to_working[:2, :2]))
+        for picture in (image, turned, np.pad(image, 60))
+    ]
     assert max(scales) < 1.05 * min(scales)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
+
 def test_bad_rows_are_failed_rows_and_the_others_go_on(run_register, cf, tmp_path):
     (tmp_path / "cut.png").write_bytes(cf.read_bytes()[:3000])
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((64, 64), np.uint8))
-    cases = [("first", cf, cf, ""), ("cut", cf, tmp_path / "cut.png", "cut.png"), ("gone", tmp_path / "gone.png", cf, "gone.png"),
-             ("../x", cf, cf, "plain name"), ("first", cf, cf, "twice"), ("", cf, cf, "plain name"),
-             ("a/b", cf, cf, "plain name"), (".hidden", cf, cf, "plain name"), ("folder", cf.parent, cf, str(cf.parent.name)),
-             ("black", tmp_path / "black.png", cf, "black"), ("empty", "", cf, "image"), ("last", cf, cf, "")]
-    table = write_table(tmp_path / "pairs.csv", [{"id": a, "fixed": b, "moving": c} for a, b, c, _ in cases])
+    cases = [
+        ("first", cf, cf, ""),
+        ("cut", cf, tmp_path / "cut.png", "cut.png"),
+        ("gone", tmp_path / "gone.png", cf, "gone.png"),
+        ("../x", cf, cf, "plain name"),
+        ("first", cf, cf, "twice"),
+        ("", cf, cf, "plain name"),
+        ("a/b", cf, cf, "plain name"),
+        (".hidden", cf, cf, "plain name"),
+        ("folder", cf.parent, cf, str(cf.parent.name)),
+        ("black", tmp_path / "black.png", cf, "black"),
+        ("empty", "", cf, "image"),
+        ("last", cf, cf, ""),
+    ]
+    table = write_table(
+        tmp_path / "pairs.csv", [{"id": a, "fixed": b, "moving": c} for a, b, c, _ in cases]
+    )
     code, rows = run_register("--pairs", table)
     assert code == 0 and [row["id"] for row in rows] == [case[0] for case in cases]
     for row, (_, _, _, reason) in zip(rows, cases, strict=True):
         assert row["status"] == ("failed" if reason else "ok"), row
         assert reason in row["reason"]
         assert all((row[name] == "") == bool(reason) for name in MATRIX)
-    assert not (tmp_path / "x").exists() and (tmp_path / "out" / "last" / "registered.png").is_file()
+    assert (
+        not (tmp_path / "x").exists() and (tmp_path / "out" / "last" / "registered.png").is_file()
+    )
 
 
-@pytest.mark.parametrize("name", ["results.csv", "name with blanks", "眼底_1", "x" * 150, "眼" * 140])
+@pytest.mark.parametrize(
+    "name", ["results.csv", "name with blanks", "眼底_1", "x" * 150, "眼" * 140]
+)
 def test_unusual_ids_do_not_stop_the_batch(run_register, cf, tmp_path, name):
-    table = write_table(tmp_path / "pairs.csv", [{"id": name, "fixed": cf, "moving": cf}, {"id": "b", "fixed": cf, "moving": cf}])
+    table = write_table(
+        tmp_path / "pairs.csv",
+        [{"id": name, "fixed": cf, "moving": cf}, {"id": "b", "fixed": cf, "moving": cf}],
+    )
     code, rows = run_register("--pairs", table)
     assert code == 0 and [row["id"] for row in rows] == [name, "b"] and rows[1]["status"] == "ok"
     assert rows[0]["status"] == "ok" or rows[0]["reason"]
@@ -197,15 +263,26 @@ def test_unusual_ids_do_not_stop_the_batch(run_register, cf, tmp_path, name):
 def test_files_in_the_way_and_impossible_paths_do_not_stop_the_batch(run_register, cf, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "taken").write_text("a file where the folder should be", encoding="utf-8")
-    table = write_table(tmp_path / "pairs.csv", [{"id": "taken", "fixed": cf, "moving": cf},
-                                                 {"id": "long", "fixed": "x" * 5000, "moving": cf},
-                                                 {"id": "good", "fixed": cf, "moving": cf}])
+    table = write_table(
+        tmp_path / "pairs.csv",
+        [
+            {"id": "taken", "fixed": cf, "moving": cf},
+            {"id": "long", "fixed": "x" * 5000, "moving": cf},
+            {"id": "good", "fixed": cf, "moving": cf},
+        ],
+    )
     code, rows = run_register("--pairs", table)
     assert code == 0 and [row["status"] for row in rows] == ["failed", "failed", "ok"]
-    assert "taken" in rows[0]["reason"] and rows[1]["reason"] and all(rows[0][name] == "" for name in MATRIX)
+    assert (
+        "taken" in rows[0]["reason"]
+        and rows[1]["reason"]
+        and all(rows[0][name] == "" for name in MATRIX)
+    )
 
 
-def test_an_output_folder_that_is_a_file_is_refused(cf, untrained_weights, tmp_path, monkeypatch, capsys):
+def test_an_output_folder_that_is_a_file_is_refused(
+    cf, untrained_weights, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "out").write_text("mine", encoding="utf-8")
     arguments = ("--out", tmp_path / "out", "--weights", untrained_weights, "--device", "cpu")
     assert run_main(register, monkeypatch, cf, cf, *arguments) == 2
@@ -213,11 +290,31 @@ def test_an_output_folder_that_is_a_file_is_refused(cf, untrained_weights, tmp_p
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
-def test_further_columns_are_kept_and_paths_may_lie_beside_the_table(run_register, generated_root, tmp_path):
-    write_image(tmp_path / "tables" / "fixed.png", read_color(generated_root / "2_A" / "2_A_cf.png"))
-    table = write_table(tmp_path / "tables" / "pairs.csv",
-                        [{"eye": "OD, right", "id": "one", "fixed": "fixed.png", "note": "", "moving": "fixed.png"},
-                         {"eye": "OS", "id": "two", "fixed": "nowhere.png", "note": "lost", "moving": "fixed.png"}])
+def test_further_columns_are_kept_and_paths_may_lie_beside_the_table(
+    run_register, generated_root, tmp_path
+):
+    write_image(
+        tmp_path / "tables" / "fixed.png", read_color(generated_root / "2_A" / "2_A_cf.png")
+    )
+    table = write_table(
+        tmp_path / "tables" / "pairs.csv",
+        [
+            {
+                "eye": "OD, right",
+                "id": "one",
+                "fixed": "fixed.png",
+                "note": "",
+                "moving": "fixed.png",
+            },
+            {
+                "eye": "OS",
+                "id": "two",
+                "fixed": "nowhere.png",
+                "note": "lost",
+                "moving": "fixed.png",
+            },
+        ],
+    )
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     code, rows = run_register("--pairs", table)
     assert code == 0 and list(rows[0]) == [*COLUMNS, "eye", "note"]
@@ -229,13 +326,22 @@ def test_a_table_without_rows(run_register, tmp_path):
     (tmp_path / "pairs.csv").write_text("id,fixed,moving\n", encoding="utf-8")
     code, rows = run_register("--pairs", tmp_path / "pairs.csv")
     assert code == 0 and rows == []
-    assert (tmp_path / "out" / "results.csv").read_text(encoding="utf-8").strip().split(",") == COLUMNS
+    assert (tmp_path / "out" / "results.csv").read_text(encoding="utf-8").strip().split(
+        ","
+    ) == COLUMNS
 
 
 def test_wrong_usage_is_exit_code_2(run_register, cf, tmp_path):
     (tmp_path / "pairs.csv").write_text("name,fixed,moving\na,b,c\n", encoding="utf-8")
-    for arguments in ((), (cf,), (cf, cf, "--pairs", "a.csv"), ("--pairs", tmp_path / "nowhere.csv"),
-                      ("--pairs", tmp_path / "pairs.csv"), (cf, cf, "--transform", "cubic"), (cf, cf, "--img_size", "9")):
+    for arguments in (
+        (),
+        (cf,),
+        (cf, cf, "--pairs", "a.csv"),
+        ("--pairs", tmp_path / "nowhere.csv"),
+        ("--pairs", tmp_path / "pairs.csv"),
+        (cf, cf, "--transform", "cubic"),
+        (cf, cf, "--img_size", "9"),
+    ):
         assert run_register(*arguments) == (2, []), arguments
 
 
@@ -248,19 +354,29 @@ def test_a_second_attempt_leaves_no_pictures_of_the_first(run_register, cf, tmp_
     (tmp_path / "moving.png").write_bytes(b"")
     _, (row,) = run_register(cf, tmp_path / "moving.png")
     assert row["status"] == "failed" and not (folder / "registered.png").exists()
-    assert not (folder / "transform.json").exists() or \
-        json.loads((folder / "transform.json").read_text(encoding="utf-8"))["status"] == "failed"
+    assert (
+        not (folder / "transform.json").exists()
+        or json.loads((folder / "transform.json").read_text(encoding="utf-8"))["status"] == "failed"
+    )
 
 
 def test_images_of_every_kind_give_the_same_matrix(run_register, cf, tmp_path):
     """16-bit TIFF with a 12-bit range, grey PNG, colour JPEG, RGBA PNG: each onto the photograph it came from."""
     color = cv2.imread(str(cf))
     green = color[..., 1]
-    images = {"deep.tif": green.astype(np.uint16) * 16, "gray.png": green, "color.jpg": color,
-              "alpha.png": cv2.cvtColor(color, cv2.COLOR_BGR2BGRA), "wide.tiff": color.astype(np.uint16) * 256}
+    images = {
+        "deep.tif": green.astype(np.uint16) * 16,
+        "gray.png": green,
+        "color.jpg": color,
+        "alpha.png": cv2.cvtColor(color, cv2.COLOR_BGR2BGRA),
+        "wide.tiff": color.astype(np.uint16) * 256,
+    }
     for name, image in images.items():
         assert cv2.imwrite(str(tmp_path / name), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
-    table = write_table(tmp_path / "pairs.csv", [{"id": Path(name).stem, "fixed": cf, "moving": name} for name in images])
+    table = write_table(
+        tmp_path / "pairs.csv",
+        [{"id": Path(name).stem, "fixed": cf, "moving": name} for name in images],
+    )
     code, rows = run_register("--pairs", table)
     corners = np.array([[0.0, 0.0], [191, 0], [191, 191], [0, 191]])
     for row in rows:
@@ -271,52 +387,120 @@ def test_images_of_every_kind_give_the_same_matrix(run_register, cf, tmp_path):
 
 def test_from_the_shell(cf, untrained_weights, tmp_path):
     project = Path(register.__file__).parent
-    done = subprocess.run([sys.executable, str(project / "register.py"), str(cf), str(cf), "--out", "out", "--weights",
-                           str(untrained_weights)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(project / "register.py"),
+            str(cf),
+            str(cf),
+            "--out",
+            "out",
+            "--weights",
+            str(untrained_weights),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0 and "1 of 1 pairs registered" in done.stdout
     assert read_table(tmp_path / "out" / "results.csv")[0]["status"] == "ok"
 
 
 # --- evaluate.py ------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def run_evaluate(untrained_weights, monkeypatch, tmp_path):
     """Runs evaluate.py; returns its rows, its results and what it printed nothing else of."""
+
     def run(*arguments: object) -> tuple[list[dict[str, str]], dict]:
         out = tmp_path / "out"
-        assert run_main(evaluate, monkeypatch, *arguments, "--out", out, "--weights", untrained_weights, "--device", "cpu") == 0
+        assert (
+            run_main(
+                evaluate,
+                monkeypatch,
+                *arguments,
+                "--out",
+                out,
+                "--weights",
+                untrained_weights,
+                "--device",
+                "cpu",
+            )
+            == 0
+        )
 
         def refuse(name: str) -> None:
             raise AssertionError(f"{name} is not JSON")
-        return read_table(out / "pairs.csv"), json.loads((out / "metrics.json").read_text(encoding="utf-8"),
-                                                         parse_constant=refuse)
+
+        return read_table(out / "pairs.csv"), json.loads(
+            (out / "metrics.json").read_text(encoding="utf-8"), parse_constant=refuse
+        )
+
     return run
 
 
 def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys):
-    rows, metrics = run_evaluate("--data", numbered_root[0], "--mode", "cffa", "--rotations", 0, 30, 90, "--scales", 1.0, 0.8)
+    rows, metrics = run_evaluate(
+        "--data", numbered_root[0], "--mode", "cffa", "--rotations", 0, 30, 90, "--scales", 1.0, 0.8
+    )
     assert len(rows) == 3 * 3 * 2 * 3
-    for column in ("id", "rotation", "scale", "status", "mean", "median", "max", "n_matches", "n_inliers", "seconds"):
+    for column in (
+        "id",
+        "rotation",
+        "scale",
+        "status",
+        "mean",
+        "median",
+        "max",
+        "n_matches",
+        "n_inliers",
+        "seconds",
+    ):
         assert column in rows[0]
     assert {row["method"] for row in rows} == {"superretina", "identity", "oracle"}
     oracle = [row for row in rows if row["method"] == "oracle"]
-    assert len(oracle) == 18 and max(float(row["max"]) for row in oracle) < 0.01, "exact landmarks, at every rotation and scale"
+    assert len(oracle) == 18 and max(float(row["max"]) for row in oracle) < 0.01, (
+        "exact landmarks, at every rotation and scale"
+    )
     for row in rows:
         assert (row["status"] == "failed") == (float(row["mean"]) == math.inf)
         assert float(row["median"]) <= float(row["max"])
-    identity = {(row["id"], row["rotation"]): float(row["mean"]) for row in rows
-                if row["method"] == "identity" and row["scale"] == "1.0"}
-    assert all(identity[key, "90.0"] > identity[key, "0.0"] + 20 for key, rotation in identity if rotation == "0.0")
+    identity = {
+        (row["id"], row["rotation"]): float(row["mean"])
+        for row in rows
+        if row["method"] == "identity" and row["scale"] == "1.0"
+    }
+    assert all(
+        identity[key, "90.0"] > identity[key, "0.0"] + 20
+        for key, rotation in identity
+        if rotation == "0.0"
+    )
     summary = {(r["method"], r["rotation"], r["scale"]): r for r in metrics["results"]}
     assert len(summary) == 3 * 3 * 2 and summary["oracle", 90, 1.0]["success_median5"] == 1.0
-    assert all(0 <= r["AUC@5"] <= r["AUC@10"] <= r["AUC@20"] <= 1 and r["pairs"] == 3 for r in metrics["results"])
-    failed = [row for row in rows if row["method"] == "superretina" and row["rotation"] == "90.0" and row["scale"] == "1.0"
-              and row["status"] == "failed"]
+    assert all(
+        0 <= r["AUC@5"] <= r["AUC@10"] <= r["AUC@20"] <= 1 and r["pairs"] == 3
+        for r in metrics["results"]
+    )
+    failed = [
+        row
+        for row in rows
+        if row["method"] == "superretina"
+        and row["rotation"] == "90.0"
+        and row["scale"] == "1.0"
+        and row["status"] == "failed"
+    ]
     assert summary["superretina", 90, 1.0]["failed_rate"] == pytest.approx(len(failed) / 3)
-    assert metrics["settings"]["rotations"] == [0, 30, 90] and "infinite" in metrics["settings"]["failure_rule"]
+    assert (
+        metrics["settings"]["rotations"] == [0, 30, 90]
+        and "infinite" in metrics["settings"]["failure_rule"]
+    )
     printed = capsys.readouterr().out
     assert "oracle" in printed and "median<5" in printed and "metrics.json" in printed
-    pictures = sorted(path.name for path in (tmp_path / "out" / "pictures").rglob("superretina_matches.jpg"))
+    pictures = sorted(
+        path.name for path in (tmp_path / "out" / "pictures").rglob("superretina_matches.jpg")
+    )
     assert len(pictures) == 3 * 3 * 2, "one for every pair and condition"
     assert len(list((tmp_path / "out" / "pictures").rglob("oracle_registered.jpg"))) == 3 * 3 * 2
     assert metrics["settings"]["methods"]["superretina"]["match"]["long_side"] == 192
@@ -324,21 +508,48 @@ def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys)
 
 
 def test_evaluation_of_the_cfocta_layout(run_evaluate, cfocta_root, tmp_path):
-    rows, _ = run_evaluate("--data", cfocta_root[0], "--mode", "cfocta", "--rotations", 15, "--no_pictures")
-    assert {row["id"] for row in rows} == set(cfocta_root[1]) and not (tmp_path / "out" / "pictures").exists()
+    rows, _ = run_evaluate(
+        "--data", cfocta_root[0], "--mode", "cfocta", "--rotations", 15, "--no_pictures"
+    )
+    assert {row["id"] for row in rows} == set(cfocta_root[1]) and not (
+        tmp_path / "out" / "pictures"
+    ).exists()
     assert max(float(row["max"]) for row in rows if row["method"] == "oracle") < 0.01
 
 
 def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
-    (tmp_path / "split.yaml").write_text(yaml.safe_dump({"train": ["1", "2", "3", "4"], "val": ["5"], "test": ["6"]}),
-                                         encoding="utf-8")
-    rows, metrics = run_evaluate("--data", generated_root, "--layout", "generated", "--mode", "cffa+cfocta", "--split",
-                                 tmp_path / "split.yaml", "--draws", 2, "--rotations", 0, 180, "--no_pictures")
+    (tmp_path / "split.yaml").write_text(
+        yaml.safe_dump({"train": ["1", "2", "3", "4"], "val": ["5"], "test": ["6"]}),
+        encoding="utf-8",
+    )
+    rows, metrics = run_evaluate(
+        "--data",
+        generated_root,
+        "--layout",
+        "generated",
+        "--mode",
+        "cffa+cfocta",
+        "--split",
+        tmp_path / "split.yaml",
+        "--draws",
+        2,
+        "--rotations",
+        0,
+        180,
+        "--no_pictures",
+    )
     # Eye 6: two visits in two modes, two draws each, at two rotations, by three methods.
     assert {row["eye"] for row in rows} == {"6"} and len(rows) == 8 * 2 * 3
     assert len({row["id"] for row in rows}) == 8
     assert max(float(row["max"]) for row in rows if row["method"] == "oracle") < 0.01
-    assert min(float(row["mean"]) for row in rows if row["method"] == "identity" and row["rotation"] == "180.0") > 50
+    assert (
+        min(
+            float(row["mean"])
+            for row in rows
+            if row["method"] == "identity" and row["rotation"] == "180.0"
+        )
+        > 50
+    )
     assert {r["pairs"] for r in metrics["results"]} == {8}
 
 
@@ -348,49 +559,122 @@ def test_pictures_of_near_angles_do_not_overwrite_each_other(run_evaluate, numbe
 
 
 def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, monkeypatch):
-    rows, _ = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle")
+    rows, _ = run_evaluate(
+        "--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle"
+    )
 
     def never(*arguments: object) -> None:
         raise AssertionError("computed again")
+
     monkeypatch.setattr(Registrar, "register", never)
-    more, metrics = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle", "identity")
-    assert more[:6] == rows and {row["method"] for row in more[6:]} == {"identity"} and len(more) == 9
-    assert {(r["method"], r["other"]) for r in metrics["comparisons"]} == {("superretina", "oracle"), ("superretina", "identity")}
+    more, metrics = run_evaluate(
+        "--data",
+        numbered_root[0],
+        "--rotations",
+        0,
+        "--compare",
+        "superretina",
+        "oracle",
+        "identity",
+    )
+    assert (
+        more[:6] == rows and {row["method"] for row in more[6:]} == {"identity"} and len(more) == 9
+    )
+    assert {(r["method"], r["other"]) for r in metrics["comparisons"]} == {
+        ("superretina", "oracle"),
+        ("superretina", "identity"),
+    }
 
 
-def test_results_of_other_settings_are_not_mixed(run_evaluate, numbered_root, untrained_weights, monkeypatch, tmp_path, capsys):
+def test_results_of_other_settings_are_not_mixed(
+    run_evaluate, numbered_root, untrained_weights, monkeypatch, tmp_path, capsys
+):
     rows, _ = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--no_pictures")
-    given = ("--data", numbered_root[0], "--rotations", 0, "--no_pictures", "--out", tmp_path / "out", "--weights",
-             untrained_weights, "--device", "cpu")
-    for change in (("--img_size", 128), ("--seed", 1), ("--mode", "cffa", "--fixed_role", "02"), ("--transform", "similarity")):
+    given = (
+        "--data",
+        numbered_root[0],
+        "--rotations",
+        0,
+        "--no_pictures",
+        "--out",
+        tmp_path / "out",
+        "--weights",
+        untrained_weights,
+        "--device",
+        "cpu",
+    )
+    for change in (
+        ("--img_size", 128),
+        ("--seed", 1),
+        ("--mode", "cffa", "--fixed_role", "02"),
+        ("--transform", "similarity"),
+    ):
         assert run_main(evaluate, monkeypatch, *given, *change) == 2
         assert "other settings" in capsys.readouterr().err
         assert read_table(tmp_path / "out" / "pairs.csv") == rows
     assert run_main(evaluate, monkeypatch, *given, "--img_size", 128, "--overwrite") == 0
 
 
-def test_stress_wrong_pairs_and_several_sets_in_one_run(run_evaluate, numbered_root, generated_root, tmp_path, capsys,
-                                                        monkeypatch):
+def test_stress_wrong_pairs_and_several_sets_in_one_run(
+    run_evaluate, numbered_root, generated_root, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
-    (tmp_path / "split.yaml").write_text(yaml.safe_dump({"train": ["1"], "val": ["2", "3", "4"], "test": ["5", "6"]}),
-                                         encoding="utf-8")
+    (tmp_path / "split.yaml").write_text(
+        yaml.safe_dump({"train": ["1"], "val": ["2", "3", "4"], "test": ["5", "6"]}),
+        encoding="utf-8",
+    )
     rows, metrics = run_evaluate(
-        "--data", numbered_root[0], "--generated", generated_root, "--split", tmp_path / "split.yaml", "--draws", 1,
-        "--compare", "superretina", "sift", "identity", "loftr", "--stress", "overlap", "--wrong_pairs", 2, "--no_pictures")
-    assert {(row["overlap"], row["noise"]) for row in rows} == {(level, "0.0") for level in ("1.0", "0.75", "0.5", "0.35")}
+        "--data",
+        numbered_root[0],
+        "--generated",
+        generated_root,
+        "--split",
+        tmp_path / "split.yaml",
+        "--draws",
+        1,
+        "--compare",
+        "superretina",
+        "sift",
+        "identity",
+        "loftr",
+        "--stress",
+        "overlap",
+        "--wrong_pairs",
+        2,
+        "--no_pictures",
+    )
+    assert {(row["overlap"], row["noise"]) for row in rows} == {
+        (level, "0.0") for level in ("1.0", "0.75", "0.5", "0.35")
+    }
     assert len(rows) == (3 + 4) * 4 * 3 and {row["set"] for row in rows} == {"cffa", "generated"}
     assert "no weights" in metrics["not_run"]["loftr"] and "no weights" in capsys.readouterr().out
     wrong = read_table(tmp_path / "out" / "wrong_pairs.csv")
-    assert {row["method"] for row in wrong} == {"superretina", "sift"}, "yardsticks say ok to anything"
+    assert {row["method"] for row in wrong} == {"superretina", "sift"}, (
+        "yardsticks say ok to anything"
+    )
     assert {(r["set"], r["method"], r["pairs"]) for r in metrics["wrong_pairs"]} == {
-        (name, method, 2) for name in ("cffa", "generated") for method in ("superretina", "sift")}
+        (name, method, 2) for name in ("cffa", "generated") for method in ("superretina", "sift")
+    }
     assert all(row["mean"] == "nan" for row in wrong)
 
 
-def test_several_folders_of_real_pairs_are_also_scored_together(run_evaluate, numbered_root, tmp_path):
+def test_several_folders_of_real_pairs_are_also_scored_together(
+    run_evaluate, numbered_root, tmp_path
+):
     shutil.copytree(numbered_root[0], tmp_path / "cfmono")
-    _, metrics = run_evaluate("--data", numbered_root[0], tmp_path / "cfmono", "--rotations", 0, "--no_pictures",
-                              "--compare", "identity", "oracle")
+    _, metrics = run_evaluate(
+        "--data",
+        numbered_root[0],
+        tmp_path / "cfmono",
+        "--rotations",
+        0,
+        "--no_pictures",
+        "--compare",
+        "identity",
+        "oracle",
+    )
     assert {(r["set"], r["method"], r["pairs"]) for r in metrics["results"]} == {
-        (name, method, pairs) for method in ("identity", "oracle")
-        for name, pairs in (("cffa", 3), ("cfmono", 3), (evaluate.ALL_REAL, 6))}
+        (name, method, pairs)
+        for method in ("identity", "oracle")
+        for name, pairs in (("cffa", 3), ("cfmono", 3), (evaluate.ALL_REAL, 6))
+    }

@@ -1,4 +1,5 @@
 """The pipeline between matches and matrix: working frames, guided matching, and the decision to fail."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,9 @@ def disc_image(size, centre, radius):
     return (inside * (0.5 + 0.2 * np.sin(grid[..., 0] / 9.0))).astype(np.float32)
 
 
-@pytest.mark.parametrize("size, centre, radius", [((400, 500), (240, 190), 150), ((900, 700), (350, 400), 300)])
+@pytest.mark.parametrize(
+    "size, centre, radius", [((400, 500), (240, 190), 150), ((900, 700), (350, 400), 300)]
+)
 def test_working_frame_follows_the_field_and_not_the_canvas(size, centre, radius):
     working, seen, frame = to_working_frame(disc_image(size, centre, radius), 256)
     assert working.shape == seen.shape == frame.size
@@ -45,15 +48,28 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     H = G.affine_about(40, 1.1, 0.02, G.image_centre(SIZE), [220, 140], mirror=mirrored)
     fixed = rng.uniform([20, 20], [380, 280], (n_points, 2))
     moving = G.warp_points(fixed, H) + rng.normal(0, 0.4, fixed.shape)
-    descriptors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, n_points, 32))), dim=-1)
+    descriptors = torch.nn.functional.normalize(
+        torch.from_numpy(rng.normal(size=(2, n_points, 32))), dim=-1
+    )
     # A telling descriptor is alike in both images, the others only faintly so.
     share = torch.where(torch.arange(n_points) < n_described, 0.05, 0.75)[:, None]
-    theirs = torch.nn.functional.normalize((1 - share) * descriptors[0] + share * descriptors[1], dim=-1)
+    theirs = torch.nn.functional.normalize(
+        (1 - share) * descriptors[0] + share * descriptors[1], dim=-1
+    )
     pairs = rng.permutation(n_points)[:40]
     wrong = rng.permutation(pairs)
     matched = np.where(np.arange(40) < 20, pairs, wrong)
-    return PairMatches(fixed[pairs], moving[matched], np.ones(40), WHOLE, WHOLE, fixed, moving,
-                       fixed_descriptors=descriptors[0], moving_descriptors=theirs), H
+    return PairMatches(
+        fixed[pairs],
+        moving[matched],
+        np.ones(40),
+        WHOLE,
+        WHOLE,
+        fixed,
+        moving,
+        fixed_descriptors=descriptors[0],
+        moving_descriptors=theirs,
+    ), H
 
 
 def test_guided_matching_finds_more_and_only_nearby():
@@ -68,8 +84,14 @@ def test_estimate_recovers_the_matrix_from_few_matches():
     matches, H = planted()
     estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
     points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
-    assert estimate.status == "ok" and estimate.n_inliers > 100 and len(used.fixed_points) == len(estimate.inliers)
-    assert np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
+    assert (
+        estimate.status == "ok"
+        and estimate.n_inliers > 100
+        and len(used.fixed_points) == len(estimate.inliers)
+    )
+    assert (
+        np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
+    )
 
 
 def test_unrelated_keypoints_fail_with_a_reason():
@@ -77,12 +99,23 @@ def test_unrelated_keypoints_fail_with_a_reason():
     for seed in range(10):
         rng = np.random.default_rng(seed)
         matches, _ = planted(seed=seed)
-        strangers = PairMatches(matches.fixed_points, rng.uniform([0, 0], [400, 300], (40, 2)), np.ones(40), WHOLE, WHOLE,
-                                matches.fixed_keypoints, rng.uniform([0, 0], [400, 300], (150, 2)),
-                                fixed_descriptors=matches.fixed_descriptors,
-                                moving_descriptors=matches.moving_descriptors.flip(0))
-        estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", G.Plausibility())
-        failures += estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
+        strangers = PairMatches(
+            matches.fixed_points,
+            rng.uniform([0, 0], [400, 300], (40, 2)),
+            np.ones(40),
+            WHOLE,
+            WHOLE,
+            matches.fixed_keypoints,
+            rng.uniform([0, 0], [400, 300], (150, 2)),
+            fixed_descriptors=matches.fixed_descriptors,
+            moving_descriptors=matches.moving_descriptors.flip(0),
+        )
+        estimate, _, _ = estimate_from_matches(
+            strangers, MatchSettings(), "affine", G.Plausibility()
+        )
+        failures += (
+            estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
+        )
     assert failures == 10
 
 
@@ -92,33 +125,58 @@ def test_where_the_first_proposal_is_refuted_the_next_ones_are_tried():
     spread = rng.uniform([40, 40], [360, 260], (9, 2))
     # Nine matches agree on a shift that nothing else bears out, five on the truth.
     decoys = spread, spread + [60.0, -45.0]
-    few = replace(matches, fixed_points=np.concatenate([decoys[0], matches.fixed_points[:5]]),
-                  moving_points=np.concatenate([decoys[1], matches.moving_points[:5]]), similarity=np.ones(14))
+    few = replace(
+        matches,
+        fixed_points=np.concatenate([decoys[0], matches.fixed_points[:5]]),
+        moving_points=np.concatenate([decoys[1], matches.moving_points[:5]]),
+        similarity=np.ones(14),
+    )
     estimate, _, decided = estimate_from_matches(few, MatchSettings(), "affine", G.Plausibility())
     _, _, at_once = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
     points = np.array([[60.0, 60.0], [340.0, 60.0], [200.0, 250.0]])
-    assert estimate.status == "ok" and np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.5
+    assert (
+        estimate.status == "ok"
+        and np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max()
+        < 1.5
+    )
     assert 3.0 < decided < at_once, "the best of many counts for less than a first hit"
 
 
 def test_proposals_are_different_and_the_most_agreed_first():
     matches, H = planted()
     spread = np.random.default_rng(5).uniform([40, 40], [360, 260], (9, 2))
-    found = other_similarities(np.concatenate([spread, matches.fixed_points[:6]]),
-                               np.concatenate([spread + [60.0, -45.0], matches.moving_points[:6]]), SIZE, 5.0, G.Plausibility())
+    found = other_similarities(
+        np.concatenate([spread, matches.fixed_points[:6]]),
+        np.concatenate([spread + [60.0, -45.0], matches.moving_points[:6]]),
+        SIZE,
+        5.0,
+        G.Plausibility(),
+    )
     corners = np.array([[0.0, 0.0], [399, 0], [399, 299], [0, 299]])
     places = [G.warp_points(corners, each) for each in found]
     assert np.abs(places[0] - corners - [60.0, -45.0]).max() < 8
     assert min(np.abs(each - G.warp_points(corners, H)).max() for each in places) < 15
-    assert all(np.linalg.norm(one - other, axis=1).max() > 20 for i, one in enumerate(places) for other in places[:i])
+    assert all(
+        np.linalg.norm(one - other, axis=1).max() > 20
+        for i, one in enumerate(places)
+        for other in places[:i]
+    )
     assert other_similarities(spread[:1], spread[:1], SIZE, 5.0, G.Plausibility()) == []
 
 
 def test_mirrored_images_are_refused():
     matches, _ = planted(mirrored=True)
-    right = PairMatches(matches.fixed_keypoints, matches.moving_keypoints, np.ones(150), WHOLE, WHOLE,
-                        matches.fixed_keypoints, matches.moving_keypoints, fixed_descriptors=matches.fixed_descriptors,
-                        moving_descriptors=matches.moving_descriptors)
+    right = PairMatches(
+        matches.fixed_keypoints,
+        matches.moving_keypoints,
+        np.ones(150),
+        WHOLE,
+        WHOLE,
+        matches.fixed_keypoints,
+        matches.moving_keypoints,
+        fixed_descriptors=matches.fixed_descriptors,
+        moving_descriptors=matches.moving_descriptors,
+    )
     affine = G.estimate_transform(right.fixed_points, right.moving_points, SIZE)
     assert affine.status == "failed" and "mirror" in affine.reason
     guided, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
@@ -144,14 +202,35 @@ class PlantedMatcher(Matcher):
         good = turns == self.seen_after_turns and (np.linalg.det(linear) < 0) == self.mirrored
         rng = np.random.default_rng(0)
         points = rng.uniform([30, 30], [200, 200], (120, 2))
-        descriptors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(120, 32))), dim=-1)
-        H_seen = np.array([[-1.0, 0, IMAGE.shape[1] - 1], [0, 1, 0], [0, 0, 1]]) if self.mirrored else np.eye(3)
-        theirs = G.warp_points(points, G.compose(np.linalg.inv(fixed.frame.H_image_to_working), H_seen,
-                                                 moving.frame.H_image_to_working))
+        descriptors = torch.nn.functional.normalize(
+            torch.from_numpy(rng.normal(size=(120, 32))), dim=-1
+        )
+        H_seen = (
+            np.array([[-1.0, 0, IMAGE.shape[1] - 1], [0, 1, 0], [0, 0, 1]])
+            if self.mirrored
+            else np.eye(3)
+        )
+        theirs = G.warp_points(
+            points,
+            G.compose(
+                np.linalg.inv(fixed.frame.H_image_to_working),
+                H_seen,
+                moving.frame.H_image_to_working,
+            ),
+        )
         if not good:
             theirs = rng.uniform([30, 30], [200, 200], (120, 2))
-        return PairMatches(points, theirs, np.ones(120), fixed, moving, points, theirs, fixed_descriptors=descriptors,
-                           moving_descriptors=descriptors)
+        return PairMatches(
+            points,
+            theirs,
+            np.ones(120),
+            fixed,
+            moving,
+            points,
+            theirs,
+            fixed_descriptors=descriptors,
+            moving_descriptors=descriptors,
+        )
 
 
 IMAGE = disc_image((300, 340), (170, 150), 130)
@@ -162,7 +241,9 @@ def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
     matcher = PlantedMatcher(turns, refine=False, smaller_copy=1.0)
     result = register_pair(matcher, IMAGE, IMAGE)
     assert result.status == "ok" and matcher.asked == asked and matcher.described_fixed == 1
-    assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, "the turn is in the frame, not in the result"
+    assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, (
+        "the turn is in the frame, not in the result"
+    )
     assert result.significance > 9 and 0 < result.confidence <= 1
 
 
@@ -170,11 +251,15 @@ def test_without_turned_copies_a_turned_image_fails():
     matcher = PlantedMatcher(2, try_turns=False)
     result = register_pair(matcher, IMAGE, IMAGE)
     assert result.status == "failed" and set(matcher.asked) == {0} and result.confidence == 0.0
-    assert len(matcher.asked) == 3 + 1, "as they are and two smaller copies; then mirrored, at full size only"
+    assert len(matcher.asked) == 3 + 1, (
+        "as they are and two smaller copies; then mirrored, at full size only"
+    )
 
 
 def test_a_refinement_that_stretches_the_image_is_not_taken(monkeypatch):
-    monkeypatch.setattr(registration, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0]))
+    monkeypatch.setattr(
+        registration, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0])
+    )
     result = register_pair(PlantedMatcher(0), IMAGE, IMAGE)
     assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3
 

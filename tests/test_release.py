@@ -1,4 +1,5 @@
 """The file that ships holds what matching needs and matches as the run did."""
+
 import numpy as np
 import pytest
 

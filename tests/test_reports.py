@@ -1,4 +1,5 @@
 """The report pages in a real browser: they load without a network, nothing complains, and what moves, moves."""
+
 from __future__ import annotations
 
 import re
@@ -17,9 +18,12 @@ from utils.run_report import EpochLog, draw_curves
 from utils.training_report import MAX_EPOCHS, pick_epochs, read_pair_lines
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None,
-                                   reason="no Chromium on this system (`make browser` installs it where it may)")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this system (`make browser` installs it where it may)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,29 @@ def evaluation(numbered_root, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("baselines.loftr.DEFAULT_WEIGHTS", out / "gone.pth")
-        assert run_main(evaluate, patch, "--data", numbered_root[0], "--compare", "sift", "identity", "oracle", "loftr",
-                        "--rotations", 0, 40, "--stress", "noise", "--img_size", 192, "--out", out / "made") == 0
+        assert (
+            run_main(
+                evaluate,
+                patch,
+                "--data",
+                numbered_root[0],
+                "--compare",
+                "sift",
+                "identity",
+                "oracle",
+                "loftr",
+                "--rotations",
+                0,
+                40,
+                "--stress",
+                "noise",
+                "--img_size",
+                192,
+                "--out",
+                out / "made",
+            )
+            == 0
+        )
     page = tmp_path_factory.mktemp("elsewhere") / "report.html"
     shutil.move(out / "made" / "report.html", page)
     shutil.rmtree(out)
@@ -53,13 +78,29 @@ def training(tmp_path_factory) -> Path:
     history = []
     for epoch in range(3):
         for key in ("cffa_1_A_000", "cffa_2_A_001"):
-            for kind, shape in (("matches", (64, 136)), ("keypoints", (64, 136)), ("fix_registered_checkerboard", (64, 64))):
-                write_image(run / f"epoch{epoch}" / f"{key}_{kind}.png", rng.uniform(0, 1, shape).astype(np.float32))
+            for kind, shape in (
+                ("matches", (64, 136)),
+                ("keypoints", (64, 136)),
+                ("fix_registered_checkerboard", (64, 64)),
+            ):
+                write_image(
+                    run / f"epoch{epoch}" / f"{key}_{kind}.png",
+                    rng.uniform(0, 1, shape).astype(np.float32),
+                )
         EpochLog(run / "validation_log.txt").write(
-            epoch, f"cffa_1_A_000: error {9 - epoch}.00  mse 0.01  matches 9  inliers 3  ok\n"
-                   "cffa_2_A_001: error inf  matches 3  inliers 0  failed (too few)")
-        history.append({"epoch": float(epoch), "total": 5.0 - epoch, "val_mse": 0.1 / (epoch + 1),
-                        "val_corner_error": float("inf") if epoch == 0 else 3.0, "val_rate_generated": epoch / 2})
+            epoch,
+            f"cffa_1_A_000: error {9 - epoch}.00  mse 0.01  matches 9  inliers 3  ok\n"
+            "cffa_2_A_001: error inf  matches 3  inliers 0  failed (too few)",
+        )
+        history.append(
+            {
+                "epoch": float(epoch),
+                "total": 5.0 - epoch,
+                "val_mse": 0.1 / (epoch + 1),
+                "val_corner_error": float("inf") if epoch == 0 else 3.0,
+                "val_rate_generated": epoch / 2,
+            }
+        )
         draw_curves(run / "curves.png", history)
     page = tmp_path_factory.mktemp("elsewhere") / "report.html"
     shutil.move(run / "report.html", page)
@@ -70,10 +111,18 @@ def training(tmp_path_factory) -> Path:
 def open_page(browser: Browser, path: Path, viewport: dict[str, int]) -> tuple[Page, list[str]]:
     """The page, and a list that collects what goes wrong on it: messages, exceptions, and anything asked of a network."""
     page, faults = browser.new_page(viewport=viewport), []
-    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: faults.append(str(error)))
     ours = ("file:", "data:", "blob:")
-    page.on("request", lambda request: None if request.url.startswith(ours) else faults.append(request.url))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(ours) else faults.append(request.url),
+    )
     page.goto(path.as_uri())
     page.wait_for_function("document.querySelector('.stage .under').naturalWidth > 0")
     return page, faults
@@ -81,20 +130,31 @@ def open_page(browser: Browser, path: Path, viewport: dict[str, int]) -> tuple[P
 
 def over_left_edge(page: Page) -> float:
     """Percent of the width from which on the upper picture shows."""
-    return float(re.search(r"inset\(0(?:px)? 0(?:px)? 0(?:px)? ([\d.]+)%\)", page.eval_on_selector(
-        ".stage .over", "element => getComputedStyle(element).clipPath"))[1])
+    return float(
+        re.search(
+            r"inset\(0(?:px)? 0(?:px)? 0(?:px)? ([\d.]+)%\)",
+            page.eval_on_selector(".stage .over", "element => getComputedStyle(element).clipPath"),
+        )[1]
+    )
 
 
 def loaded(page: Page, selector: str) -> list[bool]:
-    page.wait_for_function("selector => [...document.querySelectorAll(selector)].every(image => image.complete)", arg=selector)
-    return page.eval_on_selector_all(selector, "images => images.map(image => image.naturalWidth > 0)")
+    page.wait_for_function(
+        "selector => [...document.querySelectorAll(selector)].every(image => image.complete)",
+        arg=selector,
+    )
+    return page.eval_on_selector_all(
+        selector, "images => images.map(image => image.naturalWidth > 0)"
+    )
 
 
 @needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_evaluation_report_works(browser, evaluation, viewport):
     page, faults = open_page(browser, evaluation, viewport)
-    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "no sideways scrolling of the page"
+    assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], (
+        "no sideways scrolling of the page"
+    )
 
     box = page.locator(".stage").bounding_box()
     assert box["width"] > 300 and over_left_edge(page) == pytest.approx(50)
@@ -107,11 +167,16 @@ def test_evaluation_report_works(browser, evaluation, viewport):
     page.keyboard.press("ArrowRight")
     assert over_left_edge(page) > 20, "and the keyboard"
 
-    errors = page.eval_on_selector_all("#case option", "options => options.map(option => option.textContent.split(' ')[0])")
+    errors = page.eval_on_selector_all(
+        "#case option", "options => options.map(option => option.textContent.split(' ')[0])"
+    )
     numbers = [float("inf") if error == "failed" else float(error) for error in errors]
     assert len(numbers) == 3 * 5 and numbers == sorted(numbers, reverse=True), "the worst first"
     charts = page.locator(".js-plotly-plot .main-svg").count()
-    assert charts >= 5 and page.locator(".js-plotly-plot").first.bounding_box()["width"] <= viewport["width"]
+    assert (
+        charts >= 5
+        and page.locator(".js-plotly-plot").first.bounding_box()["width"] <= viewport["width"]
+    )
     assert not faults
     page.close()
 
@@ -142,13 +207,18 @@ def test_views_and_keys(browser, evaluation):
 
     def style(name: str) -> str:
         return page.eval_on_selector(".stage .over", f"element => getComputedStyle(element).{name}")
+
     assert page.locator("input[name=view]:checked").get_attribute("value") == "slider"
     page.keyboard.press("3")
     assert "conic-gradient" in style("maskImage") and style("clipPath") == "none"
     page.keyboard.press("2")
     assert style("maskImage") == "none"
-    page.wait_for_function("getComputedStyle(document.querySelector('.stage .over')).visibility === 'hidden'")
-    page.wait_for_function("getComputedStyle(document.querySelector('.stage .over')).visibility === 'visible'")
+    page.wait_for_function(
+        "getComputedStyle(document.querySelector('.stage .over')).visibility === 'hidden'"
+    )
+    page.wait_for_function(
+        "getComputedStyle(document.querySelector('.stage .over')).visibility === 'visible'"
+    )
     first = page.locator("#caption").inner_text()
     page.keyboard.press("n")
     assert page.locator("#caption").inner_text() != first
@@ -176,7 +246,9 @@ def test_training_report_works(browser, training, viewport):
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     assert loaded(page, "#strip img") == [True] * 3
     captions = page.locator("#strip figcaption").all_inner_texts()
-    assert [caption.split(" mse")[0] for caption in captions] == [f"epoch {n} error {9 - n}.00" for n in range(3)]
+    assert [caption.split(" mse")[0] for caption in captions] == [
+        f"epoch {n} error {9 - n}.00" for n in range(3)
+    ]
     page.select_option("#kind", "matches")
     assert loaded(page, "#strip img") == [True] * 3
     page.keyboard.press("Escape")
@@ -186,7 +258,9 @@ def test_training_report_works(browser, training, viewport):
     page.locator("body").click(position={"x": 2, "y": 2})
     page.keyboard.press("n")
     assert "failed (too few)" in page.locator("#caption").inner_text()
-    assert page.locator(".js-plotly-plot").count() == 4, "a chart for each group of figures that the run has"
+    assert page.locator(".js-plotly-plot").count() == 4, (
+        "a chart for each group of figures that the run has"
+    )
     assert not faults
     page.close()
 
@@ -199,6 +273,9 @@ def test_a_long_run_shows_its_first_and_last_epochs():
 
 def test_pair_lines_are_read_from_the_log(tmp_path):
     log = EpochLog(tmp_path / "validation_log.txt")
-    log.write(3, "generated pairs: error = mean corner error\ncffa_1_A_000: error 1.50  mse 0.1  ok\naverage: mse 0.1")
+    log.write(
+        3,
+        "generated pairs: error = mean corner error\ncffa_1_A_000: error 1.50  mse 0.1  ok\naverage: mse 0.1",
+    )
     assert read_pair_lines(log.path) == {(3, "cffa_1_A_000"): "error 1.50 mse 0.1 ok"}
     assert read_pair_lines(tmp_path / "nothing.txt") == {}

@@ -1,4 +1,5 @@
 """A run that is stopped anywhere goes on as if it had not been: the same bits in the same files, nothing twice."""
+
 from __future__ import annotations
 
 import shutil
@@ -32,8 +33,12 @@ def begin(tiny_data, tiny_config, tmp_path_factory):
 
     def arguments(name: str) -> tuple[list, list, Path]:
         which = ["--save", save, "--mode", *MODES, "--name", name]
-        return ([*which, "--config", tiny_config, "--data", tiny_data, "--epoch", 2], [*which, "--resume"],
-                save / "_".join(MODES) / name)
+        return (
+            [*which, "--config", tiny_config, "--data", tiny_data, "--epoch", 2],
+            [*which, "--resume"],
+            save / "_".join(MODES) / name,
+        )
+
     return arguments
 
 
@@ -49,15 +54,23 @@ def whole(begin, forked_runs) -> tuple[Path, int]:
 def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(folder / "events"))
     events.Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]
-            if tag not in MEASURED}
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if tag not in MEASURED
+    }
 
 
 def log_lines(path: Path) -> list[str]:
     """A log without the figures of the machine."""
-    return [" ".join(word for word, before in zip(words, ["", *words], strict=False)
-                     if word not in MEASURED and before not in MEASURED)
-            for words in (line.split() for line in path.read_text().splitlines())]
+    return [
+        " ".join(
+            word
+            for word, before in zip(words, ["", *words], strict=False)
+            if word not in MEASURED and before not in MEASURED
+        )
+        for words in (line.split() for line in path.read_text().splitlines())
+    ]
 
 
 def assert_same_run(folder: Path, whole: Path) -> None:
@@ -67,8 +80,10 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     for name in LOGS:
         assert log_lines(folder / name) == log_lines(whole / name), name
     assert read_events(folder) == read_events(whole)
-    pictures, expected = ({path.relative_to(run): path.read_bytes() for path in run.glob("epoch*/*.png")}
-                          for run in (folder, whole))
+    pictures, expected = (
+        {path.relative_to(run): path.read_bytes() for path in run.glob("epoch*/*.png")}
+        for run in (folder, whole)
+    )
     assert pictures == expected and len(pictures) == 3 * 4
     ours, theirs = ({path.name for path in run.iterdir()} for run in (folder, whole))
     assert ours == theirs, "temporary files are left behind"
@@ -83,7 +98,9 @@ def test_ten_kills_at_random_points_change_nothing(begin, forked_runs, whole):
     with_workers = set(rng.choice(9, 2, replace=False))
     while n_killed < 10:
         options = ["--workers", "1"] if n_killed in with_workers else ["--workers", "0"]
-        reply = forked_runs(*arguments, *options, signal=int(signal.SIGKILL), at=int(rng.integers(1, n_events // 6)))
+        reply = forked_runs(
+            *arguments, *options, signal=int(signal.SIGKILL), at=int(rng.integers(1, n_events // 6))
+        )
         assert reply["codes"] == [-signal.SIGKILL], reply["output"]
         n_killed += 1
         if (folder / "latest.pth").exists():
@@ -142,38 +159,60 @@ def damage(path: Path, kind: str) -> None:
         # In the middle of the largest tensor: a flip in the padding between records would be harmless.
         with zipfile.ZipFile(path) as archive:
             record = max(archive.infolist(), key=lambda record: record.file_size)
-        start = record.header_offset + 30 + sum(struct.unpack_from("<HH", content, record.header_offset + 26))
+        start = (
+            record.header_offset
+            + 30
+            + sum(struct.unpack_from("<HH", content, record.header_offset + 26))
+        )
         content[start + record.file_size // 2] ^= 1
-    path.write_bytes(content[: len(content) // 3] if kind == "truncated" else b"" if kind == "empty" else content)
+    path.write_bytes(
+        content[: len(content) // 3] if kind == "truncated" else b"" if kind == "empty" else content
+    )
 
 
 def test_a_damaged_newest_checkpoint_gives_way_to_the_last_good_one(begin, forked_runs, whole):
     new, resume, folder = begin("damaged")
     # Well into epoch 2, so that latest, previous and best are all there and differ.
-    assert forked_runs(*new, signal=int(signal.SIGKILL), at=int(0.7 * whole[1]))["codes"] == [-signal.SIGKILL]
+    assert forked_runs(*new, signal=int(signal.SIGKILL), at=int(0.7 * whole[1]))["codes"] == [
+        -signal.SIGKILL
+    ]
     damage(folder / "latest.pth", "one bit")
     reply = forked_runs(*resume, signal=int(signal.SIGKILL), at=1)
-    assert "latest.pth: damaged" in reply["output"] and "going on from previous.pth" in reply["output"]
+    assert (
+        "latest.pth: damaged" in reply["output"] and "going on from previous.pth" in reply["output"]
+    )
     damage(folder / "previous.pth", "truncated")
     reply = forked_runs(*resume)
     assert reply["codes"] == [0] and "going on from best.pth" in reply["output"], reply["output"]
     assert_same_run(folder, whole[0])
     for name in ("latest.pth", "previous.pth", "best.pth"):
         damage(folder / name, "empty")
-    with pytest.raises(InputError, match="no checkpoint is good.*latest.pth.*previous.pth.*best.pth"):
+    with pytest.raises(
+        InputError, match="no checkpoint is good.*latest.pth.*previous.pth.*best.pth"
+    ):
         find_checkpoint(folder, "latest")
 
 
-def test_what_a_resumed_run_refuses(begin, forked_runs, whole, monkeypatch, tmp_path, capsys, tiny_data):
+def test_what_a_resumed_run_refuses(
+    begin, forked_runs, whole, monkeypatch, tmp_path, capsys, tiny_data
+):
     new, resume, folder = begin("refusing")
-    assert forked_runs(*new, signal=int(signal.SIGKILL), at=int(0.4 * whole[1]))["codes"] == [-signal.SIGKILL]
+    assert forked_runs(*new, signal=int(signal.SIGKILL), at=int(0.4 * whole[1]))["codes"] == [
+        -signal.SIGKILL
+    ]
 
     def refusal(*arguments: object) -> str:
         assert run_main(train_multimodal_e2e, monkeypatch, *arguments) == 2
         return capsys.readouterr().err
+
     assert "already holds a run" in refusal(*new)
-    for other, named in ((["--seed", 9], "seed was 0 and is now 9"), (["--lr", 0.1], "train.lr"), (["--epoch", 9], "epochs"),
-                         (["--precision", "bf16"], "--precision was 32"), (["--overfit"], "--overfit was False")):
+    for other, named in (
+        (["--seed", 9], "seed was 0 and is now 9"),
+        (["--lr", 0.1], "train.lr"),
+        (["--epoch", 9], "epochs"),
+        (["--precision", "bf16"], "--precision was 32"),
+        (["--overfit"], "--overfit was False"),
+    ):
         assert named in refusal(*resume, *other)
     # The same eyes, but a file has changed.
     changed = shutil.copytree(tiny_data, tmp_path / "changed")

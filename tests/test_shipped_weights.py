@@ -1,4 +1,5 @@
 """The weights in save/pretrained do what the README promises, on eyes that nothing was trained on."""
+
 import numpy as np
 import pytest
 from helpers import REAL_DATA
@@ -27,7 +28,10 @@ def eyes(tmp_path_factory):
     """Per eye: role to image."""
     root = tmp_path_factory.mktemp("unseen") / "set"
     names = write_generated_set(root, len(ANGLES), seed=990, progress=False)
-    return [{role: read_gray(root / name / file_names(name, 512)[role]) for role in ("cf", "fa", "oct")} for name in names]
+    return [
+        {role: read_gray(root / name / file_names(name, 512)[role]) for role in ("cf", "fa", "oct")}
+        for name in names
+    ]
 
 
 def turned(image, angle, scale=1.0):
@@ -55,7 +59,12 @@ def test_unseen_pairs_are_registered_at_any_angle(registrar, eyes, kind):
 def test_other_eyes_and_mirrored_images_fail(registrar, eyes):
     for first, second in ((0, 1), (2, 3)):
         result = registrar.register(eyes[first]["cf"], eyes[second]["fa"])
-        assert result.status == "failed" and result.matrix is None and result.reason and result.confidence == 0
+        assert (
+            result.status == "failed"
+            and result.matrix is None
+            and result.reason
+            and result.confidence == 0
+        )
     mirrored = registrar.register(eyes[0]["cf"], np.ascontiguousarray(eyes[0]["fa"][:, ::-1]))
     assert mirrored.status == "failed" and "mirrored" in mirrored.reason
 
@@ -65,9 +74,13 @@ def test_the_lite_loftr_is_small_and_right(eyes):
     loftr, errors = Registrar(LOFTR_WEIGHTS), []
     for eye, angle in zip(eyes, (0.0, 20.0, -25.0, 30.0, 10.0, -15.0), strict=True):
         moving, H = turned(eye["fa"], angle)
-        errors.append(corner_error(loftr.register(eye["cf"], moving).matrix, H, eye["cf"].shape, moving.shape))
+        errors.append(
+            corner_error(loftr.register(eye["cf"], moving).matrix, H, eye["cf"].shape, moving.shape)
+        )
     assert np.sum(np.array(errors) < 5) >= 5
-    assert loftr.register(eyes[0]["cf"], eyes[1]["fa"]).status == "failed", "images of different eyes"
+    assert loftr.register(eyes[0]["cf"], eyes[1]["fa"]).status == "failed", (
+        "images of different eyes"
+    )
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="../shared/data/real_pairs is absent")
@@ -80,5 +93,7 @@ def test_real_development_pairs(registrar, angle):
             moving, H = turned(moving, angle)
             result = registrar.register(fixed, moving)
             moved = G.warp_points(pair.moving_landmarks, H)
-            errors.append(pair_error(result.matrix, pair.fixed_landmarks, moved, moving.shape).median)
+            errors.append(
+                pair_error(result.matrix, pair.fixed_landmarks, moved, moving.shape).median
+            )
     assert len(errors) == 8 and np.mean(np.array(errors) < 5) >= 7 / 8

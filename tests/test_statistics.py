@@ -1,4 +1,5 @@
 """Figures from rows, and the rows' cache: failures count, pairs are compared with themselves, settings are never mixed."""
+
 from __future__ import annotations
 
 import json
@@ -10,25 +11,48 @@ import pytest
 
 from dataset.stress import UNCHANGED, Stress
 from utils.errors import InputError
-from utils.metrics import FAILED, PairError, aggregate, bootstrap_weights, median_with_failures, weighted_medians
+from utils.metrics import (
+    FAILED,
+    PairError,
+    aggregate,
+    bootstrap_weights,
+    median_with_failures,
+    weighted_medians,
+)
 from utils.pair_cache import PairCache, PairRow, read_rows
 from utils.statistics import accepted_wrong_pairs, compare, summarise
 
 LOWER_IS_BETTER = ("failed_rate", "median_of_medians")
 
 
-def row(method: str, index: int, error: float, stress: Stress = UNCHANGED, eye: str | None = None) -> PairRow:
+def row(
+    method: str, index: int, error: float, stress: Stress = UNCHANGED, eye: str | None = None
+) -> PairRow:
     """A row whose mean, median and max are ``error``; infinite is failed."""
     failed = math.isinf(error)
-    return PairRow("set", method, f"pair{index}", eye or f"eye{index}", stress, "failed" if failed else "ok",
-                   "no, \"really\"" if failed else "", FAILED if failed else PairError(error, error, error), 20,
-                   0 if failed else 12, 0.5, () if failed else (1.0, 0.0, error, 0.0, 1.0, 1 / 3, 0.0, 0.0, 1.0), "abc")
+    return PairRow(
+        "set",
+        method,
+        f"pair{index}",
+        eye or f"eye{index}",
+        stress,
+        "failed" if failed else "ok",
+        'no, "really"' if failed else "",
+        FAILED if failed else PairError(error, error, error),
+        20,
+        0 if failed else 12,
+        0.5,
+        () if failed else (1.0, 0.0, error, 0.0, 1.0, 1 / 3, 0.0, 0.0, 1.0),
+        "abc",
+    )
 
 
 @pytest.mark.parametrize("good, fair", [(0.0, 2.0), (3.5, 4.0)])
 def test_failing_on_half_is_worse_in_every_aggregate_than_being_mediocre_on_all(good, fair):
     """Even when the half that did not fail is perfect, and the other method no better than hand-placed landmarks."""
-    rows = [row("mediocre", i, fair) for i in range(10)] + [row("half", i, good if i % 2 else math.inf) for i in range(10)]
+    rows = [row("mediocre", i, fair) for i in range(10)] + [
+        row("half", i, good if i % 2 else math.inf) for i in range(10)
+    ]
     figures = {record["method"]: record for record in summarise(rows)}
     names = [name for name in aggregate([FAILED]) if name != "pairs"]
     assert len(names) == 9
@@ -36,16 +60,27 @@ def test_failing_on_half_is_worse_in_every_aggregate_than_being_mediocre_on_all(
         sign = -1 if name in LOWER_IS_BETTER else 1
         assert sign * figures["half"][name] < sign * figures["mediocre"][name], name
     (record,) = compare(rows, "half")
-    assert record["success_median5"] == -0.5 and record["mAUC"] < 0 and record["worse"] == 5 and record["better"] == 5
+    assert (
+        record["success_median5"] == -0.5
+        and record["mAUC"] < 0
+        and record["worse"] == 5
+        and record["better"] == 5
+    )
 
 
 def test_comparison_is_pair_by_pair():
     """A method a little better on every pair, with errors that vary much more from pair to pair: only pairing sees it."""
     errors = np.linspace(1, 9, 12)
-    rows = [row("first", i, e) for i, e in enumerate(errors)] + [row("other", i, e + 0.5) for i, e in enumerate(errors)]
+    rows = [row("first", i, e) for i, e in enumerate(errors)] + [
+        row("other", i, e + 0.5) for i, e in enumerate(errors)
+    ]
     rows += [row("other", 99, 0.1)]
     (record,) = compare(rows, "first")
-    assert record["pairs"] == 12 and (record["better"], record["worse"], record["equal"]) == (12, 0, 0)
+    assert record["pairs"] == 12 and (record["better"], record["worse"], record["equal"]) == (
+        12,
+        0,
+        0,
+    )
     assert record["p_sign"] == pytest.approx(2 * 0.5**12)
     difference = np.clip((10 - errors) / 10, 0, None) - np.clip((9.5 - errors) / 10, 0, None)
     assert record["AUC@10"] == pytest.approx(difference.mean())
@@ -57,15 +92,30 @@ def test_comparison_is_pair_by_pair():
 def test_every_figure_has_an_interval_around_it():
     errors = [0.5, 1, 2, 3, 4, 6, 8, 12, math.inf, math.inf]
     record = summarise([row("a", i, e) for i, e in enumerate(errors)])[0]
-    for name in ("success_median5", "SR_ME", "SR_MAE", "AUC@5", "AUC@10", "AUC@20", "mAUC", "failed_rate", "median_of_medians"):
+    for name in (
+        "success_median5",
+        "SR_ME",
+        "SR_MAE",
+        "AUC@5",
+        "AUC@10",
+        "AUC@20",
+        "mAUC",
+        "failed_rate",
+        "median_of_medians",
+    ):
         assert record[f"{name}_low"] < record[name] < record[f"{name}_high"], name
     assert record["eyes"] == 10 and record["seconds"] == 0.5
 
 
 def test_intervals_are_over_eyes():
     by_pair = summarise([row("a", i, 1.0 if i % 2 else math.inf) for i in range(40)])[0]
-    by_eye = summarise([row("a", i, 1.0 if i % 2 else math.inf, eye=str(i % 2)) for i in range(40)])[0]
-    assert by_pair["success_median5_low"] > 0.3 and (by_eye["success_median5_low"], by_eye["success_median5_high"]) == (0, 1)
+    by_eye = summarise(
+        [row("a", i, 1.0 if i % 2 else math.inf, eye=str(i % 2)) for i in range(40)]
+    )[0]
+    assert by_pair["success_median5_low"] > 0.3 and (
+        by_eye["success_median5_low"],
+        by_eye["success_median5_high"],
+    ) == (0, 1)
 
 
 def test_weighted_medians_are_those_of_the_resample():
@@ -77,12 +127,22 @@ def test_weighted_medians_are_those_of_the_resample():
 
 
 def test_wrong_pairs_are_counted_by_what_was_said():
-    rows = [replace(row("a", i, 1.0 if i < 3 else math.inf), error=PairError(math.nan, math.nan, math.nan)) for i in range(12)]
+    rows = [
+        replace(
+            row("a", i, 1.0 if i < 3 else math.inf), error=PairError(math.nan, math.nan, math.nan)
+        )
+        for i in range(12)
+    ]
     (record,) = accepted_wrong_pairs(rows)
-    assert record["said_ok"] == 3 and record["share_ok"] == 0.25 and record["share_ok_low"] < 0.25 < record["share_ok_high"]
+    assert (
+        record["said_ok"] == 3
+        and record["share_ok"] == 0.25
+        and record["share_ok_low"] < 0.25 < record["share_ok_high"]
+    )
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
+
 
 def filled(folder, **protocol) -> PairCache:
     cache = PairCache(folder, {"seed": 1} | protocol)

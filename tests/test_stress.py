@@ -1,4 +1,5 @@
 """Degradations of the moving image: what moves, moves with its landmarks; what fades, fades by as much as was asked."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +9,18 @@ import numpy as np
 import pytest
 
 from dataset.evaluation_sets import EvaluationPair, PairLoader, wrong_pairs
-from dataset.stress import CURVES, LEVEL_NAMES, SIDES, UNCHANGED, Stress, apply_stress, crop_box, curve, hard_set, stress_geometry
+from dataset.stress import (
+    CURVES,
+    LEVEL_NAMES,
+    SIDES,
+    UNCHANGED,
+    Stress,
+    apply_stress,
+    crop_box,
+    curve,
+    hard_set,
+    stress_geometry,
+)
 from utils import geometry as G
 from utils.errors import InputError
 from utils.field_of_view import estimate_field_of_view
@@ -26,8 +38,14 @@ def pair() -> EvaluationPair:
     H_fix_to_mov = G.affine_about(8, 0.9, 0.0, [110, 100], [92, 95])
     ys, xs = np.indices((210, 220))
     fixed = np.where((xs - 110) ** 2 + (ys - 100) ** 2 < 90**2, 0.4, 0.0)
-    return EvaluationPair("a", "eye", fixed.astype(np.float32), moving.astype(np.float32),
-                          G.warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)), SPOTS)
+    return EvaluationPair(
+        "a",
+        "eye",
+        fixed.astype(np.float32),
+        moving.astype(np.float32),
+        G.warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)),
+        SPOTS,
+    )
 
 
 def spot_centre(image: np.ndarray, near: np.ndarray, reach: float) -> np.ndarray:
@@ -38,20 +56,39 @@ def spot_centre(image: np.ndarray, near: np.ndarray, reach: float) -> np.ndarray
     return np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
 
 
-@pytest.mark.parametrize("stress", [Stress(rotation=30), Stress(rotation=135), Stress(scale=0.7), Stress(scale=1.4),
-                                    Stress(blur=1.5), Stress(overlap=0.6), Stress(contrast=0.333),
-                                    Stress(rotation=150, overlap=0.7),
-                                    Stress(rotation=30, scale=1.4, overlap=0.7, contrast=0.5, blur=1.0)], ids=Stress.slug)
+@pytest.mark.parametrize(
+    "stress",
+    [
+        Stress(rotation=30),
+        Stress(rotation=135),
+        Stress(scale=0.7),
+        Stress(scale=1.4),
+        Stress(blur=1.5),
+        Stress(overlap=0.6),
+        Stress(contrast=0.333),
+        Stress(rotation=150, overlap=0.7),
+        Stress(rotation=30, scale=1.4, overlap=0.7, contrast=0.5, blur=1.0),
+    ],
+    ids=Stress.slug,
+)
 def test_landmarks_stay_on_what_they_mark(pair, stress):
     stressed = apply_stress(pair, stress)
-    seen = [i for i, point in enumerate(stressed.moving_landmarks) if G.inside(point, stressed.moving.shape, 8.0)
-            # A landmark that the crop cut off may still lie on the turned canvas.
-            and stressed.moving[tuple(np.round(point).astype(int)[::-1])] > 0.2]
+    seen = [
+        i
+        for i, point in enumerate(stressed.moving_landmarks)
+        if G.inside(point, stressed.moving.shape, 8.0)
+        # A landmark that the crop cut off may still lie on the turned canvas.
+        and stressed.moving[tuple(np.round(point).astype(int)[::-1])] > 0.2
+    ]
     assert len(seen) >= 2
     for index in seen:
         landmark = stressed.moving_landmarks[index]
-        assert np.abs(spot_centre(stressed.moving, landmark, 8 * stress.scale) - landmark).max() < 0.35
-    assert np.array_equal(stressed.fixed, pair.fixed) and np.array_equal(stressed.fixed_landmarks, pair.fixed_landmarks)
+        assert (
+            np.abs(spot_centre(stressed.moving, landmark, 8 * stress.scale) - landmark).max() < 0.35
+        )
+    assert np.array_equal(stressed.fixed, pair.fixed) and np.array_equal(
+        stressed.fixed_landmarks, pair.fixed_landmarks
+    )
     # One affine matrix took all landmarks along, those that the crop cut off too.
     H = G.fit_affine(pair.moving_landmarks, stressed.moving_landmarks)
     assert np.abs(G.warp_points(pair.moving_landmarks, H) - stressed.moving_landmarks).max() < 1e-6
@@ -81,7 +118,10 @@ def test_half_of_the_overlap_is_left(pair):
         mapped = G.warp_points(points.astype(float), H)
         mapped = np.round(mapped[G.inside(mapped, image.shape)]).astype(int)
         return int((image[mapped[:, 1], mapped[:, 0]] > 0.1).sum())
-    assert shared(H_fix_to_mov, stressed.moving) / shared(H_before, pair.moving) == pytest.approx(0.5, abs=0.03)
+
+    assert shared(H_fix_to_mov, stressed.moving) / shared(H_before, pair.moving) == pytest.approx(
+        0.5, abs=0.03
+    )
 
 
 def test_contrast_noise_and_blur_have_the_wanted_strength(pair):
@@ -92,9 +132,13 @@ def test_contrast_noise_and_blur_have_the_wanted_strength(pair):
     assert faint[0, 0] == 0, "the surround stays black"
     flat = replace(pair, moving=np.full((200, 200), 0.5, np.float32))
     noisy = apply_stress(flat, Stress(noise=0.05)).moving
-    assert noisy.std() == pytest.approx(0.05, rel=0.03) and noisy.mean() == pytest.approx(0.5, abs=0.002)
+    assert noisy.std() == pytest.approx(0.05, rel=0.03) and noisy.mean() == pytest.approx(
+        0.5, abs=0.002
+    )
     turned = apply_stress(flat, Stress(noise=0.05, rotation=30)).moving
-    assert turned[0, 0] == 0 and turned[110:160, 110:160].std() == pytest.approx(0.05, rel=0.1), "no weaker for being turned"
+    assert turned[0, 0] == 0 and turned[110:160, 110:160].std() == pytest.approx(0.05, rel=0.1), (
+        "no weaker for being turned"
+    )
     spot = np.zeros((512, 512), np.float32)
     spot[256, 256] = 1.0
     blurred = apply_stress(replace(pair, moving=spot), Stress(blur=3.0)).moving
@@ -115,38 +159,61 @@ def test_equal_stress_gives_equal_images_and_other_seeds_others(pair):
 def test_geometry_of_a_turn_loses_no_pixel():
     H, size = stress_geometry((100, 160), Stress(rotation=90), (0, 0, 160, 100))
     assert size == (160, 100)
-    assert np.allclose(sorted(map(tuple, np.round(G.warp_points(np.array([[0.0, 0.0], [159, 99]]), H), 6))), [(0, 159), (99, 0)])
+    assert np.allclose(
+        sorted(map(tuple, np.round(G.warp_points(np.array([[0.0, 0.0], [159, 99]]), H), 6))),
+        [(0, 159), (99, 0)],
+    )
     with pytest.raises(ValueError, match="box"):
         stress_geometry((100, 160), UNCHANGED, (0, 0, 170, 100))
 
 
 def test_impossible_levels_and_unknown_overlaps_are_refused(pair):
-    for levels in ({"scale": 0.0}, {"overlap": 0.0}, {"overlap": 1.2}, {"contrast": 0.0}, {"noise": -0.1}, {"blur": -1.0}):
+    for levels in (
+        {"scale": 0.0},
+        {"overlap": 0.0},
+        {"overlap": 1.2},
+        {"contrast": 0.0},
+        {"noise": -0.1},
+        {"blur": -1.0},
+    ):
         with pytest.raises(InputError, match="impossible"):
             Stress(**levels)
     with pytest.raises(InputError, match="landmarks"):
-        apply_stress(replace(pair, fixed_landmarks=np.zeros((0, 2)), moving_landmarks=np.zeros((0, 2))), Stress(overlap=0.5))
+        apply_stress(
+            replace(pair, fixed_landmarks=np.zeros((0, 2)), moving_landmarks=np.zeros((0, 2))),
+            Stress(overlap=0.5),
+        )
 
 
 def test_curves_vary_one_thing_and_the_hard_set_is_what_it_says():
     assert set(CURVES) == set(LEVEL_NAMES)
     for name in CURVES:
         assert UNCHANGED in curve(name)
-        assert all(getattr(stress, other) == getattr(UNCHANGED, other) for stress in curve(name) for other in LEVEL_NAMES
-                   if other != name)
+        assert all(
+            getattr(stress, other) == getattr(UNCHANGED, other)
+            for stress in curve(name)
+            for other in LEVEL_NAMES
+            if other != name
+        )
     hard = hard_set()
-    assert len(hard) == len(set(hard)) == 5 * 3 + 3 and len({stress.slug() for stress in hard}) == len(hard)
+    assert len(hard) == len(set(hard)) == 5 * 3 + 3 and len(
+        {stress.slug() for stress in hard}
+    ) == len(hard)
     for rotation in (0, 30, 150):
         assert Stress(rotation=rotation, contrast=0.333, noise=0.05, blur=1.5, overlap=0.5) in hard
         assert Stress(rotation=rotation, overlap=0.5) in hard
 
 
 def test_wrong_pairs_are_of_different_eyes(pair):
-    pairs = [replace(pair, key=f"{eye}{index}", eye=eye, moving=pair.moving + 0.001 * index)
-             for index, eye in enumerate("aabbc")]
+    pairs = [
+        replace(pair, key=f"{eye}{index}", eye=eye, moving=pair.moving + 0.001 * index)
+        for index, eye in enumerate("aabbc")
+    ]
     loaders = [PairLoader(each.key, each.eye, lambda each=each: each) for each in pairs]
     chosen = [load() for load in wrong_pairs(loaders, 7, seed=3)]
-    assert len({each.key for each in chosen}) == 7 and all(not len(each.fixed_landmarks) for each in chosen)
+    assert len({each.key for each in chosen}) == 7 and all(
+        not len(each.fixed_landmarks) for each in chosen
+    )
     for each in chosen:
         fixed, moving = each.key.split("__with__")
         assert fixed[0] == each.eye != moving[0]

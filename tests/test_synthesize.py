@@ -1,4 +1,5 @@
 """The synthesiser: layout, determinism, alignment of the modalities, and the refusal to mix or destroy sets."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -35,7 +36,11 @@ def contrast(image: np.ndarray, mask: np.ndarray, shown: np.ndarray) -> float:
     near = (cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & (shown > 0)
     beside = near & (cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
     vessel = mask & near
-    return float(image[vessel].mean() - image[beside].mean()) if vessel.sum() > 30 and beside.sum() > 30 else 0.0
+    return (
+        float(image[vessel].mean() - image[beside].mean())
+        if vessel.sum() > 30 and beside.sum() > 30
+        else 0.0
+    )
 
 
 def test_every_file_has_the_right_name_and_size(generated: Path) -> None:
@@ -49,11 +54,17 @@ def test_every_file_has_the_right_name_and_size(generated: Path) -> None:
     assert color[..., 0].mean() > color[..., 2].mean(), "a fundus is red rather than blue"
 
 
-def test_pixels_do_not_depend_on_processes_or_number_of_eyes(generated: Path, tmp_path: Path) -> None:
-    write_generated_set(tmp_path / "other", 2, seed=3, size=SIZE, visits=2, processes=2, progress=False)
+def test_pixels_do_not_depend_on_processes_or_number_of_eyes(
+    generated: Path, tmp_path: Path
+) -> None:
+    write_generated_set(
+        tmp_path / "other", 2, seed=3, size=SIZE, visits=2, processes=2, progress=False
+    )
     for name in ("1_A", "1_B", "2_A", "2_B"):
         for file in file_names(name, SIZE).values():
-            assert (generated / name / file).read_bytes() == (tmp_path / "other" / name / file).read_bytes(), file
+            assert (generated / name / file).read_bytes() == (
+                tmp_path / "other" / name / file
+            ).read_bytes(), file
 
 
 def test_visits_and_eyes_differ(generated: Path) -> None:
@@ -95,8 +106,12 @@ def test_vessels_are_drawn_where_the_view_puts_them() -> None:
 def test_growth_avoids_the_fovea_and_keeps_order() -> None:
     eye = grow_eye(np.random.default_rng(0))
     for tree in (eye.artery, eye.vein):
-        assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all(), "parents come before their children"
-        assert (tree.width[tree.parent[1:]] >= tree.width[1:] - 1e-9).all(), "vessels taper away from the disc"
+        assert (tree.parent[1:] < np.arange(1, len(tree.parent))).all(), (
+            "parents come before their children"
+        )
+        assert (tree.width[tree.parent[1:]] >= tree.width[1:] - 1e-9).all(), (
+            "vessels taper away from the disc"
+        )
         assert np.linalg.norm(tree.nodes - eye.fovea, axis=1).min() > 0.5 * eye.avascular_radius
 
 
@@ -149,7 +164,9 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def test_real_photographs_are_kept_and_the_rest_aligned(photographs: Path, tmp_path: Path) -> None:
-    ids = write_generated_set(tmp_path / "set", 0, size=SIZE, real={"cf": [photographs]}, progress=False)
+    ids = write_generated_set(
+        tmp_path / "set", 0, size=SIZE, real={"cf": [photographs]}, progress=False
+    )
     assert ids == ["1_A", "2_A"]
     shown = pictures(tmp_path / "set", "1_A")
     assert shown["cf"][:10].max() == 0, "padded above, the aspect kept"
@@ -170,7 +187,10 @@ def test_faulty_photograph_folders_are_refused(photographs: Path, tmp_path: Path
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sheet = tmp_path / "sheet.png"
-    assert main(["--out", str(tmp_path / "set"), "--eyes", "1", "--size", "64", "--show", str(sheet)]) == 0
+    assert (
+        main(["--out", str(tmp_path / "set"), "--eyes", "1", "--size", "64", "--show", str(sheet)])
+        == 0
+    )
     assert read_color(sheet).shape == (192, 7 * 192, 3)
     assert main(["--out", str(tmp_path / "set"), "--eyes", "0"]) == 2
     assert "eyes = 0" in capsys.readouterr().err

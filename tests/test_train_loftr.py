@@ -1,4 +1,5 @@
 """The LoFTR training script, run for real on a few small eyes: base, then v3, then registration with the result."""
+
 import csv
 import json
 import re
@@ -21,13 +22,29 @@ from utils.step_meter import StepMeter, reset_peak_memory, step_memory_mb
 
 FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
 LOOP = {"batch_size": 2, "views_per_sample": 1, "workers": 0}
-TINY = {"model": {"stem": "ridge", "initial_dim": 8, "block_dims": [8, 8, 16], "heads": 2, "coarse_layers": 1,
-                  "temperature": 0.07, "unit_features": True, "position_cells": 12, "cell_offset_px": 0.0},
-        "view": {"img_size": 64, "long_side": 96},
-        "match": {"long_side": 96, "try_turns": False, "smaller_copy": 1.0, "min_cell_confidence": 0.001},
-        "base": {"loss": {"eps": 0.1}, "train": LOOP | {"epochs": 1}},
-        "v3": {"freeze": list(FROZEN), "train": LOOP | {"epochs": 2}},
-        "validation": {"views": 2, "pictures": 1}}
+TINY = {
+    "model": {
+        "stem": "ridge",
+        "initial_dim": 8,
+        "block_dims": [8, 8, 16],
+        "heads": 2,
+        "coarse_layers": 1,
+        "temperature": 0.07,
+        "unit_features": True,
+        "position_cells": 12,
+        "cell_offset_px": 0.0,
+    },
+    "view": {"img_size": 64, "long_side": 96},
+    "match": {
+        "long_side": 96,
+        "try_turns": False,
+        "smaller_copy": 1.0,
+        "min_cell_confidence": 0.001,
+    },
+    "base": {"loss": {"eps": 0.1}, "train": LOOP | {"epochs": 1}},
+    "v3": {"freeze": list(FROZEN), "train": LOOP | {"epochs": 2}},
+    "validation": {"views": 2, "pictures": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +80,42 @@ def test_frozen_tensors_equal_the_base_bit_for_bit(trained):
 
 def test_base_trains_everything(trained):
     content = read_checkpoint(trained / "loftr_v3_base" / "latest.pth")
-    names = [name for name in content["model"] if "running" not in name and "num_batches" not in name]
+    names = [
+        name for name in content["model"] if "running" not in name and "num_batches" not in name
+    ]
     assert len(content["optimizer"]["state"]) == len(names)
     assert content["config"]["settings"]["stage"] == "base" and content["kind"] == LOFTR_KIND
 
 
 def test_run_leaves_what_it_promises(trained):
     run = trained / "loftr_v3"
-    for name in ("config.yaml", "split.yaml", "curves.png", "latest.pth", "best.pth", "validation_log.txt"):
+    for name in (
+        "config.yaml",
+        "split.yaml",
+        "curves.png",
+        "latest.pth",
+        "best.pth",
+        "validation_log.txt",
+    ):
         assert (run / name).stat().st_size > 0, name
     for epoch in (0, 1, 2):
         names = sorted(path.name for path in (run / f"epoch{epoch}").iterdir())
         sample = names[0].split("_fix_")[0]
-        assert names == [f"{sample}_{kind}.png" for kind in ("fix_registered_checkerboard", "keypoints", "matches",
-                                                             "registered")]
+        assert names == [
+            f"{sample}_{kind}.png"
+            for kind in ("fix_registered_checkerboard", "keypoints", "matches", "registered")
+        ]
     log = (run / "train_log.txt").read_text()
-    for figure in ("coarse", "fine", "total", "empty_coarse", "vessel_matches", "seconds_per_step", "peak_memory_mb", "lr"):
+    for figure in (
+        "coarse",
+        "fine",
+        "total",
+        "empty_coarse",
+        "vessel_matches",
+        "seconds_per_step",
+        "peak_memory_mb",
+        "lr",
+    ):
         assert re.search(rf"\b{figure} [\d.e+-]+", log), figure
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert re.fullmatch(r"[\d,]+ of [\d,]+ parameters train \(\d+%\)", written["parameters"])
@@ -86,13 +123,50 @@ def test_run_leaves_what_it_promises(trained):
 
 def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatch, capsys):
     weights, data = trained / "loftr_v3" / "best.pth", tiny[3]
-    assert run_main(register, monkeypatch, data / "1_A" / "1_A_cf.png", data / "1_A" / "1_A_fa_gen.png", "--weights", weights,
-                    "--out", tmp_path / "registered", "--device", "cpu") == 0
-    written = json.loads((tmp_path / "registered" / "1_A_cf_1_A_fa_gen" / "transform.json").read_text())
+    assert (
+        run_main(
+            register,
+            monkeypatch,
+            data / "1_A" / "1_A_cf.png",
+            data / "1_A" / "1_A_fa_gen.png",
+            "--weights",
+            weights,
+            "--out",
+            tmp_path / "registered",
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
+    written = json.loads(
+        (tmp_path / "registered" / "1_A_cf_1_A_fa_gen" / "transform.json").read_text()
+    )
     assert written["status"] in ("ok", "failed") and written["weights"] == str(weights)
     split = trained / "loftr_v3" / "split.yaml"
-    assert run_main(evaluate, monkeypatch, "--layout", "generated", "--data", data, "--split", split, "--weights", weights,
-                    "--rotations", 0, "--draws", 1, "--out", tmp_path / "out", "--device", "cpu", "--no_pictures") == 0
+    assert (
+        run_main(
+            evaluate,
+            monkeypatch,
+            "--layout",
+            "generated",
+            "--data",
+            data,
+            "--split",
+            split,
+            "--weights",
+            weights,
+            "--rotations",
+            0,
+            "--draws",
+            1,
+            "--out",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+            "--no_pictures",
+        )
+        == 0
+    )
     with open(tmp_path / "out" / "pairs.csv", encoding="utf-8", newline="") as handle:
         assert {row["method"] for row in csv.DictReader(handle)} == {"loftr", "identity", "oracle"}
 
@@ -100,49 +174,88 @@ def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatc
 def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, monkeypatch, capsys):
     base = trained / "loftr_v3_base"
     before = (base / "latest.pth").read_bytes()
-    assert run_main(train_loftr_v3, monkeypatch, *tiny, "--save", trained.parent, "--name", "full", "--pretrained",
-                    base / "best.pth", "--freeze", "none", "--mask", "soft", "--photometric", "--epoch", 1) == 0
+    assert (
+        run_main(
+            train_loftr_v3,
+            monkeypatch,
+            *tiny,
+            "--save",
+            trained.parent,
+            "--name",
+            "full",
+            "--pretrained",
+            base / "best.pth",
+            "--freeze",
+            "none",
+            "--mask",
+            "soft",
+            "--photometric",
+            "--epoch",
+            1,
+        )
+        == 0
+    )
     assert (base / "latest.pth").read_bytes() == before
     content = read_checkpoint(trained / "full" / "latest.pth")
     settings = content["config"]["settings"]["v3"]
     assert settings["freeze"] == [] and settings["loss"]["eps"] == 0.1 and settings["photometric"]
     start = read_checkpoint(base / "best.pth")["model"]
-    assert not torch.equal(start["matcher.backbone.bn1.running_mean"], content["model"]["matcher.backbone.bn1.running_mean"])
+    assert not torch.equal(
+        start["matcher.backbone.bn1.running_mean"],
+        content["model"]["matcher.backbone.bn1.running_mean"],
+    )
 
 
 def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, monkeypatch):
     from utils.engine import Engine
+
     original = Engine._train_one_epoch
 
     def interrupted(self, epoch):
         if epoch == 2:
             raise KeyboardInterrupt
         return original(self, epoch)
+
     start = trained / "loftr_v3_base" / "best.pth"
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "_train_one_epoch", interrupted)
-        assert run_main(train_loftr_v3, patch, *tiny, "--save", tmp_path, "--pretrained", start) != 0
+        assert (
+            run_main(train_loftr_v3, patch, *tiny, "--save", tmp_path, "--pretrained", start) != 0
+        )
     which = ["--save", tmp_path, "--device", "cpu", "--resume"]
     assert run_main(train_loftr_v3, monkeypatch, *which, "--eps", 0.5) == 2
     assert run_main(train_loftr_v3, monkeypatch, *which) == 0
-    resumed, whole = (read_checkpoint(folder / "loftr_v3" / "latest.pth")["model"] for folder in (tmp_path / "cffa", trained))
+    resumed, whole = (
+        read_checkpoint(folder / "loftr_v3" / "latest.pth")["model"]
+        for folder in (tmp_path / "cffa", trained)
+    )
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--freeze", "backbones"], "unknown; choose from"),
-    (["--freeze", "loftr_fine"], "fine_preprocess would not learn either"),
-    (["--freeze", "loftr_coarse", "loftr_fine"], "would not learn either"),
-    (["--freeze", "none", "backbone"], "either none or names"),
-    (["--mask", "none", "--eps", "0.1"], "leave it out"),
-    (["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"], "nothing is left to train"),
-    (["--eps", "3"], "must lie between 0 and 1"),
-    (["--img_size", "60"], "multiple of 8"),
-    (["--pretrained", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
-    (["--resume"], "nothing to resume"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--freeze", "backbones"], "unknown; choose from"),
+        (["--freeze", "loftr_fine"], "fine_preprocess would not learn either"),
+        (["--freeze", "loftr_coarse", "loftr_fine"], "would not learn either"),
+        (["--freeze", "none", "backbone"], "either none or names"),
+        (["--mask", "none", "--eps", "0.1"], "leave it out"),
+        (
+            ["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"],
+            "nothing is left to train",
+        ),
+        (["--eps", "3"], "must lie between 0 and 1"),
+        (["--img_size", "60"], "multiple of 8"),
+        (["--pretrained", "nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        (["--resume"], "nothing to resume"),
+    ],
+)
 def test_wrong_arguments_are_one_line(tiny, tmp_path, monkeypatch, capsys, arguments, message):
-    stage = [] if "--pretrained" in arguments or "--resume" in arguments else ["--pretrained", "unused.pth"]
+    stage = (
+        []
+        if "--pretrained" in arguments or "--resume" in arguments
+        else ["--pretrained", "unused.pth"]
+    )
     assert run_main(train_loftr_v3, monkeypatch, *tiny, "--save", tmp_path, *stage, *arguments) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and len(error.strip().splitlines()) == 1, error
@@ -179,11 +292,29 @@ def test_a_file_of_minimas_layout_is_frozen_and_trained_from(tiny, tmp_path, mon
             module.running_mean.normal_()
     file = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.save({"state_dict": file}, tmp_path / "minima.ckpt")
-    assert run_main(train_loftr_v3, monkeypatch, "--config", config, *tiny[2:], "--save", tmp_path, "--pretrained",
-                    tmp_path / "minima.ckpt", "--epoch", 1, "--precision", "bf16") == 0
+    assert (
+        run_main(
+            train_loftr_v3,
+            monkeypatch,
+            "--config",
+            config,
+            *tiny[2:],
+            "--save",
+            tmp_path,
+            "--pretrained",
+            tmp_path / "minima.ckpt",
+            "--epoch",
+            1,
+            "--precision",
+            "bf16",
+        )
+        == 0
+    )
     learnt = read_checkpoint(tmp_path / "cffa" / "loftr_v3" / "latest.pth")["model"]
     heads = tuple(f"matcher.{name}." for name in FROZEN)
-    assert learnt.keys() == file.keys() and any(name.startswith("matcher.backbone.") for name in file)
+    assert learnt.keys() == file.keys() and any(
+        name.startswith("matcher.backbone.") for name in file
+    )
     for name, tensor in learnt.items():
         assert torch.equal(tensor, file[name]) == name.startswith(heads), name
 
@@ -192,13 +323,30 @@ def test_a_complete_base_of_other_data_is_not_used(trained, tiny, tmp_path, monk
     other = tmp_path / "other"
     write_generated_set(other, eyes=6, size=96, seed=1, progress=False)
     shutil.copytree(trained / "loftr_v3_base", tmp_path / "cffa" / "mine_base")
-    assert run_main(train_loftr_v3, monkeypatch, *tiny[:2], "--data", other, "--device", "cpu", "--save", tmp_path,
-                    "--name", "mine") == 2
+    assert (
+        run_main(
+            train_loftr_v3,
+            monkeypatch,
+            *tiny[:2],
+            "--data",
+            other,
+            "--device",
+            "cpu",
+            "--save",
+            tmp_path,
+            "--name",
+            "mine",
+        )
+        == 2
+    )
     assert "trained on other data" in capsys.readouterr().err
 
 
 def test_the_look_is_a_setting_of_the_stage(tiny, tmp_path, monkeypatch, capsys):
     config = tmp_path / "look.yaml"
     config.write_text(yaml.safe_dump(TINY | {"data": {"photometric": True}}))
-    assert run_main(train_loftr_v3, monkeypatch, "--config", config, *tiny[2:], "--save", tmp_path) == 2
+    assert (
+        run_main(train_loftr_v3, monkeypatch, "--config", config, *tiny[2:], "--save", tmp_path)
+        == 2
+    )
     assert "data.photometric" in capsys.readouterr().err

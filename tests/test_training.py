@@ -1,4 +1,5 @@
 """The end-to-end training script: it learns, it leaves what it promises, and a resumed run equals an uninterrupted one."""
+
 import json
 import re
 import subprocess
@@ -23,41 +24,111 @@ from utils.metrics import corner_error
 from utils.pictures import register_onto_fixed
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
 def run_main(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["train_multimodal_e2e.py", "--device", "cpu", *map(str, arguments)])
+    monkeypatch.setattr(
+        sys, "argv", ["train_multimodal_e2e.py", "--device", "cpu", *map(str, arguments)]
+    )
     train_multimodal_e2e.main()
 
 
 def test_validation_takes_every_mode(monkeypatch, tmp_path, tiny_data, tiny_config):
-    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 1, "--name", "modes",
-             "--mode", "cffa", "cfoct")
+    run_main(
+        monkeypatch,
+        "--config",
+        tiny_config,
+        "--data",
+        tiny_data,
+        "--save",
+        tmp_path,
+        "--epoch",
+        1,
+        "--name",
+        "modes",
+        "--mode",
+        "cffa",
+        "cfoct",
+    )
     log = (tmp_path / "cffa_cfoct" / "modes" / "validation_log.txt").read_text()
     assert "rate_cffa" in log and "rate_cfoct" in log
 
 
 def test_run_leaves_what_it_promises(monkeypatch, tmp_path, tiny_data, tiny_config):
-    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 1, "--name", "run")
+    run_main(
+        monkeypatch,
+        "--config",
+        tiny_config,
+        "--data",
+        tiny_data,
+        "--save",
+        tmp_path,
+        "--epoch",
+        1,
+        "--name",
+        "run",
+    )
     run = tmp_path / "cffa" / "run"
-    for name in ("config.yaml", "split.yaml", "train_log.txt", "validation_log.txt", "curves.png", "latest.pth", "best.pth"):
+    for name in (
+        "config.yaml",
+        "split.yaml",
+        "train_log.txt",
+        "validation_log.txt",
+        "curves.png",
+        "latest.pth",
+        "best.pth",
+    ):
         assert (run / name).stat().st_size > 0, name
     assert any((run / "events").iterdir())
     for epoch in (0, 1):
         names = sorted(path.name for path in (run / f"epoch{epoch}").iterdir())
         sample = names[0].split("_fix_")[0]
-        assert names == [f"{sample}_{kind}.png" for kind in ("fix_registered_checkerboard", "keypoints", "matches",
-                                                             "registered")]
+        assert names == [
+            f"{sample}_{kind}.png"
+            for kind in ("fix_registered_checkerboard", "keypoints", "matches", "registered")
+        ]
     train_log = (run / "train_log.txt").read_text()
-    for term in ("det", "des", "geo", "pke", "total", "lr", "pairs_per_second", "map_places", "empty_pke"):
+    for term in (
+        "det",
+        "des",
+        "geo",
+        "pke",
+        "total",
+        "lr",
+        "pairs_per_second",
+        "map_places",
+        "empty_pke",
+    ):
         assert re.search(rf"\b{term} [\d.e+-]+", train_log), term
     split = yaml.safe_load((run / "split.yaml").read_text())
-    assert not set(split["train"]) & set(split["val"]) and not set(split["test"]) & (set(split["train"]) | set(split["val"]))
+    assert not set(split["train"]) & set(split["val"]) and not set(split["test"]) & (
+        set(split["train"]) | set(split["val"])
+    )
     content = read_checkpoint(run / "latest.pth")
-    assert content["epoch"] == 1 and content["extra"]["value_map"].keys() == {"settings", "places", "values"}
+    assert content["epoch"] == 1 and content["extra"]["value_map"].keys() == {
+        "settings",
+        "places",
+        "values",
+    }
 
 
 def test_overfit_trains_on_one_batch(monkeypatch, tmp_path, tiny_data, tiny_config):
-    run_main(monkeypatch, "--config", tiny_config, "--data", tiny_data, "--save", tmp_path, "--epoch", 6, "--name", "over",
-             "--overfit", "--lr", 0.005)
+    run_main(
+        monkeypatch,
+        "--config",
+        tiny_config,
+        "--data",
+        tiny_data,
+        "--save",
+        tmp_path,
+        "--epoch",
+        6,
+        "--name",
+        "over",
+        "--overfit",
+        "--lr",
+        0.005,
+    )
     history = read_checkpoint(tmp_path / "cffa" / "over" / "latest.pth")["history"]
     assert history[-1]["total"] < 0.97 * history[1]["total"]
 
@@ -77,13 +148,21 @@ def test_processes_share_every_batch():
 # --- a model that really learnt --------------------------------------------------------------------------------------
 
 # Half the usual size all through, so that two minutes are enough to learn something.
-LEARNER = {"model": {"widths": [16, 32, 64, 64], "descriptor_dim": 48, "ridge_sigmas": [0.8, 1.3, 2.2]},
-           "view": {"img_size": 128, "long_side": 256, "rotation_deg": 38, "scale": [0.85, 1.18], "translation": 0.1,
-                    "zoom": [0.9, 1.1]},
-           "match": {"long_side": 256, "nms_radius_px": 3, "field_margin_px": 3},
-           "data": {"photometric": False},
-           "train": {"batch_size": 6, "views_per_sample": 50, "workers": 2, "lr": 0.0015},
-           "validation": {"views": 12, "pictures": 1}}
+LEARNER = {
+    "model": {"widths": [16, 32, 64, 64], "descriptor_dim": 48, "ridge_sigmas": [0.8, 1.3, 2.2]},
+    "view": {
+        "img_size": 128,
+        "long_side": 256,
+        "rotation_deg": 38,
+        "scale": [0.85, 1.18],
+        "translation": 0.1,
+        "zoom": [0.9, 1.1],
+    },
+    "match": {"long_side": 256, "nms_radius_px": 3, "field_margin_px": 3},
+    "data": {"photometric": False},
+    "train": {"batch_size": 6, "views_per_sample": 50, "workers": 2, "lr": 0.0015},
+    "validation": {"views": 12, "pictures": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +171,25 @@ def learnt(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learnt")
     write_generated_set(folder / "generated", eyes=48, size=256, processes=2, progress=False)
     (folder / "learner.yaml").write_text(yaml.safe_dump(LEARNER))
-    command = [sys.executable, "train_multimodal_e2e.py", "--config", folder / "learner.yaml", "--data",
-               folder / "generated", "--save", folder / "save", "--epoch", "2", "--device", "cpu", "--name", "learnt"]
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "train_multimodal_e2e.py",
+        "--config",
+        folder / "learner.yaml",
+        "--data",
+        folder / "generated",
+        "--save",
+        folder / "save",
+        "--epoch",
+        "2",
+        "--device",
+        "cpu",
+        "--name",
+        "learnt",
+    ]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "save" / "cffa" / "learnt", folder / "generated"
 
@@ -113,10 +208,18 @@ def test_pair_turned_by_30_degrees_is_recovered(learnt):
     registrar = Registrar(run / "best.pth", device="cpu")
     errors = []
     for eye in split["test"] + split["val"]:
-        fixed, moving = (read_gray(data / f"{eye}_A" / f"{eye}_A_{name}.png") for name in ("cf", "fa_gen"))
-        H_true = affine_about(30.0, 1.0, 0.0, image_centre(fixed.shape), image_centre(fixed.shape) + [8, -6])
+        fixed, moving = (
+            read_gray(data / f"{eye}_A" / f"{eye}_A_{name}.png") for name in ("cf", "fa_gen")
+        )
+        H_true = affine_about(
+            30.0, 1.0, 0.0, image_centre(fixed.shape), image_centre(fixed.shape) + [8, -6]
+        )
         turned = register_onto_fixed(moving, np.linalg.inv(H_true), moving.shape)
-        errors.append(corner_error(registrar.register(fixed, turned).H_fix_to_mov, H_true, fixed.shape, turned.shape))
+        errors.append(
+            corner_error(
+                registrar.register(fixed, turned).H_fix_to_mov, H_true, fixed.shape, turned.shape
+            )
+        )
     assert np.mean(np.array(errors) < 8.0) >= 0.5, errors
 
 
@@ -131,8 +234,14 @@ def test_images_of_different_eyes_fail(learnt):
     run, data = learnt
     registrar = Registrar(run / "best.pth", device="cpu")
     pairs = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10)]
-    results = [registrar.register(data / f"{a}_A" / f"{a}_A_cf.png", data / f"{b}_A" / f"{b}_A_fa_gen.png") for a, b in pairs]
-    assert all(result.status == "failed" and result.reason and result.H_fix_to_mov is None for result in results)
+    results = [
+        registrar.register(data / f"{a}_A" / f"{a}_A_cf.png", data / f"{b}_A" / f"{b}_A_fa_gen.png")
+        for a, b in pairs
+    ]
+    assert all(
+        result.status == "failed" and result.reason and result.H_fix_to_mov is None
+        for result in results
+    )
 
 
 def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):
@@ -143,13 +252,28 @@ def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):
     moving = register_onto_fixed(fixed, np.linalg.inv(H_turn), canvas)
     write_image(tmp_path / "fixed.png", fixed)
     write_image(tmp_path / "moving.tif", moving)
-    command = [sys.executable, "register.py", tmp_path / "fixed.png", tmp_path / "moving.tif", "--out", tmp_path / "out",
-               "--weights", run / "best.pth", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "register.py",
+        tmp_path / "fixed.png",
+        tmp_path / "moving.tif",
+        "--out",
+        tmp_path / "out",
+        "--weights",
+        run / "best.pth",
+        "--device",
+        "cpu",
+    ]
     subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
     found = json.loads((tmp_path / "out" / "fixed_moving" / "transform.json").read_text())
     assert found["status"] == "ok", found
     points = np.array([[60.0, 80.0], [200.0, 70.0], [128.0, 200.0]])
-    assert np.abs(warp_points(points, np.array(found["H_fix_to_mov"])) - warp_points(points, H_turn)).max() < 3.0
+    assert (
+        np.abs(
+            warp_points(points, np.array(found["H_fix_to_mov"])) - warp_points(points, H_turn)
+        ).max()
+        < 3.0
+    )
     for name in ("registered.png", "checkerboard.png", "matches.png"):
         assert (tmp_path / "out" / "fixed_moving" / name).is_file()
 
@@ -158,6 +282,10 @@ def test_generated_views_do_not_depend_on_workers(tiny_data):
     samples, _ = discover_samples(tiny_data, ["cffa"])
     views = GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96))
     keys = [[ViewKey(2, 0), ViewKey(2, 1)], [ViewKey(2, 2), ViewKey(2, 3)]]
-    alone, in_workers = (list(torch.utils.data.DataLoader(views, batch_sampler=keys, num_workers=n)) for n in (0, 2))
+    alone, in_workers = (
+        list(torch.utils.data.DataLoader(views, batch_sampler=keys, num_workers=n)) for n in (0, 2)
+    )
     for a, b in zip(alone, in_workers, strict=True):
-        assert torch.equal(a["moving_image"], b["moving_image"]) and torch.equal(a["H_fix_to_mov"], b["H_fix_to_mov"])
+        assert torch.equal(a["moving_image"], b["moving_image"]) and torch.equal(
+            a["H_fix_to_mov"], b["H_fix_to_mov"]
+        )

@@ -1,4 +1,5 @@
 """Transforms from a matrix to a deformation: their interface, inversion, description in JSON, and what warps by them."""
+
 import json
 
 import numpy as np
@@ -35,11 +36,16 @@ def deformable(base, largest_px=2.0, seed=0):
 
 
 QUADRATIC = QuadraticTransform(H_UNIT, COEFFICIENTS)
-ALL = {"similarity": MatrixTransform(G.affine_about(40.0, 0.8, 0.0, (64, 44), (50, 50)), "similarity"),
-       "affine": MatrixTransform(H_AFFINE),
-       "homography": MatrixTransform(H_AFFINE + np.array([[0, 0, 0], [0, 0, 0], [2e-4, -1e-4, 0.0]]), "homography"),
-       "quadratic": QUADRATIC, "deformable": deformable(MatrixTransform(H_AFFINE)),
-       "deformable on quadratic": deformable(QUADRATIC)}
+ALL = {
+    "similarity": MatrixTransform(G.affine_about(40.0, 0.8, 0.0, (64, 44), (50, 50)), "similarity"),
+    "affine": MatrixTransform(H_AFFINE),
+    "homography": MatrixTransform(
+        H_AFFINE + np.array([[0, 0, 0], [0, 0, 0], [2e-4, -1e-4, 0.0]]), "homography"
+    ),
+    "quadratic": QUADRATIC,
+    "deformable": deformable(MatrixTransform(H_AFFINE)),
+    "deformable on quadratic": deformable(QUADRATIC),
+}
 
 
 def pixels(size=SIZE):
@@ -58,7 +64,9 @@ def test_inverse_comes_back(name):
 @pytest.mark.parametrize("name", ALL)
 def test_json_holds_all_of_it(name):
     again = transform_from_dict(json.loads(json.dumps(ALL[name].to_dict())))
-    assert again.kind == ALL[name].kind and np.array_equal(again.map(pixels()), ALL[name].map(pixels()))
+    assert again.kind == ALL[name].kind and np.array_equal(
+        again.map(pixels()), ALL[name].map(pixels())
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -68,14 +76,19 @@ def test_rescaled_is_the_same_transform_in_other_frames(name):
     H_moving_to_new = np.array([[1.5, 0.2, -7.0], [-0.1, 1.4, 3.0], [0.0, 0.0, 1.0]])
     points = pixels()[::97] / 2
     expected = G.warp_points(transform.map(G.warp_points(points, H_new_to_fixed)), H_moving_to_new)
-    assert np.allclose(transform.rescaled(H_new_to_fixed, H_moving_to_new).map(points), expected, atol=1e-8)
+    assert np.allclose(
+        transform.rescaled(H_new_to_fixed, H_moving_to_new).map(points), expected, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_dense_map_is_the_map_of_every_pixel(name):
     for transform, size in ((ALL[name], SIZE), (ALL[name].inverse(), (61, 83))):
         dense = transform.dense_map(size)
-        assert dense.shape == (*size, 2) and np.nanmax(np.abs(dense.reshape(-1, 2) - transform.map(pixels(size)))) < 0.02
+        assert (
+            dense.shape == (*size, 2)
+            and np.nanmax(np.abs(dense.reshape(-1, 2) - transform.map(pixels(size)))) < 0.02
+        )
 
 
 def test_quadratic_goes_on_straight_beyond_what_matched():
@@ -83,7 +96,9 @@ def test_quadratic_goes_on_straight_beyond_what_matched():
     units = np.linspace(0.0, 3.0, 61)[:, None] * along
     places = QUADRATIC.map(G.warp_points(units, np.linalg.inv(H_UNIT)))
     bends = np.linalg.norm(np.diff(places, n=2, axis=0), axis=1)
-    assert bends[:18].min() > 1e-3 and bends[22:].max() < 1e-9, "curved within the circle, straight beyond it"
+    assert bends[:18].min() > 1e-3 and bends[22:].max() < 1e-9, (
+        "curved within the circle, straight beyond it"
+    )
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     assert np.abs(np.diff(steps)).max() < 0.05, "and no jump or kink at its edge"
 
@@ -97,7 +112,9 @@ def test_displacement_ends_with_its_lattice():
 
 def test_folding_shows_in_the_jacobian():
     assert MatrixTransform(np.eye(3)).least_jacobian(SIZE) == pytest.approx(1.0)
-    assert MatrixTransform(2.0 * np.diag([1.0, 1.0, 0.5])).least_jacobian(SIZE) == pytest.approx(4.0)
+    assert MatrixTransform(2.0 * np.diag([1.0, 1.0, 0.5])).least_jacobian(SIZE) == pytest.approx(
+        4.0
+    )
     assert MatrixTransform(np.diag([-1.0, 1.0, 1.0])).least_jacobian(SIZE) < 0
     assert deformable(MatrixTransform(np.eye(3)), 1.0).least_jacobian(SIZE, 2) > 0
     assert deformable(MatrixTransform(np.eye(3)), 60.0).least_jacobian(SIZE, 2) < 0
@@ -107,12 +124,15 @@ def test_quadratic_without_curvature_warps_like_its_matrix():
     rng = np.random.default_rng(1)
     moving = G.warp_image(*_small(rng), SIZE)[0, 0].numpy()
     straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
-    by_map, by_matrix = (register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_matrix()))
+    by_map, by_matrix = (
+        register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_matrix())
+    )
     assert np.abs(by_map - by_matrix).max() < 2e-3 and by_map.max() > 0.3
 
 
 def _small(rng):
     import torch
+
     source = torch.from_numpy(rng.random((1, 1, 12, 16), dtype=np.float32))
     return source, torch.from_numpy(G.resize_matrix(SIZE, (12, 16))[None]).float()
 
@@ -123,22 +143,42 @@ def test_affine_of_a_transform_is_the_nearest_one():
     left = np.linalg.norm(G.warp_points(pixels(), H) - QUADRATIC.map(pixels()), axis=1)
     worse = H.copy()
     worse[0, 2] += 0.5
-    assert (left**2).mean() < (np.linalg.norm(G.warp_points(pixels(), worse) - QUADRATIC.map(pixels()), axis=1) ** 2).mean()
+    assert (left**2).mean() < (
+        np.linalg.norm(G.warp_points(pixels(), worse) - QUADRATIC.map(pixels()), axis=1) ** 2
+    ).mean()
     shift = np.array([[1.0, 0, 3], [0, 1, -2], [0, 0, 1]])
     displaced = displacement_after_affine(MatrixTransform(shift), np.eye(3), SIZE)
     assert displaced.shape == (*SIZE, 2) and np.allclose(displaced, [3.0, -2.0], atol=1e-4)
 
 
-@pytest.mark.parametrize("content", [
-    {"kind": "cubic"}, {}, {"kind": "affine", "H_fix_to_mov": np.zeros((3, 3)).tolist()}, {"kind": "affine", "H_fix_to_mov": "x"},
-    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[1.0] * 5] * 2},
-    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[float("nan")] * 6] * 2},
-    ALL["deformable"].to_dict() | {"controls": [[[0.0, 0.0]]]}, ALL["deformable"].to_dict() | {"base": 3},
-    ALL["deformable"].to_dict() | {"base": ALL["deformable"].to_dict()}, 3, None,
-    ALL["deformable"].to_dict() | {"controls": np.ones((6, 6, 2)).tolist()},
-    {"kind": "affine", "H_fix_to_mov": [[10**400] * 3] * 3},
-    {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": np.zeros((2, 6)).tolist()},
-    {"kind": "affine", "H_fix_to_mov": (np.eye(3) + [[0], [0], [1e-3]]).tolist()}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"kind": "cubic"},
+        {},
+        {"kind": "affine", "H_fix_to_mov": np.zeros((3, 3)).tolist()},
+        {"kind": "affine", "H_fix_to_mov": "x"},
+        {"kind": "quadratic", "H_fixed_to_unit": H_UNIT.tolist(), "coefficients": [[1.0] * 5] * 2},
+        {
+            "kind": "quadratic",
+            "H_fixed_to_unit": H_UNIT.tolist(),
+            "coefficients": [[float("nan")] * 6] * 2,
+        },
+        ALL["deformable"].to_dict() | {"controls": [[[0.0, 0.0]]]},
+        ALL["deformable"].to_dict() | {"base": 3},
+        ALL["deformable"].to_dict() | {"base": ALL["deformable"].to_dict()},
+        3,
+        None,
+        ALL["deformable"].to_dict() | {"controls": np.ones((6, 6, 2)).tolist()},
+        {"kind": "affine", "H_fix_to_mov": [[10**400] * 3] * 3},
+        {
+            "kind": "quadratic",
+            "H_fixed_to_unit": H_UNIT.tolist(),
+            "coefficients": np.zeros((2, 6)).tolist(),
+        },
+        {"kind": "affine", "H_fix_to_mov": (np.eye(3) + [[0], [0], [1e-3]]).tolist()},
+    ],
+)
 def test_impossible_descriptions_are_refused(content):
     with pytest.raises(InputError):
         transform_from_dict(content)
@@ -147,22 +187,55 @@ def test_impossible_descriptions_are_refused(content):
 @pytest.fixture
 def saved(tmp_path):
     """A transform.json with a curved transform."""
-    content = {"status": "ok", "reason": "", "fix_to_mov": ALL["deformable on quadratic"].to_dict(),
-               "fixed": {"height": SIZE[0], "width": SIZE[1]}, "moving": {"height": 120, "width": 150}}
+    content = {
+        "status": "ok",
+        "reason": "",
+        "fix_to_mov": ALL["deformable on quadratic"].to_dict(),
+        "fixed": {"height": SIZE[0], "width": SIZE[1]},
+        "moving": {"height": 120, "width": 150},
+    }
     (tmp_path / "transform.json").write_text(json.dumps(content))
     return tmp_path / "transform.json"
 
 
-@pytest.mark.parametrize("change", [
-    {"fixed": {"height": 0, "width": 9}}, {"moving": {"height": 1e999, "width": 9}}, {"fix_to_mov": {"kind": "cubic"}},
-    {"fix_to_mov": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fixed": {"height": 0, "width": 9}},
+        {"moving": {"height": 1e999, "width": 9}},
+        {"fix_to_mov": {"kind": "cubic"}},
+        {"fix_to_mov": None},
+    ],
+)
 def test_impossible_files_are_one_line(saved, change, tmp_path, monkeypatch, capsys):
     saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
-    assert run_main(apply_transform, monkeypatch, "--transform", saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    assert (
+        run_main(
+            apply_transform,
+            monkeypatch,
+            "--transform",
+            saved,
+            tmp_path / "a.png",
+            "--out",
+            tmp_path / "out",
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert "transform.json" in error and len(error.strip().splitlines()) == 1
     saved.write_text("[" * 100_000)
-    assert run_main(apply_transform, monkeypatch, "--transform", saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    assert (
+        run_main(
+            apply_transform,
+            monkeypatch,
+            "--transform",
+            saved,
+            tmp_path / "a.png",
+            "--out",
+            tmp_path / "out",
+        )
+        == 2
+    )
 
 
 def test_images_of_one_pixel_are_mapped():
@@ -174,26 +247,70 @@ def test_points_and_images_are_mapped_by_curved_transforms(saved, tmp_path, monk
     points = np.array([[45.0, 30.0], [64.0, 45.0], [85.0, 60.0]])
     write_points(tmp_path / "fixed.txt", points)
     use = ["--transform", saved]
-    assert run_main(apply_transform, monkeypatch, *use, "--points", tmp_path / "fixed.txt", "--out", tmp_path / "moving.txt") == 0
+    assert (
+        run_main(
+            apply_transform,
+            monkeypatch,
+            *use,
+            "--points",
+            tmp_path / "fixed.txt",
+            "--out",
+            tmp_path / "moving.txt",
+        )
+        == 0
+    )
     mapped = read_points(tmp_path / "moving.txt", 2)
     assert np.allclose(mapped, ALL["deformable on quadratic"].map(points), atol=1e-5)
-    assert run_main(apply_transform, monkeypatch, *use, "--inverse", "--points", tmp_path / "moving.txt", "--out",
-                    tmp_path / "back.txt") == 0
+    assert (
+        run_main(
+            apply_transform,
+            monkeypatch,
+            *use,
+            "--inverse",
+            "--points",
+            tmp_path / "moving.txt",
+            "--out",
+            tmp_path / "back.txt",
+        )
+        == 0
+    )
     assert np.allclose(read_points(tmp_path / "back.txt", 2), points, atol=1e-3)
 
     ys, xs = np.mgrid[:120, :150]
     spots = sum(np.exp(-0.5 * ((xs - x) ** 2 + (ys - y) ** 2) / 3.0**2) for x, y in mapped)
     write_image(tmp_path / "spots.png", np.clip(spots, 0, 1).astype(np.float32))
     for extra in ([], ["--nearest"]):
-        assert run_main(apply_transform, monkeypatch, *use, tmp_path / "spots.png", "--out", tmp_path / "warped", *extra) == 0
+        assert (
+            run_main(
+                apply_transform,
+                monkeypatch,
+                *use,
+                tmp_path / "spots.png",
+                "--out",
+                tmp_path / "warped",
+                *extra,
+            )
+            == 0
+        )
         warped = read_gray(tmp_path / "warped" / "spots.png")
         assert warped.shape == SIZE
         for x, y in points.astype(int):
-            window = warped[y - 4:y + 5, x - 4:x + 5]
+            window = warped[y - 4 : y + 5, x - 4 : x + 5]
             row, column = np.unravel_index(window.argmax(), window.shape)
             assert window.max() > 0.9 and abs(row - 4) <= 1 and abs(column - 4) <= 1
     back = tmp_path / "back"
-    assert run_main(apply_transform, monkeypatch, *use, "--inverse", tmp_path / "warped" / "spots.png", "--out", back) == 0
+    assert (
+        run_main(
+            apply_transform,
+            monkeypatch,
+            *use,
+            "--inverse",
+            tmp_path / "warped" / "spots.png",
+            "--out",
+            back,
+        )
+        == 0
+    )
     assert read_gray(back / "spots.png").shape == (120, 150)
     for x, y in mapped:
         assert read_gray(back / "spots.png")[round(y), round(x)] > 0.8

@@ -1,4 +1,5 @@
 """The strict vessel loss: background does not teach, does not dilute, and an empty batch is a zero with a graph."""
+
 import math
 
 import pytest
@@ -42,7 +43,9 @@ def test_plain_cross_entropy_is_minus_log_of_the_dual_softmax():
 def test_focal_loss_has_its_formula():
     similarity, matches, weights = make(eps=0.3)
     value = coarse_loss(similarity, matches, weights, focal_gamma=2.0).per_sample
-    p = (similarity.softmax(1) * similarity.softmax(2))[matches.batch, matches.fixed_cell, matches.moving_cell].detach()
+    p = (similarity.softmax(1) * similarity.softmax(2))[
+        matches.batch, matches.fixed_cell, matches.moving_cell
+    ].detach()
     w = weights.of(matches)
     terms = (w * (1 - p) ** 2 * -p.log()).view(2, -1).sum(1) / w.view(2, -1).sum(1)
     assert torch.allclose(value, terms, rtol=1e-5)
@@ -70,7 +73,10 @@ def test_background_matches_do_not_dilute():
     similarity, matches, weights = make(eps=0.0)
     vessels = matches.pick(weights.on_vessel(matches))
     assert len(vessels.batch) == 6 < len(matches.batch)
-    assert torch.equal(coarse_loss(similarity, matches, weights).per_sample, coarse_loss(similarity, vessels, weights).per_sample)
+    assert torch.equal(
+        coarse_loss(similarity, matches, weights).per_sample,
+        coarse_loss(similarity, vessels, weights).per_sample,
+    )
 
 
 def test_vessels_must_win_against_background():
@@ -86,8 +92,12 @@ def test_vessels_must_win_against_background():
 def test_gradient_is_that_of_finite_differences_on_vessels():
     similarity, matches, _ = make(eps=0.0)
     everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
-    assert torch.autograd.gradcheck(lambda s: coarse_loss(s, matches, everything, 2.0).per_sample,
-                                    similarity.detach().double().requires_grad_(), eps=1e-6, atol=1e-5)
+    assert torch.autograd.gradcheck(
+        lambda s: coarse_loss(s, matches, everything, 2.0).per_sample,
+        similarity.detach().double().requires_grad_(),
+        eps=1e-6,
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
@@ -105,9 +115,18 @@ def test_batch_without_any_match_keeps_its_graph():
     similarity, matches, weights = make(eps=1e-4)
     none = matches.pick(torch.zeros(len(matches.batch), dtype=torch.bool))
     asked = choose_for_fine(none, weights, 8)
-    offset, spread = torch.zeros(len(asked.batch), 2, requires_grad=True), torch.ones(len(asked.batch))
-    terms = VesselObjective(VesselLossSettings(), 4.0)(similarity, offset, spread, none, asked,
-                                                       VesselWeights(weights.fixed * 0, weights.moving, 1e-4))
+    offset, spread = (
+        torch.zeros(len(asked.batch), 2, requires_grad=True),
+        torch.ones(len(asked.batch)),
+    )
+    terms = VesselObjective(VesselLossSettings(), 4.0)(
+        similarity,
+        offset,
+        spread,
+        none,
+        asked,
+        VesselWeights(weights.fixed * 0, weights.moving, 1e-4),
+    )
     total = terms["coarse"].mean() + terms["fine"].mean()
     assert total == 0 and total.requires_grad
     total.backward()
@@ -121,8 +140,9 @@ def test_a_stand_in_teaches_nothing_even_where_everything_counts():
     asked = choose_for_fine(none, weights, 8)
     offset = torch.ones(len(asked.batch), 2, requires_grad=True)
     everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
-    terms = VesselObjective(VesselLossSettings(mask=False), 4.0)(similarity, offset, torch.ones(len(asked.batch)), none, asked,
-                                                                 everything)
+    terms = VesselObjective(VesselLossSettings(mask=False), 4.0)(
+        similarity, offset, torch.ones(len(asked.batch)), none, asked, everything
+    )
     assert terms["fine"].n_empty() == terms["coarse"].n_empty() == 2
     terms["fine"].mean().backward()
     assert (offset.grad == 0).all()
@@ -130,15 +150,24 @@ def test_a_stand_in_teaches_nothing_even_where_everything_counts():
 
 def test_how_sure_the_network_is_elsewhere_changes_nothing():
     _, matches, weights = make(eps=0.0)
-    answer, spread = torch.full((len(matches.batch), 2), 2.0), torch.linspace(0.2, 2.0, len(matches.batch))
+    answer, spread = (
+        torch.full((len(matches.batch), 2), 2.0),
+        torch.linspace(0.2, 2.0, len(matches.batch)),
+    )
     answer[weights.on_vessel(matches)] += torch.rand(int(weights.on_vessel(matches).sum()), 1)
     before = fine_loss(answer, spread, matches, weights, 4.0).per_sample
-    elsewhere = torch.where(weights.on_vessel(matches) & (matches.batch == 0), spread, torch.tensor(0.05))
-    assert torch.allclose(fine_loss(answer, elsewhere, matches, weights, 4.0).per_sample[0], before[0])
+    elsewhere = torch.where(
+        weights.on_vessel(matches) & (matches.batch == 0), spread, torch.tensor(0.05)
+    )
+    assert torch.allclose(
+        fine_loss(answer, elsewhere, matches, weights, 4.0).per_sample[0], before[0]
+    )
     on = weights.on_vessel(matches) & (matches.batch == 0)
     certainty = 1.0 / spread[on]
     error = ((answer[on] - matches.offset_px[on]) / 4.0).square().sum(-1)
-    assert before[0].item() == pytest.approx(((certainty * error).sum() / certainty.sum()).item(), rel=1e-5)
+    assert before[0].item() == pytest.approx(
+        ((certainty * error).sum() / certainty.sum()).item(), rel=1e-5
+    )
 
 
 def test_fine_loss_counts_vessels_only():
@@ -166,8 +195,16 @@ def test_without_mask_every_match_counts_the_same():
     assert (weights.matrix() == 1).all()
 
 
-@pytest.mark.parametrize("wrong", [{"eps": -0.1}, {"eps": 2.0}, {"min_vessel_area": 0.0}, {"focal_gamma": -1.0},
-                                   {"fine_matches": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"eps": -0.1},
+        {"eps": 2.0},
+        {"min_vessel_area": 0.0},
+        {"focal_gamma": -1.0},
+        {"fine_matches": 0},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(InputError):
         VesselLossSettings(**wrong)

@@ -1,4 +1,5 @@
 """What users get wrong: one message that names the file and the remedy, exit code 2, and no traceback."""
+
 from __future__ import annotations
 
 import shutil
@@ -15,7 +16,13 @@ from helpers import make_pair, run_main, save_untrained, write_numbered_pair, wr
 import evaluate
 import register
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples, read_manifest
+from dataset.generated_pairs import (
+    GeneratedPairs,
+    ViewGeometry,
+    ViewKey,
+    discover_samples,
+    read_manifest,
+)
 from dataset.real_pairs import load_real_pairs
 from model.factory import ModelSettings
 from utils.config import read_yaml
@@ -37,7 +44,12 @@ def eye(generated_root, tmp_path) -> Path:
 @pytest.fixture
 def real_eye(generated_root, tmp_path) -> Path:
     """A writable real pair 001; returns its folder."""
-    return write_numbered_pair(tmp_path / "real", "1_1", "001", make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9))
+    return write_numbered_pair(
+        tmp_path / "real",
+        "1_1",
+        "001",
+        make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9),
+    )
 
 
 def load_first(folder: Path, mode: str = "cffa") -> dict:
@@ -47,10 +59,13 @@ def load_first(folder: Path, mode: str = "cffa") -> dict:
 
 def train(monkeypatch, *arguments: object) -> int:
     given = () if "--config" in arguments else ("--config", LITE)
-    return run_main(train_multimodal_e2e, monkeypatch, *given, "--device", "cpu", "--workers", 0, *arguments)
+    return run_main(
+        train_multimodal_e2e, monkeypatch, *given, "--device", "cpu", "--workers", 0, *arguments
+    )
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
+
 
 def cut_off(path: Path, share: float) -> None:
     data = path.read_bytes()
@@ -69,7 +84,10 @@ def test_truncated_images(tmp_path, suffix, share):
             read(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 not really", b"<html></html>" * 30])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 not really", b"<html></html>" * 30],
+)
 def test_files_that_are_no_images(tmp_path, content):
     path = tmp_path / "photo.png"
     path.write_bytes(content)
@@ -106,6 +124,7 @@ def test_images_whose_pixels_are_not_numbers(tmp_path):
 
 
 # --- generated data ---------------------------------------------------------------------------------------------------
+
 
 def test_missing_and_empty_data_folders(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
@@ -166,6 +185,7 @@ def test_too_few_eyes_to_split(eye, tmp_path, monkeypatch, capsys):
 
 # --- real data --------------------------------------------------------------------------------------------------------
 
+
 def test_missing_and_empty_folders_of_real_pairs(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="nowhere.*--data"):
@@ -219,20 +239,27 @@ def test_missing_landmark_file_and_bad_image(real_eye):
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("change, words", [
-    ({"modle": {}}, ["unknown key modle", "known are", "model"]),
-    ({"loss": {"wieghts": {}}}, ["loss", "unknown key wieghts", "weights"]),
-    ({"loss": {"pke": {"rate": 0.1, "boost": 2}}}, ["loss: pke", "unknown keys boost, rate", "learning_rate"]),
-    ({"train": {"lr": "fast"}}, ["train: lr", "float", "'fast'"]),
-    ({"train": {"batch_size": 2.5}}, ["train: batch_size", "int"]),
-    ({"train": {"workers": True}}, ["train: workers", "int"]),
-    ({"data": {"photometric": "yes please"}}, ["data: photometric", "bool"]),
-    ({"view": {"scale": [0.7]}}, ["view: scale", "2 values"]),
-    ({"view": 3}, ["view", "mapping"]),
-    ({"loss": {"weights": {"det": 1.0}}}, ["weights", "des", "pke"]),
-    ({"loss": {"descriptor": "hinge"}}, ["hinge", "infonce"]),
-    ({"model": {"architecture": "resnet"}}, ["resnet", "lite"]),
-])
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"modle": {}}, ["unknown key modle", "known are", "model"]),
+        ({"loss": {"wieghts": {}}}, ["loss", "unknown key wieghts", "weights"]),
+        (
+            {"loss": {"pke": {"rate": 0.1, "boost": 2}}},
+            ["loss: pke", "unknown keys boost, rate", "learning_rate"],
+        ),
+        ({"train": {"lr": "fast"}}, ["train: lr", "float", "'fast'"]),
+        ({"train": {"batch_size": 2.5}}, ["train: batch_size", "int"]),
+        ({"train": {"workers": True}}, ["train: workers", "int"]),
+        ({"data": {"photometric": "yes please"}}, ["data: photometric", "bool"]),
+        ({"view": {"scale": [0.7]}}, ["view: scale", "2 values"]),
+        ({"view": 3}, ["view", "mapping"]),
+        ({"loss": {"weights": {"det": 1.0}}}, ["weights", "des", "pke"]),
+        ({"loss": {"descriptor": "hinge"}}, ["hinge", "infonce"]),
+        ({"model": {"architecture": "resnet"}}, ["resnet", "lite"]),
+    ],
+)
 def test_unusable_configs(tmp_path, monkeypatch, capsys, change, words):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(change), encoding="utf-8")
@@ -252,58 +279,91 @@ def test_configs_that_are_no_mapping(tmp_path, text):
         read_yaml(tmp_path / "nowhere.yaml")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("--precision", "fp16"), ["fp16", "bf16"]),
-    (("--img_size", "250"), ["--img_size 250", "multiple of 32"]),
-    (("--img_size", "0"), ["--img_size 0"]),
-    (("--epoch", "0"), ["--epoch"]),
-    (("--batch_size", "0"), ["--batch_size"]),
-    (("--lr", "-1"), ["--lr"]),
-    (("--rotation", "-20"), ["--rotation"]),
-    (("--workers", "-1"), ["--workers"]),
-    (("--mode", "cfxyz"), ["--mode", "cffa"]),
-    (("--config", "nowhere.yaml"), ["nowhere.yaml", "configs"]),
-    (("--resume", "nowhere.pth"), ["nowhere.pth", "--resume"]),
-    (("--resume",), ["latest.pth", "--name"]),
-    (("--pretrained", "nowhere.pth"), ["nowhere.pth", "check the path"]),
-    (("--val_data", "nowhere"), ["nowhere", "--val_data"]),
-])
-def test_unusable_training_arguments(generated_root, tmp_path, monkeypatch, capsys, arguments, words):
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--precision", "fp16"), ["fp16", "bf16"]),
+        (("--img_size", "250"), ["--img_size 250", "multiple of 32"]),
+        (("--img_size", "0"), ["--img_size 0"]),
+        (("--epoch", "0"), ["--epoch"]),
+        (("--batch_size", "0"), ["--batch_size"]),
+        (("--lr", "-1"), ["--lr"]),
+        (("--rotation", "-20"), ["--rotation"]),
+        (("--workers", "-1"), ["--workers"]),
+        (("--mode", "cfxyz"), ["--mode", "cffa"]),
+        (("--config", "nowhere.yaml"), ["nowhere.yaml", "configs"]),
+        (("--resume", "nowhere.pth"), ["nowhere.pth", "--resume"]),
+        (("--resume",), ["latest.pth", "--name"]),
+        (("--pretrained", "nowhere.pth"), ["nowhere.pth", "check the path"]),
+        (("--val_data", "nowhere"), ["nowhere", "--val_data"]),
+    ],
+)
+def test_unusable_training_arguments(
+    generated_root, tmp_path, monkeypatch, capsys, arguments, words
+):
     # Nothing may get as far as training: were one of these accepted, the run would end here.
     monkeypatch.setattr(train_multimodal_e2e.Engine, "fit", lambda self: None)
-    assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
+    assert (
+        train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
+    )
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
 
 
 def test_weights_of_another_architecture(generated_root, tmp_path, monkeypatch, capsys):
-    other = save_untrained(tmp_path / "other.pth", ModelSettings(widths=(8, 8, 8), descriptor_dim=8))
+    other = save_untrained(
+        tmp_path / "other.pth", ModelSettings(widths=(8, 8, 8), descriptor_dim=8)
+    )
     # It was never trained, so there is nothing to resume; its weights are of another network.
-    for option, words in (("--resume", ["lacks config", "train"]), ("--pretrained", ["do not fit this architecture", "config"])):
-        assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", option, other) == 2
+    for option, words in (
+        ("--resume", ["lacks config", "train"]),
+        ("--pretrained", ["do not fit this architecture", "config"]),
+    ):
+        assert (
+            train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", option, other)
+            == 2
+        )
         message = capsys.readouterr().err
         assert "other.pth" in message and all(word in message for word in words), message
 
 
 def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch, capsys):
     kept = save_untrained(tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes()
-    assert train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", "--name", "mine") == 2
+    assert (
+        train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", "--name", "mine")
+        == 2
+    )
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes() == kept
 
 
 # --- the other scripts ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("arguments, words", [
-    (("--weights", "nowhere.pth"), ["nowhere.pth", "train first"]),
-    (("--img_size", "3"), ["--img_size 3", "64"]),
-    (("--data", "nowhere"), ["nowhere", "--data"]),
-    (("--scales", "0"), ["--scales"]),
-    (("--layout", "generated", "--mode", "cffa+cfxyz"), ["cfxyz", "cfocta"]),
-    (("--layout", "generated", "--split", "nowhere.yaml"), ["nowhere.yaml", "split.yaml"]),
-])
-def test_unusable_evaluation_arguments(untrained_weights, generated_root, tmp_path, monkeypatch, capsys, arguments, words):
-    given = ("--data", generated_root, "--weights", untrained_weights, "--device", "cpu", "--out", tmp_path / "out")
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--weights", "nowhere.pth"), ["nowhere.pth", "train first"]),
+        (("--img_size", "3"), ["--img_size 3", "64"]),
+        (("--data", "nowhere"), ["nowhere", "--data"]),
+        (("--scales", "0"), ["--scales"]),
+        (("--layout", "generated", "--mode", "cffa+cfxyz"), ["cfxyz", "cfocta"]),
+        (("--layout", "generated", "--split", "nowhere.yaml"), ["nowhere.yaml", "split.yaml"]),
+    ],
+)
+def test_unusable_evaluation_arguments(
+    untrained_weights, generated_root, tmp_path, monkeypatch, capsys, arguments, words
+):
+    given = (
+        "--data",
+        generated_root,
+        "--weights",
+        untrained_weights,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "out",
+    )
     assert run_main(evaluate, monkeypatch, *given, *arguments) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
@@ -317,16 +377,24 @@ def test_foreign_weights_are_refused_by_register(tmp_path, monkeypatch, capsys):
     assert "weights.pth" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script, arguments", [
-    ("train_multimodal_e2e.py", ("--data", "nowhere", "--device", "cpu")),
-    ("register.py", ("--pairs", "nowhere.csv", "--out", "out")),
-    ("evaluate.py", ("--data", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
-])
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("train_multimodal_e2e.py", ("--data", "nowhere", "--device", "cpu")),
+        ("register.py", ("--pairs", "nowhere.csv", "--out", "out")),
+        ("evaluate.py", ("--data", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
+    ],
+)
 def test_the_shell_sees_one_line_and_exit_code_2(tmp_path, script, arguments):
     if script.startswith("train"):
         arguments = ("--config", str(LITE), "--save", str(tmp_path / "save"), *arguments)
-    done = subprocess.run([sys.executable, str(PROJECT / script), *arguments], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / script), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and "nowhere" in done.stderr
     assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1

@@ -3,6 +3,7 @@
 Every draw follows from (seed, epoch, index), so there is no state of a sampler or a worker to be saved: a run that goes on
 in the middle of an epoch asks for the remaining keys and gets what it would have got.
 """
+
 from __future__ import annotations
 
 import math
@@ -39,12 +40,21 @@ class ViewBatches(Sampler[list[ViewKey]]):
         first_step: so many batches are left out, because the run that is resumed has done them.
     """
 
-    def __init__(self, n_samples: int, settings: TrainSettings, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, n_samples: int, settings: TrainSettings, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
         if settings.batch_size % (world_size * settings.accumulate):
-            raise InputError(f"--batch_size {settings.batch_size} cannot be shared evenly by {world_size} processes, each in "
-                             f"{settings.accumulate} parts.")
+            raise InputError(
+                f"--batch_size {settings.batch_size} cannot be shared evenly by {world_size} processes, each in "
+                f"{settings.accumulate} parts."
+            )
         self.n_views = n_samples * settings.views_per_sample
-        self.batch_size, self.seed, self.rank, self.world_size = settings.batch_size, seed, rank, world_size
+        self.batch_size, self.seed, self.rank, self.world_size = (
+            settings.batch_size,
+            seed,
+            rank,
+            world_size,
+        )
         self.epoch, self.first_step = 1, 0
 
     def __len__(self) -> int:
@@ -56,7 +66,7 @@ class ViewBatches(Sampler[list[ViewKey]]):
         # A small data set fills its one batch by starting over.
         order = np.resize(order, len(self) * self.batch_size)
         for start in range(self.first_step * self.batch_size, len(order), self.batch_size):
-            batch = order[start:start + self.batch_size][self.rank::self.world_size]
+            batch = order[start : start + self.batch_size][self.rank :: self.world_size]
             yield [ViewKey(self.epoch, int(index)) for index in batch]
 
 
@@ -92,14 +102,18 @@ def collate_views(items: list[tuple[dict | None, list[tuple[int, str]]]]) -> dic
     """A batch of :class:`TolerantViews`: the collated views (none when one is missing) and ``skipped`` of all items."""
     views = [view for view, _ in items]
     skipped = [entry for _, entries in items for entry in entries]
-    return (default_collate(views) if all(view is not None for view in views) else {}) | {"skipped": skipped}
+    return (default_collate(views) if all(view is not None for view in views) else {}) | {
+        "skipped": skipped
+    }
 
 
 def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     """A collated batch in ``parts`` equal batches of consecutive items."""
     size = len(batch["key"]) // parts
-    return [{name: values[start:start + size] for name, values in batch.items()}
-            for start in range(0, parts * size, size)]
+    return [
+        {name: values[start : start + size] for name, values in batch.items()}
+        for start in range(0, parts * size, size)
+    ]
 
 
 def start_worker(_: int) -> None:

@@ -6,6 +6,7 @@ other.
     <folder>/<set>/<id>/<stress>/<method>_registered.jpg     absent when failed
     <folder>/<set>/<id>/<stress>/<method>_matches.jpg        absent for methods without matches
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -30,14 +31,22 @@ def case_folder(folder: Path, set_name: str, pair_id: str, stress_slug: str) -> 
 
 def _onto_small_fixed(pair: EvaluationPair, fix_to_mov: np.ndarray | Transform) -> np.ndarray:
     size = fit_within(pair.fixed.shape, PICTURE_PX)
-    small_to_mov = as_transform(fix_to_mov).rescaled(resize_matrix(size, pair.fixed.shape), np.eye(3))
+    small_to_mov = as_transform(fix_to_mov).rescaled(
+        resize_matrix(size, pair.fixed.shape), np.eye(3)
+    )
     return register_onto_fixed(pair.moving, small_to_mov, size)
 
 
 def write_unregistered(folder: Path, pair: EvaluationPair) -> None:
     """Write ``fixed.jpg`` and ``unregistered.jpg`` of a pair; ``folder`` is that of :func:`case_folder`."""
-    write_image(folder.parent / "fixed.jpg", resize_image(pair.fixed, fit_within(pair.fixed.shape, PICTURE_PX)))
-    write_image(folder / "unregistered.jpg", _onto_small_fixed(pair, identity_matrix(pair.fixed.shape, pair.moving.shape)))
+    write_image(
+        folder.parent / "fixed.jpg",
+        resize_image(pair.fixed, fit_within(pair.fixed.shape, PICTURE_PX)),
+    )
+    write_image(
+        folder / "unregistered.jpg",
+        _onto_small_fixed(pair, identity_matrix(pair.fixed.shape, pair.moving.shape)),
+    )
 
 
 def write_outcome(folder: Path, method: str, pair: EvaluationPair, outcome: Outcome) -> None:
@@ -49,5 +58,14 @@ def write_outcome(folder: Path, method: str, pair: EvaluationPair, outcome: Outc
     if outcome.fix_to_mov is not None:
         write_image(registered, _onto_small_fixed(pair, outcome.fix_to_mov))
     if len(outcome.fixed_points):
-        write_image(matches, draw_matches(pair.fixed, pair.moving, outcome.fixed_points, outcome.moving_points,
-                                          outcome.inliers, PICTURE_PX))
+        write_image(
+            matches,
+            draw_matches(
+                pair.fixed,
+                pair.moving,
+                outcome.fixed_points,
+                outcome.moving_points,
+                outcome.inliers,
+                PICTURE_PX,
+            ),
+        )

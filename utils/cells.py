@@ -4,6 +4,7 @@ Convention: cell (x, y) of a grid of stride s sits on pixel ``s * (x, y) + offse
 nearest to, so a cell reaches s / 2 pixels to each side. Cells are numbered row by row. Matrices are ``H_fix_to_mov`` in
 pixels (utils/geometry.py).
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -39,14 +40,16 @@ def grid_size(image_size: Size, stride: int) -> Size:
     return image_size[0] // stride, image_size[1] // stride
 
 
-def cell_centres(image_size: Size, stride: int, offset_px: float = 0.0,
-                 device: torch.device | str = "cpu") -> torch.Tensor:
+def cell_centres(
+    image_size: Size, stride: int, offset_px: float = 0.0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
     """Pixels (x, y) on which the cells of an image sit, row by row: (number of cells, 2)."""
     return pixel_grid(grid_size(image_size, stride), device) * stride + offset_px
 
 
-def nearest_cell(points: torch.Tensor, image_size: Size, stride: int,
-                 offset_px: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+def nearest_cell(
+    points: torch.Tensor, image_size: Size, stride: int, offset_px: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cell to which each point (..., 2) belongs: its number (...), 0 where outside of the grid, and bool (...) inside."""
     rows, columns = grid_size(image_size, stride)
     cells = torch.round((points - offset_px) / stride)
@@ -73,8 +76,13 @@ def vessel_cells(mask: torch.Tensor, stride: int, min_area: float) -> torch.Tens
     return (area[..., :rows, :columns] >= min_area).float().flatten(1)
 
 
-def find_cell_matches(H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, moving_fov: torch.Tensor, stride: int,
-                      offset_px: float = 0.0) -> CellMatches:
+def find_cell_matches(
+    H_fix_to_mov: torch.Tensor,
+    fixed_fov: torch.Tensor,
+    moving_fov: torch.Tensor,
+    stride: int,
+    offset_px: float = 0.0,
+) -> CellMatches:
     """True matches of a pair with a known transform: cells that are each other's nearest, where both images show retina.
 
     Args:
@@ -84,17 +92,35 @@ def find_cell_matches(H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, movin
     """
     fixed_size, moving_size = (tuple(fov.shape[-2:]) for fov in (fixed_fov, moving_fov))
     device, n_pairs = H_fix_to_mov.device, len(H_fix_to_mov)
-    fixed_centres, moving_centres = (cell_centres(size, stride, offset_px, device).expand(n_pairs, -1, -1)
-                                     for size in (fixed_size, moving_size))
+    fixed_centres, moving_centres = (
+        cell_centres(size, stride, offset_px, device).expand(n_pairs, -1, -1)
+        for size in (fixed_size, moving_size)
+    )
     mapped = warp_points(fixed_centres, H_fix_to_mov)
     to_moving, on_moving = nearest_cell(mapped, moving_size, stride, offset_px)
-    back = warp_points(moving_centres, torch.linalg.inv(H_fix_to_mov.double()).to(H_fix_to_mov.dtype))
+    back = warp_points(
+        moving_centres, torch.linalg.inv(H_fix_to_mov.double()).to(H_fix_to_mov.dtype)
+    )
     to_fixed, on_fixed = nearest_cell(back, fixed_size, stride, offset_px)
     numbers = torch.arange(fixed_centres.shape[1], device=device)
-    mutual = on_moving & (torch.gather(to_fixed, 1, to_moving) == numbers) & torch.gather(on_fixed, 1, to_moving)
+    mutual = (
+        on_moving
+        & (torch.gather(to_fixed, 1, to_moving) == numbers)
+        & torch.gather(on_fixed, 1, to_moving)
+    )
     # Where the point truly lies must be seen by the moving image, not only the cell it falls into.
     seen = (sample_map(fixed_fov, fixed_centres)[..., 0] > 0.5) & inside(mapped, moving_size)
-    seen &= sample_map(moving_fov, torch.where(on_moving[..., None], mapped, torch.zeros_like(mapped)))[..., 0] > 0.5
+    seen &= (
+        sample_map(moving_fov, torch.where(on_moving[..., None], mapped, torch.zeros_like(mapped)))[
+            ..., 0
+        ]
+        > 0.5
+    )
     batch, fixed_cell = torch.nonzero(mutual & seen, as_tuple=True)
     moving_cell = to_moving[batch, fixed_cell]
-    return CellMatches(batch, fixed_cell, moving_cell, mapped[batch, fixed_cell] - moving_centres[batch, moving_cell])
+    return CellMatches(
+        batch,
+        fixed_cell,
+        moving_cell,
+        mapped[batch, fixed_cell] - moving_centres[batch, moving_cell],
+    )

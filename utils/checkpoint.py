@@ -5,6 +5,7 @@ A checkpoint is one dict: ``kind`` (which model), ``model_settings`` (arguments 
 ``progress`` (of the epoch under way), ``extra`` (value maps), ``history``, ``best_score``, ``config``. The model rebuilds
 itself from the file alone.
 """
+
 from __future__ import annotations
 
 import io
@@ -22,7 +23,9 @@ from utils.image_io import write_bytes_atomically
 FORMAT = "retinal-registration-checkpoint-1"
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any], previous: Path | None = None) -> None:
+def save_checkpoint(
+    path: str | Path, content: dict[str, Any], previous: Path | None = None
+) -> None:
     """Write a checkpoint atomically: a crash leaves the old file or the new one.
 
     Args:
@@ -44,11 +47,15 @@ def read_checkpoint(path: str | Path, required: Sequence[str] = ()) -> dict[str,
     """
     content = read_torch_file(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this project; train_multimodal_e2e.py writes latest.pth and "
-                         "best.pth. For the official SuperRetina weights use --pretrained with configs/superretina.yaml.")
+        raise InputError(
+            f"{path}: not a checkpoint of this project; train_multimodal_e2e.py writes latest.pth and "
+            "best.pth. For the official SuperRetina weights use --pretrained with configs/superretina.yaml."
+        )
     missing = [name for name in required if name not in content]
     if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; the file is incomplete, so train or copy it again.")
+        raise InputError(
+            f"{path}: lacks {', '.join(missing)}; the file is incomplete, so train or copy it again."
+        )
     return content
 
 
@@ -66,9 +73,13 @@ def read_torch_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     # Whatever a foreign or damaged file makes the reader raise means the same: the file is not to be used.
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path}: damaged, or holds more than tensors and plain values ({first_line[:160]}); "
-                         "copy or train it again.") from error
+        first_line = (
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        )
+        raise InputError(
+            f"{path}: damaged, or holds more than tensors and plain values ({first_line[:160]}); "
+            "copy or train it again."
+        ) from error
 
 
 def _verify_archive(path: Path) -> None:
@@ -78,7 +89,7 @@ def _verify_archive(path: Path) -> None:
         ValueError: a damaged record, or a compressed one, which torch does not write and which could unpack to anything.
     """
     if not zipfile.is_zipfile(path):
-        return                              # torch's older format, which official weights may have
+        return  # torch's older format, which official weights may have
     with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise ValueError("it is compressed, so torch did not write it")
@@ -96,17 +107,28 @@ def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], source: str 
     Raises:
         InputError: with the count and the first names of missing, unexpected and misshapen keys.
     """
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
         raise InputError(f"{source}: its weights are no named tensors; copy or train it again.")
     own = model.state_dict()
     problems = []
-    for title, names in (("missing", sorted(set(own) - set(state))), ("unexpected", sorted(set(state) - set(own))),
-                         ("of another shape", sorted(name for name in set(own) & set(state)
-                                                     if own[name].shape != state[name].shape))):
+    for title, names in (
+        ("missing", sorted(set(own) - set(state))),
+        ("unexpected", sorted(set(state) - set(own))),
+        (
+            "of another shape",
+            sorted(name for name in set(own) & set(state) if own[name].shape != state[name].shape),
+        ),
+    ):
         if names:
-            problems.append(f"{len(names)} {title} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})")
+            problems.append(
+                f"{len(names)} {title} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+            )
     if problems:
-        raise InputError(f"{source}: its weights do not fit this architecture: {'; '.join(problems)}. "
-                         "Use the config it was trained with.")
+        raise InputError(
+            f"{source}: its weights do not fit this architecture: {'; '.join(problems)}. "
+            "Use the config it was trained with."
+        )
     model.load_state_dict(state, strict=True)
     return f"{source}: loaded all {len(own)} tensors, {sum(tensor.numel() for tensor in own.values())} values"

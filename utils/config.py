@@ -1,4 +1,5 @@
 """Settings from YAML files onto typed dataclasses: an unknown key or a wrong type is an error that names the file."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,10 +28,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such config file; see configs/.")
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MB; that is no config file.")
+            raise InputError(
+                f"{path}: larger than {MAX_FILE_BYTES >> 20} MB; that is no config file."
+            )
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     # Besides its own errors the parser lets some of Python's through: impossible dates, numbers, depths of nesting.
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError, OSError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        OSError,
+    ) as error:
         raise InputError(f"{path}: not valid YAML: {str(error)[:500]}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a mapping of settings.")
@@ -54,9 +66,13 @@ def build(cls: type[T], values: dict[str, Any], where: str) -> T:
     known = {item.name for item in dataclasses.fields(cls)}
     unknown = sorted(str(key)[:60] for key in set(values) - known)
     if unknown:
-        raise InputError(f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(unknown[:20])}; "
-                         f"known are {', '.join(sorted(known))}.")
-    converted = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+        raise InputError(
+            f"{where}: unknown key{'s' * (len(unknown) > 1)} {', '.join(unknown[:20])}; "
+            f"known are {', '.join(sorted(known))}."
+        )
+    converted = {
+        name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()
+    }
     try:
         return cls(**converted)
     except InputError as error:
@@ -78,14 +94,20 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (arguments[-1] is not Ellipsis and len(value) != len(arguments)):
-            raise InputError(f"{where}: must be a list of {'' if arguments[-1] is Ellipsis else len(arguments)} values, "
-                             f"not {_short(value)}.")
+        if not isinstance(value, (list, tuple)) or (
+            arguments[-1] is not Ellipsis and len(value) != len(arguments)
+        ):
+            raise InputError(
+                f"{where}: must be a list of {'' if arguments[-1] is Ellipsis else len(arguments)} values, "
+                f"not {_short(value)}."
+            )
         return tuple(_convert(arguments[0], item, where) for item in value)
     if origin is dict:
         if not isinstance(value, dict):
             raise InputError(f"{where}: must be a mapping, not {_short(value)}.")
-        return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()
+        }
     if hint is float and isinstance(value, str):
         # YAML takes 1e-3 (without a point) for text.
         try:
@@ -101,8 +123,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def to_plain(settings: Any) -> dict[str, Any]:
     """A dataclass as nested dicts and lists, for YAML and checkpoints; ``build`` makes it again."""
+
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
     return plain(dataclasses.asdict(settings))

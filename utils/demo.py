@@ -1,7 +1,8 @@
 """The demo behind ``make demo``: data, training, registration and evaluation, by the same commands that a user types.
 
-    python -m utils.demo --data data/generated --run save/cffa/demo
+python -m utils.demo --data data/generated --run save/cffa/demo
 """
+
 from __future__ import annotations
 
 import argparse
@@ -46,7 +47,10 @@ def turned_example(data: Path, manifest: Path, out: Path) -> tuple[Path, Path]:
     """A generated pair of an unseen eye, its angiogram turned by 20 degrees and shifted."""
     eye = read_manifest(manifest)["test"][0]
     folder = data / f"{eye}_A"
-    fixed, moving = folder / f"{folder.name}_cf_512.png", read_gray(folder / f"{folder.name}_fa_gen.png")
+    fixed, moving = (
+        folder / f"{folder.name}_cf_512.png",
+        read_gray(folder / f"{folder.name}_fa_gen.png"),
+    )
     centre = image_centre(moving.shape)
     H_turned_to_moving = affine_about(-20.0, 1.0, 0.0, centre, centre + [30.0, -20.0])
     write_image(out / "moving.png", register_onto_fixed(moving, H_turned_to_moving, moving.shape))
@@ -55,11 +59,19 @@ def turned_example(data: Path, manifest: Path, out: Path) -> tuple[Path, Path]:
 
 def main() -> None:
     """Make the data, train, register, evaluate, and say where everything is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("data/generated"))
-    parser.add_argument("--run", type=Path, default=Path("save/cffa/demo"), help="save/<mode>/<name>")
-    parser.add_argument("--real", type=Path, default=Path("../shared/data/real_pairs"),
-                        help="folders of real landmark pairs, evaluated when there")
+    parser.add_argument(
+        "--run", type=Path, default=Path("save/cffa/demo"), help="save/<mode>/<name>"
+    )
+    parser.add_argument(
+        "--real",
+        type=Path,
+        default=Path("../shared/data/real_pairs"),
+        help="folders of real landmark pairs, evaluated when there",
+    )
     args = parser.parse_args()
     save, mode, name = args.run.parent.parent, args.run.parent.name, args.run.name
     weights, results = args.run / "best.pth", args.run / "results"
@@ -70,27 +82,75 @@ def main() -> None:
     if latest.exists() and read_checkpoint(latest, ["epoch"])["epoch"] >= EPOCHS:
         print(f"\n{args.run} is trained already; delete it to train again.")
     else:
-        seconds = run("train_multimodal_e2e.py", "--epoch", EPOCHS, "--mode", mode, "--name", name, "--save", save,
-                      "--data", args.data, *(["--resume"] if latest.exists() else []))
+        seconds = run(
+            "train_multimodal_e2e.py",
+            "--epoch",
+            EPOCHS,
+            "--mode",
+            mode,
+            "--name",
+            name,
+            "--save",
+            save,
+            "--data",
+            args.data,
+            *(["--resume"] if latest.exists() else []),
+        )
 
-    real = sorted(folder for folder in args.real.iterdir() if folder.is_dir()) if args.real.is_dir() else []
-    fixed, moving = real_example(real) or turned_example(args.data, args.run / "split.yaml", results / "example")
+    real = (
+        sorted(folder for folder in args.real.iterdir() if folder.is_dir())
+        if args.real.is_dir()
+        else []
+    )
+    fixed, moving = real_example(real) or turned_example(
+        args.data, args.run / "split.yaml", results / "example"
+    )
     run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
     # Overwritten, because a demo that was trained again must not stop at the results of the training before.
-    run("evaluate.py", "--layout", "generated", "--data", args.data, "--mode", mode, "--split", args.run / "split.yaml",
-        "--weights", weights, "--rotations", 0, "--out", results / "generated_test", "--overwrite")
+    run(
+        "evaluate.py",
+        "--layout",
+        "generated",
+        "--data",
+        args.data,
+        "--mode",
+        mode,
+        "--split",
+        args.run / "split.yaml",
+        "--weights",
+        weights,
+        "--rotations",
+        0,
+        "--out",
+        results / "generated_test",
+        "--overwrite",
+    )
     for folder in real:
-        run("evaluate.py", "--data", folder, "--mode", folder.name, "--weights", weights, "--out", results / folder.name,
-            "--overwrite")
+        run(
+            "evaluate.py",
+            "--data",
+            folder,
+            "--mode",
+            folder.name,
+            "--weights",
+            weights,
+            "--out",
+            results / folder.name,
+            "--overwrite",
+        )
     if not real:
-        print(f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data').")
+        print(
+            f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data')."
+        )
 
     print(f"\nDone{f'; the training took {seconds / 60:.1f} minutes' if seconds else ''}. Look at:")
-    for path, what in ((args.run / "report.html", "the training: curves, and the same pairs epoch by epoch"),
-                       (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
-                       (args.run / "validation_log.txt", "every validation pair"),
-                       (results / "registered", "a registered pair, with transform.json"),
-                       (results, "the evaluations: */report.html, */metrics.json, */pairs.csv")):
+    for path, what in (
+        (args.run / "report.html", "the training: curves, and the same pairs epoch by epoch"),
+        (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
+        (args.run / "validation_log.txt", "every validation pair"),
+        (results / "registered", "a registered pair, with transform.json"),
+        (results, "the evaluations: */report.html, */metrics.json, */pairs.csv"),
+    ):
         print(f"  {path}: {what}")
 
 

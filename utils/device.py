@@ -1,4 +1,5 @@
 """Where computations run."""
+
 from __future__ import annotations
 
 import torch
@@ -9,7 +10,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """"auto" is CUDA where there is one, else the CPU.
+    """ "auto" is CUDA where there is one, else the CPU.
 
     Raises:
         InputError: CUDA wanted and not there.
@@ -17,5 +18,7 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is available here; use --device cpu or auto.")
+        raise InputError(
+            "--device cuda: no CUDA device is available here; use --device cpu or auto."
+        )
     return torch.device(name)

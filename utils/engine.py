@@ -7,6 +7,7 @@ Every draw in the data comes from (seed, epoch, index) and every draw in a step 
 run is its weights, optimizer, schedule, scaler, value maps and place. It is saved in the middle of an epoch too, and a
 resumed run continues as if it had never stopped: on a CPU bit for bit.
 """
+
 from __future__ import annotations
 
 import time
@@ -23,16 +24,44 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from utils.batches import TolerantViews, ViewBatches, ViewKey, collate_views, seed_step, split_batch, start_worker
+from utils.batches import (
+    TolerantViews,
+    ViewBatches,
+    ViewKey,
+    collate_views,
+    seed_step,
+    split_batch,
+    start_worker,
+)
 from utils.checkpoint import load_strictly, read_checkpoint, save_checkpoint
 from utils.errors import InputError, NonFiniteLossError, RunStoppedError
 from utils.interrupt import StopRequest
-from utils.processes import PRECISIONS, gather_objects, make_fabric, on_first_process, sum_over_processes
+from utils.processes import (
+    PRECISIONS,
+    gather_objects,
+    make_fabric,
+    on_first_process,
+    sum_over_processes,
+)
 from utils.profiling import describe_seconds, operator_profiler, peak_memory_mb
 from utils.run_folder import RunFolder, find_checkpoint, run_folder, write_run_config
 
-__all__ = ["FREE_SETTINGS", "MEASURED", "PRECISIONS", "Engine", "StepOutput", "TrainSettings", "TrainingTask",
-           "ValidationReport", "ViewBatches", "ViewKey", "find_checkpoint", "make_fabric", "run_folder", "write_run_config"]
+__all__ = [
+    "FREE_SETTINGS",
+    "MEASURED",
+    "PRECISIONS",
+    "Engine",
+    "StepOutput",
+    "TrainSettings",
+    "TrainingTask",
+    "ValidationReport",
+    "ViewBatches",
+    "ViewKey",
+    "find_checkpoint",
+    "make_fabric",
+    "run_folder",
+    "write_run_config",
+]
 
 # Figures of the machine and not of the training: they differ from run to run.
 MEASURED = ("waiting_share", "pairs_per_second", "peak_memory_mb")
@@ -101,8 +130,10 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.accumulate < 1 or not self.save_seconds >= 0 or not 0 <= self.max_bad_share < 1:
-            raise InputError("train.accumulate must be at least 1, train.save_seconds at least 0, and train.max_bad_share in "
-                             "[0, 1).")
+            raise InputError(
+                "train.accumulate must be at least 1, train.save_seconds at least 0, and train.max_bad_share in "
+                "[0, 1)."
+            )
 
 
 # Settings that change nothing in the result, so a resumed run may change them.
@@ -183,24 +214,43 @@ class Engine:
         InputError: a batch that cannot be shared, or a folder that another process uses or that cannot be written to.
     """
 
-    def __init__(self, fabric: Fabric, task: TrainingTask, settings: TrainSettings, run_dir: Path, seed: int,
-                 overfit: bool = False, profile: bool = False) -> None:
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: TrainingTask,
+        settings: TrainSettings,
+        run_dir: Path,
+        seed: int,
+        overfit: bool = False,
+        profile: bool = False,
+    ) -> None:
         self.fabric, self.task, self.settings, self.seed = fabric, task, settings, seed
         self.overfit, self.profile = overfit, profile
-        self.batches = ViewBatches(len(task.dataset), settings, seed, fabric.global_rank, fabric.world_size)
+        self.batches = ViewBatches(
+            len(task.dataset), settings, seed, fabric.global_rank, fabric.world_size
+        )
         views = TolerantViews(task.dataset, settings.max_bad_share)
         self.max_bad = views.max_bad
-        loader = DataLoader(views, batch_sampler=self.batches, num_workers=settings.workers, collate_fn=collate_views,
-                            worker_init_fn=start_worker, persistent_workers=settings.workers > 0,
-                            pin_memory=fabric.device.type == "cuda")
+        loader = DataLoader(
+            views,
+            batch_sampler=self.batches,
+            num_workers=settings.workers,
+            collate_fn=collate_views,
+            worker_init_fn=start_worker,
+            persistent_workers=settings.workers > 0,
+            pin_memory=fabric.device.type == "cuda",
+        )
         self.loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
         model = task.model.to(memory_format=torch.channels_last)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.lr, total_steps=settings.epochs * len(self.batches) + 1,
-            pct_start=settings.warmup_share)
+            optimizer,
+            settings.lr,
+            total_steps=settings.epochs * len(self.batches) + 1,
+            pct_start=settings.warmup_share,
+        )
         # Epoch 0 is the validation of the untrained network.
         self.finished_epochs, self.progress = -1, EpochProgress()
         self.history: list[dict[str, float]] = []
@@ -229,19 +279,34 @@ class Engine:
                         self._train_one_epoch(epoch)
                     self._finish_epoch(epoch)
         except KeyboardInterrupt:
-            raise RunStoppedError(f"{self._place()}. Go on from the last checkpoint with: {self.task.resume_hint}") from None
+            raise RunStoppedError(
+                f"{self._place()}. Go on from the last checkpoint with: {self.task.resume_hint}"
+            ) from None
         finally:
             self.folder.close()
 
     def _train_one_epoch(self, epoch: int) -> None:
         """The steps of an epoch that are not done yet."""
         self.model.train()
-        self.batches.epoch, self.batches.first_step = (1, 0) if self.overfit else (epoch, self.progress.steps)
+        self.batches.epoch, self.batches.first_step = (
+            (1, 0) if self.overfit else (epoch, self.progress.steps)
+        )
         batches = self._batches_of_epoch()
         n_steps = len(self.batches)
-        with (tqdm(total=n_steps, initial=self.progress.steps, desc=f"epoch {epoch}", unit="step", dynamic_ncols=True,
-                   mininterval=1.0, disable=not self.fabric.is_global_zero) as bar,
-              operator_profiler() if self.profile and self._first_epoch else nullcontext() as profiler):
+        with (
+            tqdm(
+                total=n_steps,
+                initial=self.progress.steps,
+                desc=f"epoch {epoch}",
+                unit="step",
+                dynamic_ncols=True,
+                mininterval=1.0,
+                disable=not self.fabric.is_global_zero,
+            ) as bar,
+            operator_profiler()
+            if self.profile and self._first_epoch
+            else nullcontext() as profiler,
+        ):
             while self.progress.steps < n_steps:
                 with self._timed("all"):
                     total = self._train_one_step(batches, epoch)
@@ -281,22 +346,42 @@ class Engine:
 
     def _update_weights(self, batch: dict, epoch: int) -> dict[str, float]:
         """Step the optimizer and the schedule. Returns figures for the log."""
-        norm = float(self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.settings.max_gradient_norm,
-                                                error_if_nonfinite=False))
+        norm = float(
+            self.fabric.clip_gradients(
+                self.model,
+                self.optimizer,
+                max_norm=self.settings.max_gradient_norm,
+                error_if_nonfinite=False,
+            )
+        )
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         figures = {"gradient_norm": norm}
         if not np.isfinite(norm):
             # Under fp16 an overflowing gradient is ordinary: the scaler skips that step by itself and lowers its scale.
             if scaler is None or scaler.get_scale() <= SMALLEST_SCALE:
-                self._stop_at_non_finite([f"gradient of {name}" for name, parameter in self.task.model.named_parameters()
-                                          if parameter.grad is not None and not parameter.grad.isfinite().all()], batch, epoch)
+                self._stop_at_non_finite(
+                    [
+                        f"gradient of {name}"
+                        for name, parameter in self.task.model.named_parameters()
+                        if parameter.grad is not None and not parameter.grad.isfinite().all()
+                    ],
+                    batch,
+                    epoch,
+                )
             figures = {}
         self.optimizer.step()
         self.scheduler.step()
         return figures | ({"overflows": float(not figures)} if scaler is not None else {})
 
-    def _add_figures(self, output: StepOutput, part: dict, epoch: int, figures: dict[str, float], shares: dict[str, float],
-                     n_parts: int) -> None:
+    def _add_figures(
+        self,
+        output: StepOutput,
+        part: dict,
+        epoch: int,
+        figures: dict[str, float],
+        shares: dict[str, float],
+        n_parts: int,
+    ) -> None:
         """Add one part's terms, counts and shares, over all processes, to those of the step.
 
         Raises:
@@ -306,19 +391,34 @@ class Engine:
         own = torch.stack([output.losses[name].detach().float() for name in names]).tolist()
         n_items, world = len(part["key"]), self.fabric.world_size
         n_valid = [float(output.n_valid.get(name, n_items)) for name in names]
-        summed = sum_over_processes(self.fabric, [*own, *n_valid, *map(float, output.counts.values())])
-        if not np.isfinite(summed[:len(names)]).all():
-            self._stop_at_non_finite([f"loss term {name}" for name, value in zip(names, own, strict=True)
-                                      if not np.isfinite(value)], part, epoch)
+        summed = sum_over_processes(
+            self.fabric, [*own, *n_valid, *map(float, output.counts.values())]
+        )
+        if not np.isfinite(summed[: len(names)]).all():
+            self._stop_at_non_finite(
+                [
+                    f"loss term {name}"
+                    for name, value in zip(names, own, strict=True)
+                    if not np.isfinite(value)
+                ],
+                part,
+                epoch,
+            )
         for index, name in enumerate(names):
             figures[name] = figures.get(name, 0.0) + summed[index] / world / n_parts
-            shares[name] = shares.get(name, 0.0) + summed[len(names) + index] / (n_items * world * n_parts)
-        for name, value in zip(output.counts, summed[2 * len(names):], strict=True):
+            shares[name] = shares.get(name, 0.0) + summed[len(names) + index] / (
+                n_items * world * n_parts
+            )
+        for name, value in zip(output.counts, summed[2 * len(names) :], strict=True):
             figures[name] = figures.get(name, 0.0) + value
 
     def _observations_of_all(self, observations: list[Any]) -> list[Any]:
         """Observations of all processes in the order of the whole batch, so that every process learns the same."""
-        return [item for group in zip(*gather_objects(self.fabric, observations), strict=True) for item in group]
+        return [
+            item
+            for group in zip(*gather_objects(self.fabric, observations), strict=True)
+            for item in group
+        ]
 
     # --- the data ----------------------------------------------------------------------------------------------------
 
@@ -343,18 +443,27 @@ class Engine:
             except RuntimeError as error:
                 if "DataLoader worker" not in str(error):
                     raise
-                fault = ("a data worker was killed by the system, often for want of memory "
-                         f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb")
-        due = self.fabric.is_global_zero and time.monotonic() - self._saved_at >= self.settings.save_seconds
+                fault = (
+                    "a data worker was killed by the system, often for want of memory "
+                    f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb"
+                )
+        due = (
+            self.fabric.is_global_zero
+            and time.monotonic() - self._saved_at >= self.settings.save_seconds
+        )
         skipped = batch.pop("skipped")
         n_faults, n_skipped, stop, save = sum_over_processes(
-            self.fabric, [float(bool(fault)), float(len(skipped)), float(self.stop.requested), float(due)])
+            self.fabric,
+            [float(bool(fault)), float(len(skipped)), float(self.stop.requested), float(due)],
+        )
         if n_faults or n_skipped:
             fault = self._look_at_faults(fault, skipped)
         if fault or stop or save:
             self._save()
         if fault:
-            raise InputError(f"{self._place()}: {fault}. The run is saved; then go on with: {self.task.resume_hint}")
+            raise InputError(
+                f"{self._place()}: {fault}. The run is saved; then go on with: {self.task.resume_hint}"
+            )
         if stop:
             raise RunStoppedError(f"{self._place()}; saved. Go on with: {self.task.resume_hint}")
         return batch, n_skipped
@@ -370,10 +479,12 @@ class Engine:
                     if self.fabric.is_global_zero:
                         tqdm.write(f"skipped, another sample stands in: {problem}")
         if len(known) > self.max_bad:
-            fault = fault or (f"{len(known)} of {len(self.task.dataset)} training samples cannot be read, more than the "
-                              f"{self.max_bad} that train.max_bad_share {self.settings.max_bad_share:g} allows: "
-                              f"{' '.join(list(known.values())[:3])} `python -m dataset.check ROOT` lists every problem of the "
-                              "data at once")
+            fault = fault or (
+                f"{len(known)} of {len(self.task.dataset)} training samples cannot be read, more than the "
+                f"{self.max_bad} that train.max_bad_share {self.settings.max_bad_share:g} allows: "
+                f"{' '.join(list(known.values())[:3])} `python -m dataset.check ROOT` lists every problem of the "
+                "data at once"
+            )
         return fault
 
     # --- faults in numbers -------------------------------------------------------------------------------------------
@@ -384,21 +495,30 @@ class Engine:
         Raises:
             NonFiniteLossError: with the terms, the place in the run, the samples and the dump.
         """
-        own = {"broken": broken, "samples": list(batch["key"]),
-               "batch": {name: value.cpu() for name, value in batch.items() if isinstance(value, torch.Tensor)}}
+        own = {
+            "broken": broken,
+            "samples": list(batch["key"]),
+            "batch": {
+                name: value.cpu()
+                for name, value in batch.items()
+                if isinstance(value, torch.Tensor)
+            },
+        }
         found = gather_objects(self.fabric, own)
         dump = self.folder.path / "nonfinite.pth"
 
         def write() -> None:
             with self.folder.writing():
                 save_checkpoint(dump, self._content() | {"failure": found})
+
         on_first_process(self.fabric, write)
         what = dict.fromkeys(name for part in found for name in part["broken"])
         samples = [key for part in found if part["broken"] for key in part["samples"]]
         raise NonFiniteLossError(
             f"{', '.join(list(what)[:6])}{', ...' if len(what) > 6 else ''} not finite at epoch {epoch}, step "
             f"{self.progress.steps + 1}; samples: {', '.join(samples)}. Check these samples, lower --lr, or use --precision 32. "
-            f"{dump} holds the batch and the state before it; --resume {dump} repeats the step.")
+            f"{dump} holds the batch and the state before it; --resume {dump} repeats the step."
+        )
 
     # --- what a run leaves -------------------------------------------------------------------------------------------
 
@@ -409,8 +529,13 @@ class Engine:
         self.finished_epochs, self.progress = epoch, EpochProgress()
         is_best = False
         if report is not None:
-            self.history.append({"epoch": float(epoch)} | terms | {f"val_{k}": v for k, v in report.summary.items()})
-            is_best, self.best_score = report.score > self.best_score, max(report.score, self.best_score)
+            self.history.append(
+                {"epoch": float(epoch)} | terms | {f"val_{k}": v for k, v in report.summary.items()}
+            )
+            is_best, self.best_score = (
+                report.score > self.best_score,
+                max(report.score, self.best_score),
+            )
         on_first_process(self.fabric, lambda: self._write_epoch(epoch, report, terms, progress))
         self._save(is_best)
 
@@ -423,24 +548,38 @@ class Engine:
         """The figures of the epoch's training; none for epoch 0."""
         if not self.progress.steps:
             return {}
-        terms = self.progress.means() | {f"map_{name}": float(value) for name, value in self.task.statistics().items()}
+        terms = self.progress.means() | {
+            f"map_{name}": float(value) for name, value in self.task.statistics().items()
+        }
         seconds = self.progress.seconds
-        return terms | {"lr": self.scheduler.get_last_lr()[0], "waiting_share": seconds["waiting for data"] / seconds["all"],
-                        "pairs_per_second": self.progress.steps * self.settings.batch_size / seconds["all"],
-                        "peak_memory_mb": peak_memory_mb(self.fabric.device)}
+        return terms | {
+            "lr": self.scheduler.get_last_lr()[0],
+            "waiting_share": seconds["waiting for data"] / seconds["all"],
+            "pairs_per_second": self.progress.steps * self.settings.batch_size / seconds["all"],
+            "peak_memory_mb": peak_memory_mb(self.fabric.device),
+        }
 
-    def _write_epoch(self, epoch: int, report: ValidationReport, terms: dict[str, float], progress: EpochProgress) -> None:
+    def _write_epoch(
+        self, epoch: int, report: ValidationReport, terms: dict[str, float], progress: EpochProgress
+    ) -> None:
         line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
         skipped = [f"skipped: {problem}" for _, problem in sorted(progress.skipped.items())]
-        self.folder.write_epoch(epoch, report.text, "\n".join([line, *skipped]) if terms else "", self.history)
-        tqdm.write(f"epoch {epoch}: " + (f"loss {terms['total']:.4f}, " if terms else "")
-                   + ", ".join(f"{name} {value:.4g}" for name, value in report.summary.items()))
+        self.folder.write_epoch(
+            epoch, report.text, "\n".join([line, *skipped]) if terms else "", self.history
+        )
+        tqdm.write(
+            f"epoch {epoch}: "
+            + (f"loss {terms['total']:.4f}, " if terms else "")
+            + ", ".join(f"{name} {value:.4g}" for name, value in report.summary.items())
+        )
         if self.profile and terms:
             tqdm.write(describe_seconds(progress.seconds, progress.steps))
 
     def _place(self) -> str:
-        return (f"stopped in epoch {self.finished_epochs + 1} of {self.settings.epochs}, after {self.progress.steps} of "
-                f"{len(self.batches)} steps")
+        return (
+            f"stopped in epoch {self.finished_epochs + 1} of {self.settings.epochs}, after {self.progress.steps} of "
+            f"{len(self.batches)} steps"
+        )
 
     def _timed(self, part: str) -> AbstractContextManager[None]:
         return _timed(self.progress.seconds, part, self.fabric.device if self.profile else None)
@@ -448,11 +587,17 @@ class Engine:
     def _content(self) -> dict[str, Any]:
         """Everything that a checkpoint holds."""
         return self.task.description | {
-            "model": self.task.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "scaler": self.fabric.strategy.precision.state_dict(),
-            "epoch": self.finished_epochs, "progress": asdict(self.progress), "history": self.history,
-            "best_score": self.best_score, "config": self.task.config,
-            "extra": {name: part.state_dict() for name, part in self.task.extra_state.items()}}
+            "model": self.task.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "epoch": self.finished_epochs,
+            "progress": asdict(self.progress),
+            "history": self.history,
+            "best_score": self.best_score,
+            "config": self.task.config,
+            "extra": {name: part.state_dict() for name, part in self.task.extra_state.items()},
+        }
 
     def _save(self, is_best: bool = False) -> None:
         """Write the newest checkpoint, on the first process."""
@@ -473,12 +618,16 @@ class Engine:
             raise
 
     def _load(self, path: Path) -> None:
-        content = read_checkpoint(path, ("model", "optimizer", "scheduler", "epoch", "history", "best_score", "extra"))
+        content = read_checkpoint(
+            path, ("model", "optimizer", "scheduler", "epoch", "history", "best_score", "extra")
+        )
         load_strictly(self.task.model, content["model"], path)
         if content["scheduler"]["total_steps"] != self.scheduler.total_steps:
-            raise InputError(f"{path}: was written by a run of {content['scheduler']['total_steps']} steps, this one has "
-                             f"{self.scheduler.total_steps}; resume with the same --epoch, --batch_size and data, or start "
-                             "a new run from it with --pretrained.")
+            raise InputError(
+                f"{path}: was written by a run of {content['scheduler']['total_steps']} steps, this one has "
+                f"{self.scheduler.total_steps}; resume with the same --epoch, --batch_size and data, or start "
+                "a new run from it with --pretrained."
+            )
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         # Checkpoints of earlier versions were written between epochs and without a scaler.
@@ -492,12 +641,16 @@ class Engine:
         same_folder = path.resolve().parent == self.folder.path.resolve()
         self.best_score = float(content["best_score"]) if same_folder else -float("inf")
         if self.finished_epochs >= self.settings.epochs:
-            raise InputError(f"{path}: the run is complete ({self.finished_epochs} epochs); raise --epoch only in a new run "
-                             "(--pretrained), or evaluate it.")
+            raise InputError(
+                f"{path}: the run is complete ({self.finished_epochs} epochs); raise --epoch only in a new run "
+                "(--pretrained), or evaluate it."
+            )
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], part: str, synchronised: torch.device | None) -> Iterator[None]:
+def _timed(
+    seconds: dict[str, float], part: str, synchronised: torch.device | None
+) -> Iterator[None]:
     """Add the time of the block to ``seconds``; with a GPU given, wait for it first, so that the time is the block's own."""
     start = time.perf_counter()
     yield

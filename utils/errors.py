@@ -3,6 +3,7 @@
 A message says three things: which file or setting, what is wrong with it, and what to do about it. Scripts turn each of
 them into one line on the terminal and an exit code of its own; anything else is a bug and keeps its traceback.
 """
+
 from __future__ import annotations
 
 import sys
@@ -32,5 +33,8 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except tuple(EXIT_CODES) as error:
         # Not by print: a progress bar that the error cut short may still stand on the line.
-        tqdm.write(f"{'stopped' if isinstance(error, RunStoppedError) else 'error'}: {error}", file=sys.stderr)
+        tqdm.write(
+            f"{'stopped' if isinstance(error, RunStoppedError) else 'error'}: {error}",
+            file=sys.stderr,
+        )
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))

@@ -1,4 +1,5 @@
 """Where a fundus image shows retina: the field of view inside its dark surround."""
+
 from __future__ import annotations
 
 import cv2
@@ -24,12 +25,16 @@ def estimate_field_of_view(image: np.ndarray) -> np.ndarray:
     """
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(1.0, max(image.shape) / 200.0))
     # Against the brightest part, because a dim examination may stay below any absolute level.
-    bright = (smooth > DARK_LEVEL * max(float(np.percentile(smooth, 99)), 1e-3) * 2.0).astype(np.uint8)
+    bright = (smooth > DARK_LEVEL * max(float(np.percentile(smooth, 99)), 1e-3) * 2.0).astype(
+        np.uint8
+    )
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return np.ones(image.shape, dtype=bool)
     largest = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
-    contours, _ = cv2.findContours((labels == largest).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours(
+        (labels == largest).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
     hull = np.zeros(image.shape, dtype=np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(np.concatenate(contours)), 1)
     if hull.mean() < WHOLE_FRAME_SHARE:

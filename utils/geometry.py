@@ -12,6 +12,7 @@ Convention:
 Matrices are (3, 3) numpy float64 where transforms are estimated and scored, and (B, 3, 3) torch tensors in training;
 :func:`warp_points` and :func:`compose` take either.
 """
+
 from __future__ import annotations
 
 import math
@@ -36,6 +37,7 @@ MIN_MATCHES = {"similarity": 2, "affine": 3, "homography": 4}
 
 # --- building matrices -----------------------------------------------------------------------------------------------
 
+
 def translation_matrix(shift_xy: Sequence[float]) -> np.ndarray:
     """The (3, 3) matrix that adds ``shift_xy`` = (x, y), pixels."""
     H = np.eye(3)
@@ -43,8 +45,14 @@ def translation_matrix(shift_xy: Sequence[float]) -> np.ndarray:
     return H
 
 
-def affine_about(rotation_deg: float, scale: float, shear: float, centre_from: Sequence[float],
-                 centre_to: Sequence[float], mirror: bool = False) -> np.ndarray:
+def affine_about(
+    rotation_deg: float,
+    scale: float,
+    shear: float,
+    centre_from: Sequence[float],
+    centre_to: Sequence[float],
+    mirror: bool = False,
+) -> np.ndarray:
     """An affine matrix that takes ``centre_from`` to ``centre_to`` and turns, scales and shears about them.
 
     Convention: rotation is from the x axis towards the y axis, so clockwise on the screen; ``scale`` > 1 makes things
@@ -54,7 +62,9 @@ def affine_about(rotation_deg: float, scale: float, shear: float, centre_from: S
         (3, 3) float64.
     """
     cosine, sine = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
-    linear = scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, shear], [0.0, 1.0]])
+    linear = (
+        scale * np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1.0, shear], [0.0, 1.0]])
+    )
     if mirror:
         linear = linear @ np.diag([-1.0, 1.0])
     H = np.eye(3)
@@ -74,13 +84,20 @@ def resize_matrix(size_from: Size, size_to: Size) -> np.ndarray:
     Convention: the *borders* of the images coincide, not the centres of their outer pixels, hence the half pixels.
     """
     scale_y, scale_x = size_to[0] / size_from[0], size_to[1] / size_from[1]
-    return np.array([[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5], [0.0, 0.0, 1.0]])
+    return np.array(
+        [[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5], [0.0, 0.0, 1.0]]
+    )
 
 
-def resize_transform(H_fix_to_mov: np.ndarray, fixed_from: Size, fixed_to: Size, moving_from: Size,
-                     moving_to: Size) -> np.ndarray:
+def resize_transform(
+    H_fix_to_mov: np.ndarray, fixed_from: Size, fixed_to: Size, moving_from: Size, moving_to: Size
+) -> np.ndarray:
     """The same transform after either image was resized: ``S_mov @ H @ inv(S_fix)``. All sizes are (height, width)."""
-    return resize_matrix(moving_from, moving_to) @ H_fix_to_mov @ np.linalg.inv(resize_matrix(fixed_from, fixed_to))
+    return (
+        resize_matrix(moving_from, moving_to)
+        @ H_fix_to_mov
+        @ np.linalg.inv(resize_matrix(fixed_from, fixed_to))
+    )
 
 
 def fit_within(size: Size, long_side: int) -> Size:
@@ -97,8 +114,10 @@ def turn_about_centre(size: Size, angle_deg: float, scale: float = 1.0) -> tuple
     """
     cosine, sine = abs(math.cos(math.radians(angle_deg))), abs(math.sin(math.radians(angle_deg)))
     height, width = size
-    canvas = (math.ceil(scale * (height * cosine + width * sine) - 1e-6),
-              math.ceil(scale * (width * cosine + height * sine) - 1e-6))
+    canvas = (
+        math.ceil(scale * (height * cosine + width * sine) - 1e-6),
+        math.ceil(scale * (width * cosine + height * sine) - 1e-6),
+    )
     return affine_about(angle_deg, scale, 0.0, image_centre(size), image_centre(canvas)), canvas
 
 
@@ -111,6 +130,7 @@ def compose(*matrices: Array) -> Array:
 
 
 # --- points and maps -------------------------------------------------------------------------------------------------
+
 
 def warp_points(points: Array, H_from_to: Array) -> Array:
     """Map points by a matrix.
@@ -128,7 +148,9 @@ def warp_points(points: Array, H_from_to: Array) -> Array:
 
 def pixel_grid(size: Size, device: torch.device | str = "cpu") -> torch.Tensor:
     """Centres (x, y) of all pixels of an image, row by row: (height * width, 2) float32."""
-    ys, xs = torch.meshgrid(torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij")
+    ys, xs = torch.meshgrid(
+        torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij"
+    )
     return torch.stack([xs, ys], dim=-1).reshape(-1, 2).float()
 
 
@@ -145,7 +167,9 @@ def cells_to_pixels(cells: Array, stride: float) -> Array:
     return (cells + 0.5) * stride - 0.5
 
 
-def sample_map(feature_map: torch.Tensor, points: torch.Tensor, stride: float = 1.0) -> torch.Tensor:
+def sample_map(
+    feature_map: torch.Tensor, points: torch.Tensor, stride: float = 1.0
+) -> torch.Tensor:
     """Read a map at pixel positions, bilinearly; the border value continues outside.
 
     Convention: ``points`` are pixels of the *image*; the map has exactly image size / stride cells.
@@ -162,20 +186,27 @@ def sample_map(feature_map: torch.Tensor, points: torch.Tensor, stride: float = 
     cells = pixels_to_cells(points, stride)
     size = torch.tensor([width, height], dtype=cells.dtype, device=cells.device)
     grid = ((2.0 * cells + 1.0) / size - 1.0)[:, :, None].to(feature_map.dtype)
-    sampled = torch.nn.functional.grid_sample(feature_map, grid, mode="bilinear", padding_mode="border",
-                                              align_corners=False)
+    sampled = torch.nn.functional.grid_sample(
+        feature_map, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
     return sampled[..., 0].transpose(1, 2)
 
 
 # --- rasters ---------------------------------------------------------------------------------------------------------
+
 
 def mean_shrink(H_out_to_source: torch.Tensor) -> float:
     """Source pixels per output pixel along one direction, the largest of a batch (B, 3, 3) of affine matrices."""
     return float(torch.linalg.det(H_out_to_source[:, :2, :2].double()).abs().sqrt().max())
 
 
-def warp_image(source: torch.Tensor, H_out_to_source: torch.Tensor, out_size: Size, mode: str = "bilinear",
-               antialias: bool = False) -> torch.Tensor:
+def warp_image(
+    source: torch.Tensor,
+    H_out_to_source: torch.Tensor,
+    out_size: Size,
+    mode: str = "bilinear",
+    antialias: bool = False,
+) -> torch.Tensor:
     """Resample rasters into another frame; what lies outside the source is 0.
 
     Convention: the matrix goes from the frame of the *output* to that of the source. To warp a whole pair consistently,
@@ -197,10 +228,14 @@ def warp_image(source: torch.Tensor, H_out_to_source: torch.Tensor, out_size: Si
         H_fine_to_out = torch.from_numpy(resize_matrix(fine_size, out_size)).to(H_out_to_source)
         return avg_pool2d(warp_image(source, H_out_to_source @ H_fine_to_out, fine_size, mode), 2)
     H_source_to_out = torch.linalg.inv(H_out_to_source.double()).to(source.dtype)
-    return warp_perspective(source, H_source_to_out, out_size, mode=mode, padding_mode="zeros", align_corners=True)
+    return warp_perspective(
+        source, H_source_to_out, out_size, mode=mode, padding_mode="zeros", align_corners=True
+    )
 
 
-def valid_overlap(H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, moving_fov: torch.Tensor) -> torch.Tensor:
+def valid_overlap(
+    H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, moving_fov: torch.Tensor
+) -> torch.Tensor:
     """Where the fixed image shows retina that the moving image shows too.
 
     Args:
@@ -218,11 +253,16 @@ def valid_overlap(H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, moving_fo
 def inside(points: Array, size: Size, margin_px: float = 0.0) -> Array:
     """Which points (..., 2) lie on pixels of an image of ``size``, at least ``margin_px`` from its border: bool (...)."""
     x, y = points[..., 0], points[..., 1]
-    return ((x >= margin_px - 0.5) & (x <= size[1] - 0.5 - margin_px)
-            & (y >= margin_px - 0.5) & (y <= size[0] - 0.5 - margin_px))
+    return (
+        (x >= margin_px - 0.5)
+        & (x <= size[1] - 0.5 - margin_px)
+        & (y >= margin_px - 0.5)
+        & (y <= size[0] - 0.5 - margin_px)
+    )
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
+
 
 def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarray:
     """Least-squares affine ``H_fix_to_mov`` through corresponding points.
@@ -234,15 +274,23 @@ def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarra
         InputError: unequal numbers, fewer than three points, or collinear points.
     """
     fixed_points, moving_points = np.asarray(fixed_points, float), np.asarray(moving_points, float)
-    if fixed_points.shape != moving_points.shape or fixed_points.ndim != 2 or fixed_points.shape[1:] != (2,):
-        raise InputError(f"{len(fixed_points)} fixed and {len(moving_points)} moving landmarks; line i of both files "
-                         "must be the same point, so the numbers must be equal.")
+    if (
+        fixed_points.shape != moving_points.shape
+        or fixed_points.ndim != 2
+        or fixed_points.shape[1:] != (2,)
+    ):
+        raise InputError(
+            f"{len(fixed_points)} fixed and {len(moving_points)} moving landmarks; line i of both files "
+            "must be the same point, so the numbers must be equal."
+        )
     if len(fixed_points) < 3:
         raise InputError(f"only {len(fixed_points)} landmarks; an affine matrix needs at least 3.")
     for points in (fixed_points, moving_points):
         spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
         if spread[1] < 1e-3 * max(spread[0], 1e-9):
-            raise InputError("the landmarks lie on one line; an affine matrix needs a point beside it.")
+            raise InputError(
+                "the landmarks lie on one line; an affine matrix needs a point beside it."
+            )
     design = np.hstack([fixed_points, np.ones((len(fixed_points), 1))])
     solution = np.linalg.lstsq(design, moving_points, rcond=None)[0]
     return np.vstack([solution.T, [0.0, 0.0, 1.0]])
@@ -291,14 +339,26 @@ def local_linear_part(H_fix_to_mov: np.ndarray, point: np.ndarray) -> np.ndarray
     return (H_fix_to_mov[:2, :2] - np.outer(projected, H_fix_to_mov[2, :2])) / numerator[2]
 
 
-def implausible_because(H_fix_to_mov: np.ndarray, inlier_points: np.ndarray, n_matches: int, fixed_size: Size,
-                        limits: Plausibility) -> str:
+def implausible_because(
+    H_fix_to_mov: np.ndarray,
+    inlier_points: np.ndarray,
+    n_matches: int,
+    fixed_size: Size,
+    limits: Plausibility,
+) -> str:
     """Why a matrix cannot be right, or "" when nothing speaks against it. ``inlier_points`` (N, 2) are fixed pixels."""
     if len(inlier_points) < limits.min_inliers:
         return f"only {len(inlier_points)} of {n_matches} matches agree (at least {limits.min_inliers} needed)"
     if len(inlier_points) < limits.min_inlier_share * n_matches:
         return f"only {len(inlier_points)} of {n_matches} matches agree (share below {limits.min_inlier_share:g})"
-    corners = np.array([[0, 0], [fixed_size[1] - 1, 0], [fixed_size[1] - 1, fixed_size[0] - 1], [0, fixed_size[0] - 1]])
+    corners = np.array(
+        [
+            [0, 0],
+            [fixed_size[1] - 1, 0],
+            [fixed_size[1] - 1, fixed_size[0] - 1],
+            [0, fixed_size[0] - 1],
+        ]
+    )
     for point in [image_centre(fixed_size), *corners]:
         linear = local_linear_part(H_fix_to_mov, point)
         if not np.isfinite(linear).all():
@@ -311,15 +371,22 @@ def implausible_because(H_fix_to_mov: np.ndarray, inlier_points: np.ndarray, n_m
         scale = math.sqrt(largest * smallest)
         if not limits.min_scale <= scale <= limits.max_scale:
             return f"implausible scale {scale:.2f} between the images"
-    spread = np.linalg.svd(inlier_points - inlier_points.mean(0), compute_uv=False)[1] / math.sqrt(len(inlier_points))
+    spread = np.linalg.svd(inlier_points - inlier_points.mean(0), compute_uv=False)[1] / math.sqrt(
+        len(inlier_points)
+    )
     if spread < limits.min_spread * math.hypot(*fixed_size):
         return "the agreeing matches lie in one spot or along one line"
     return ""
 
 
-def estimate_transform(fixed_points: np.ndarray, moving_points: np.ndarray, fixed_size: Size, model: str = "affine",
-                       inlier_threshold_px: float = 3.0,
-                       plausibility: Plausibility | None = None) -> TransformEstimate:
+def estimate_transform(
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    fixed_size: Size,
+    model: str = "affine",
+    inlier_threshold_px: float = 3.0,
+    plausibility: Plausibility | None = None,
+) -> TransformEstimate:
     """Robust ``H_fix_to_mov`` from matches, or the reason why there is none.
 
     Affine and homography by OpenCV's USAC_MAGSAC (Barath et al., CVPR 2020). OpenCV has no USAC for the similarity, so
@@ -339,7 +406,10 @@ def estimate_transform(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
         raise InputError(f"unknown transform '{model}'; choose one of {', '.join(MATRIX_KINDS)}.")
     limits = plausibility or Plausibility()
     none = np.zeros(len(fixed_points), dtype=bool)
-    fixed_points, moving_points = np.asarray(fixed_points, np.float64), np.asarray(moving_points, np.float64)
+    fixed_points, moving_points = (
+        np.asarray(fixed_points, np.float64),
+        np.asarray(moving_points, np.float64),
+    )
     if len(fixed_points) < max(MIN_MATCHES[model], limits.min_inliers):
         return TransformEstimate("failed", f"only {len(fixed_points)} matches", None, none)
     H, inliers = _fit_robustly(fixed_points, moving_points, model, inlier_threshold_px)
@@ -351,8 +421,9 @@ def estimate_transform(fixed_points: np.ndarray, moving_points: np.ndarray, fixe
     return TransformEstimate("ok", "", H, inliers)
 
 
-def _fit_robustly(fixed_points: np.ndarray, moving_points: np.ndarray, model: str,
-                  threshold_px: float) -> tuple[np.ndarray | None, np.ndarray]:
+def _fit_robustly(
+    fixed_points: np.ndarray, moving_points: np.ndarray, model: str, threshold_px: float
+) -> tuple[np.ndarray | None, np.ndarray]:
     """Run OpenCV's estimator; returns (3, 3) or None, and the bool (N,) of inliers."""
     cv2.setRNGSeed(0)
     settings = dict(ransacReprojThreshold=threshold_px, maxIters=10000, confidence=0.9999)
@@ -360,9 +431,13 @@ def _fit_robustly(fixed_points: np.ndarray, moving_points: np.ndarray, model: st
         H, mask = cv2.findHomography(fixed_points, moving_points, cv2.USAC_MAGSAC, **settings)
     else:
         if model == "affine":
-            H, mask = cv2.estimateAffine2D(fixed_points, moving_points, method=cv2.USAC_MAGSAC, **settings)
+            H, mask = cv2.estimateAffine2D(
+                fixed_points, moving_points, method=cv2.USAC_MAGSAC, **settings
+            )
         else:
-            H, mask = cv2.estimateAffinePartial2D(fixed_points, moving_points, method=cv2.RANSAC, **settings)
+            H, mask = cv2.estimateAffinePartial2D(
+                fixed_points, moving_points, method=cv2.RANSAC, **settings
+            )
         H = None if H is None else np.vstack([H, [0.0, 0.0, 1.0]])
     if H is None or not np.isfinite(H).all():
         return None, np.zeros(len(fixed_points), dtype=bool)

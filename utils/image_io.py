@@ -2,6 +2,7 @@
 
 Arrays are float32 in [0, 1], shape (H, W) for one channel and (H, W, 3) in RGB order for colour.
 """
+
 from __future__ import annotations
 
 import os
@@ -37,21 +38,31 @@ def _decode(path: str | Path) -> np.ndarray:
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such image file; check the path.")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GB; export a single image.")
+            raise InputError(
+                f"{path}: larger than {MAX_FILE_BYTES >> 30} GB; export a single image."
+            )
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk.") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk."
+        ) from error
     if data.size == 0:
         raise InputError(f"{path}: the file is empty; export or copy the image again.")
     _refuse_absurd_size(path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(f"{path}: cannot be decoded ({error.err}); export it again as PNG, JPEG or TIFF.") from error
+        raise InputError(
+            f"{path}: cannot be decoded ({error.err}); export it again as PNG, JPEG or TIFF."
+        ) from error
     if image is None or _is_truncated(path, data):
-        raise InputError(f"{path}: unreadable or truncated image; export it again as PNG, JPEG or TIFF.")
+        raise InputError(
+            f"{path}: unreadable or truncated image; export it again as PNG, JPEG or TIFF."
+        )
     if min(image.shape[:2]) < MIN_SIDE_PX:
-        raise InputError(f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a side needed.")
+        raise InputError(
+            f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a side needed."
+        )
     return image
 
 
@@ -67,17 +78,23 @@ def _refuse_absurd_size(path: Path) -> None:
         raise InputError(f"{path}: {error}; export it smaller.") from error
     # What a damaged header makes these readers raise is not limited to their own errors.
     except Exception as error:
-        raise InputError(f"{path}: unreadable or truncated image ({type(error).__name__}); export it again as PNG, JPEG or "
-                         "TIFF.") from error
+        raise InputError(
+            f"{path}: unreadable or truncated image ({type(error).__name__}); export it again as PNG, JPEG or "
+            "TIFF."
+        ) from error
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-        raise InputError(f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and {MAX_SIDE_PX} px a "
-                         "side are read. Export it smaller.")
+        raise InputError(
+            f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and {MAX_SIDE_PX} px a "
+            "side are read. Export it smaller."
+        )
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
     """Width and height without decoding. Pillow lacks some kinds of TIFF (float colour), which tifffile knows."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # Pillow warns of large images itself; the limit here is ours
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns of large images itself; the limit here is ours
         try:
             with Image.open(path) as image:
                 return image.size
@@ -100,7 +117,7 @@ def _is_truncated(path: Path, data: np.ndarray) -> bool:
         return b"IEND" not in tail
     if head.startswith(b"\xff\xd8"):
         # Some cameras append their own bytes behind the end-of-image marker: look in the whole second half.
-        return b"\xff\xd9" not in data[data.size // 2:].tobytes()
+        return b"\xff\xd9" not in data[data.size // 2 :].tobytes()
     return False
 
 
@@ -133,7 +150,9 @@ def check_content(image: np.ndarray, path: str | Path) -> None:
         InputError
     """
     if float(image.max()) - float(image.min()) < 2.0 / 255.0:
-        raise InputError(f"{path}: all pixels are alike (black or blank image); nothing can be registered in it.")
+        raise InputError(
+            f"{path}: all pixels are alike (black or blank image); nothing can be registered in it."
+        )
 
 
 def read_gray(path: str | Path) -> np.ndarray:
@@ -188,7 +207,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape == size:
         return image
     shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    return cv2.resize(
+        image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    )
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
@@ -245,7 +266,9 @@ def check_writable(folder: str | Path, option: str) -> None:
         write_bytes_atomically(probe, b"probe")
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{option} {folder}: cannot be written to ({error}); give another folder.") from error
+        raise InputError(
+            f"{option} {folder}: cannot be written to ({error}); give another folder."
+        ) from error
 
 
 def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None = None) -> None:

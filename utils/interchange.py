@@ -1,4 +1,5 @@
 """Transforms and matches in the formats of other programs, and our own ``transform.json`` read back (docs/transform_json.md)."""
+
 from __future__ import annotations
 
 import csv
@@ -49,22 +50,33 @@ def read_transform(path: str | Path) -> SavedTransform:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; register.py writes transform.json into the folder of every pair.")
+        raise InputError(
+            f"{path}: no such file; register.py writes transform.json into the folder of every pair."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        sizes = [(int(content[role]["height"]), int(content[role]["width"])) for role in ("fixed", "moving")]
+        sizes = [
+            (int(content[role]["height"]), int(content[role]["width"]))
+            for role in ("fixed", "moving")
+        ]
         status, key = content["status"], "fix_to_mov" if "fix_to_mov" in content else "H_fix_to_mov"
         description = content[key]
         if key == "H_fix_to_mov" and description is not None:
             # A file from before there were other transforms than matrices.
             description = {"kind": "homography", key: description}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: not a transform.json of register.py ({type(error).__name__}: {error}).") from error
+        raise InputError(
+            f"{path}: not a transform.json of register.py ({type(error).__name__}: {error})."
+        ) from error
     if status != "ok" or description is None:
-        raise InputError(f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
-                         "transform to apply.")
+        raise InputError(
+            f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
+            "transform to apply."
+        )
     if not all(1 <= side <= MAX_SIDE_PX for size in sizes for side in size):
-        raise InputError(f"{path}: images of {sizes[0]} and {sizes[1]} px (height, width) cannot be.")
+        raise InputError(
+            f"{path}: images of {sizes[0]} and {sizes[1]} px (height, width) cannot be."
+        )
     try:
         return SavedTransform(transform_from_dict(description), *sizes)
     except InputError as error:
@@ -82,10 +94,14 @@ def itk_transform(H_fix_to_mov: np.ndarray) -> str:
     """
     H = np.asarray(H_fix_to_mov, dtype=float) / H_fix_to_mov[2, 2]
     if np.abs(H[2, :2]).max() > 1e-12:
-        raise InputError("ITK has no transform for a homography; register with --transform affine or similarity to export it.")
+        raise InputError(
+            "ITK has no transform for a homography; register with --transform affine or similarity to export it."
+        )
     parameters = " ".join(repr(float(value)) for value in (*H[:2, :2].ravel(), *H[:2, 2]))
-    return ("#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_2_2\n"
-            f"Parameters: {parameters}\nFixedParameters: 0 0\n")
+    return (
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_2_2\n"
+        f"Parameters: {parameters}\nFixedParameters: 0 0\n"
+    )
 
 
 def itk_field(transform: Transform, fixed_size: Size) -> bytes:
@@ -94,7 +110,10 @@ def itk_field(transform: Transform, fixed_size: Size) -> bytes:
     Convention: as ITK resamples, the displacement at a fixed pixel leads to its place in the moving image; spacing 1, origin 0.
     """
     import SimpleITK as sitk  # noqa: PLC0415  (slow to import, and only this needs it)
-    displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(*fixed_size, 2)
+
+    displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(
+        *fixed_size, 2
+    )
     field = sitk.GetImageFromArray(displacement.astype(np.float32), isVector=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ITK_FIELD
@@ -112,18 +131,35 @@ def matches_csv(fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np
     return buffer.getvalue()
 
 
-def matches_npz(H_fix_to_mov: np.ndarray | None, fixed_points: np.ndarray, moving_points: np.ndarray,
-                inliers: np.ndarray) -> bytes:
+def matches_npz(
+    H_fix_to_mov: np.ndarray | None,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    inliers: np.ndarray,
+) -> bytes:
     """Matches as a NumPy archive: ``fixed_points``, ``moving_points`` (K, 2), ``inliers`` (K,), and ``H_fix_to_mov`` (3, 3),
     NaN when failed."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, fixed_points=fixed_points, moving_points=moving_points, inliers=inliers,
-                        H_fix_to_mov=np.full((3, 3), np.nan) if H_fix_to_mov is None else H_fix_to_mov)
+    np.savez_compressed(
+        buffer,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        inliers=inliers,
+        H_fix_to_mov=np.full((3, 3), np.nan) if H_fix_to_mov is None else H_fix_to_mov,
+    )
     return buffer.getvalue()
 
 
-def export_files(folder: Path, kinds: list[str], transform: Transform | None, H_fix_to_mov: np.ndarray | None, fixed_size: Size,
-                 fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np.ndarray) -> None:
+def export_files(
+    folder: Path,
+    kinds: list[str],
+    transform: Transform | None,
+    H_fix_to_mov: np.ndarray | None,
+    fixed_size: Size,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    inliers: np.ndarray,
+) -> None:
     """Write the files of ``kinds`` (keys of ``EXPORTS``) into the folder of a pair; for ITK nothing of a failed pair, and a field
     of displacements of a transform that is not affine."""
     if "itk" in kinds and transform is not None:
@@ -132,6 +168,11 @@ def export_files(folder: Path, kinds: list[str], transform: Transform | None, H_
         else:
             write_bytes_atomically(folder / ITK_FIELD, itk_field(transform, fixed_size))
     if "csv" in kinds:
-        write_text_atomically(folder / EXPORTS["csv"], matches_csv(fixed_points, moving_points, inliers))
+        write_text_atomically(
+            folder / EXPORTS["csv"], matches_csv(fixed_points, moving_points, inliers)
+        )
     if "numpy" in kinds:
-        write_bytes_atomically(folder / EXPORTS["numpy"], matches_npz(H_fix_to_mov, fixed_points, moving_points, inliers))
+        write_bytes_atomically(
+            folder / EXPORTS["numpy"],
+            matches_npz(H_fix_to_mov, fixed_points, moving_points, inliers),
+        )

@@ -1,4 +1,5 @@
 """Ctrl-C and SIGTERM: the step under way is finished and saved first."""
+
 from __future__ import annotations
 
 import signal

@@ -2,6 +2,7 @@
 
 All errors are in "px at 512": pixels of the moving image times 512 / max(height, width) of the moving image.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -32,8 +33,12 @@ def to_reference_px(moving_size: Size) -> float:
     return REFERENCE_SIDE / max(moving_size)
 
 
-def pair_error(fix_to_mov: np.ndarray | Transform | None, fixed_landmarks: np.ndarray, moving_landmarks: np.ndarray,
-               moving_size: Size) -> PairError:
+def pair_error(
+    fix_to_mov: np.ndarray | Transform | None,
+    fixed_landmarks: np.ndarray,
+    moving_landmarks: np.ndarray,
+    moving_size: Size,
+) -> PairError:
     """Transfer error of landmarks.
 
     Convention: fixed landmarks are mapped into the moving image and compared with the moving ones there.
@@ -45,25 +50,33 @@ def pair_error(fix_to_mov: np.ndarray | Transform | None, fixed_landmarks: np.nd
     """
     if fix_to_mov is None:
         return FAILED
-    distance = np.linalg.norm(as_transform(fix_to_mov).map(fixed_landmarks) - moving_landmarks, axis=1)
+    distance = np.linalg.norm(
+        as_transform(fix_to_mov).map(fixed_landmarks) - moving_landmarks, axis=1
+    )
     distance = distance * to_reference_px(moving_size)
     return PairError(float(distance.mean()), float(np.median(distance)), float(distance.max()))
 
 
 def image_corners(size: Size) -> np.ndarray:
     """Centres (x, y) of the four corner pixels: (4, 2)."""
-    return np.array([[0, 0], [size[1] - 1, 0], [size[1] - 1, size[0] - 1], [0, size[0] - 1]], dtype=float)
+    return np.array(
+        [[0, 0], [size[1] - 1, 0], [size[1] - 1, size[0] - 1], [0, size[0] - 1]], dtype=float
+    )
 
 
 def corner_shift(H_before: np.ndarray, H_after: np.ndarray, fixed_size: Size) -> float:
     """By how many moving pixels the farthest moved of the fixed image's corners differs under two ``H_fix_to_mov``; infinite
     where one of them is not finite there."""
     corners = image_corners(fixed_size)
-    shift = np.linalg.norm(warp_points(corners, H_after) - warp_points(corners, H_before), axis=1).max()
+    shift = np.linalg.norm(
+        warp_points(corners, H_after) - warp_points(corners, H_before), axis=1
+    ).max()
     return float(shift) if np.isfinite(shift) else float("inf")
 
 
-def corner_error(H_estimated: np.ndarray | None, H_true: np.ndarray, fixed_size: Size, moving_size: Size) -> float:
+def corner_error(
+    H_estimated: np.ndarray | None, H_true: np.ndarray, fixed_size: Size, moving_size: Size
+) -> float:
     """Mean distance of the fixed image's corners under both matrices, px at 512; infinite when failed."""
     corners = image_corners(fixed_size)
     return pair_error(H_estimated, corners, warp_points(corners, H_true), moving_size).mean
@@ -90,7 +103,9 @@ def pair_scores(pairs: list[PairError]) -> dict[str, np.ndarray]:
     ``success_median5`` (median error < 5), ``SR_ME`` (mean <= 5), ``SR_MAE`` (max <= 10), ``AUC@5/10/20`` of the mean error,
     ``mAUC`` (mean over i = 1..25 of the share with mean error < i), ``failed_rate``.
     """
-    mean, median, largest = (np.array([getattr(pair, name) for pair in pairs]) for name in ("mean", "median", "max"))
+    mean, median, largest = (
+        np.array([getattr(pair, name) for pair in pairs]) for name in ("mean", "median", "max")
+    )
     scores = {"success_median5": median < 5, "SR_ME": mean <= 5, "SR_MAE": largest <= 10}
     scores |= {f"AUC@{limit}": np.clip(1.0 - mean / limit, 0.0, None) for limit in (5, 10, 20)}
     scores["mAUC"] = (mean[:, None] < np.arange(1, 26)).mean(axis=1)
@@ -98,7 +113,9 @@ def pair_scores(pairs: list[PairError]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, dtype=float) for name, values in scores.items()}
 
 
-def aggregate(pairs: list[PairError], eyes: list[str] | None = None, n_bootstrap: int = N_BOOTSTRAP) -> dict[str, float]:
+def aggregate(
+    pairs: list[PairError], eyes: list[str] | None = None, n_bootstrap: int = N_BOOTSTRAP
+) -> dict[str, float]:
     """All figures over pairs.
 
     Args:
@@ -111,13 +128,17 @@ def aggregate(pairs: list[PairError], eyes: list[str] | None = None, n_bootstrap
         ``<figure>_low`` and ``<figure>_high`` (95 % interval).
     """
     scores, medians = pair_scores(pairs), np.array([pair.median for pair in pairs])
-    result = {"pairs": float(len(pairs))} | {name: float(values.mean()) for name, values in scores.items()}
+    result = {"pairs": float(len(pairs))} | {
+        name: float(values.mean()) for name, values in scores.items()
+    }
     result["median_of_medians"] = median_with_failures(medians)
     if eyes is not None:
         weights = bootstrap_weights(eyes, n_bootstrap)
         result["eyes"] = float(len(set(eyes)))
         for name, values in scores.items():
-            result[f"{name}_low"], result[f"{name}_high"] = interval(weights @ values / weights.sum(axis=1))
+            result[f"{name}_low"], result[f"{name}_high"] = interval(
+                weights @ values / weights.sum(axis=1)
+            )
         resampled = weighted_medians(medians, weights)
         result["median_of_medians_low"], result["median_of_medians_high"] = interval(resampled)
     return result
@@ -137,8 +158,12 @@ def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     order = np.argsort(values)
     ordered, counted = values[order], np.cumsum(weights[:, order], axis=1)
     total = counted[:, -1]
-    lower, upper = (ordered[(counted <= rank[:, None]).sum(axis=1)] for rank in ((total - 1) // 2, total // 2))
-    return np.where(np.isfinite(upper), 0.5 * lower + 0.5 * np.where(np.isfinite(upper), upper, 0.0), upper)
+    lower, upper = (
+        ordered[(counted <= rank[:, None]).sum(axis=1)] for rank in ((total - 1) // 2, total // 2)
+    )
+    return np.where(
+        np.isfinite(upper), 0.5 * lower + 0.5 * np.where(np.isfinite(upper), upper, 0.0), upper
+    )
 
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:

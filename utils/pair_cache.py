@@ -4,6 +4,7 @@ Beside the table stands ``pairs.settings.json``: everything that the rows depend
 each set of pairs and for each method. A row is computed once; a run that finds rows of other settings refuses to go on
 instead of mixing them.
 """
+
 from __future__ import annotations
 
 import csv
@@ -55,13 +56,39 @@ class PairRow:
 
 MATRIX_COLUMNS = [f"h{row}{column}" for row in range(3) for column in range(3)]
 ERROR_NAMES = [item.name for item in fields(PairError)]
-COLUMNS = ["set", "method", "id", "eye", *LEVEL_NAMES, "status", "reason", *ERROR_NAMES, "n_matches", "n_inliers", "seconds",
-           *MATRIX_COLUMNS, "checksum"]
+COLUMNS = [
+    "set",
+    "method",
+    "id",
+    "eye",
+    *LEVEL_NAMES,
+    "status",
+    "reason",
+    *ERROR_NAMES,
+    "n_matches",
+    "n_inliers",
+    "seconds",
+    *MATRIX_COLUMNS,
+    "checksum",
+]
 
 
 def _to_record(row: PairRow) -> dict[str, object]:
-    plain = {name: getattr(row, name) for name in ("set", "method", "id", "eye", "status", "reason", "n_matches", "n_inliers",
-                                                   "seconds", "checksum")}
+    plain = {
+        name: getattr(row, name)
+        for name in (
+            "set",
+            "method",
+            "id",
+            "eye",
+            "status",
+            "reason",
+            "n_matches",
+            "n_inliers",
+            "seconds",
+            "checksum",
+        )
+    }
     matrix = dict(zip(MATRIX_COLUMNS, map(repr, row.h) if row.h else [""] * 9, strict=True))
     return plain | asdict(row.stress) | asdict(row.error) | matrix
 
@@ -71,8 +98,18 @@ def _from_record(record: dict[str, str]) -> PairRow:
     error = PairError(**{name: float(record[name]) for name in ERROR_NAMES})
     matrix = tuple(float(record[name]) for name in MATRIX_COLUMNS) if record["h00"] else ()
     names = ("set", "method", "id", "eye")
-    return PairRow(*(record[name] for name in names), stress, record["status"], record["reason"], error,
-                   int(record["n_matches"]), int(record["n_inliers"]), float(record["seconds"]), matrix, record["checksum"])
+    return PairRow(
+        *(record[name] for name in names),
+        stress,
+        record["status"],
+        record["reason"],
+        error,
+        int(record["n_matches"]),
+        int(record["n_inliers"]),
+        float(record["seconds"]),
+        matrix,
+        record["checksum"],
+    )
 
 
 def read_rows(path: Path) -> list[PairRow]:
@@ -89,8 +126,10 @@ def read_rows(path: Path) -> list[PairRow]:
             raise ValueError("other columns")
         return [_from_record(record) for record in reader]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError, csv.Error, InputError) as error:
-        raise InputError(f"{path}: not a table of results of this version ({error}); evaluate into another --out, or "
-                         "--overwrite it.") from error
+        raise InputError(
+            f"{path}: not a table of results of this version ({error}); evaluate into another --out, or "
+            "--overwrite it."
+        ) from error
 
 
 class PairCache:
@@ -106,9 +145,15 @@ class PairCache:
         InputError: the folder holds rows of another protocol, or rows without settings.
     """
 
-    def __init__(self, folder: Path, protocol: dict[str, Any], name: str = "pairs", overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, protocol: dict[str, Any], name: str = "pairs", overwrite: bool = False
+    ) -> None:
         self.table, self.settings_file = folder / f"{name}.csv", folder / f"{name}.settings.json"
-        self.settings: dict[str, dict[str, Any]] = {"protocol": _as_json(protocol), "sets": {}, "methods": {}}
+        self.settings: dict[str, dict[str, Any]] = {
+            "protocol": _as_json(protocol),
+            "sets": {},
+            "methods": {},
+        }
         self.rows: dict[tuple, PairRow] = {}
         if overwrite or not (self.table.exists() or self.settings_file.exists()):
             return
@@ -123,15 +168,22 @@ class PairCache:
             content = json.loads(self.settings_file.read_text(encoding="utf-8"))
             return {name: dict(content[name]) for name in ("protocol", "sets", "methods")}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.settings_file}: missing or unreadable, so it is not known what the rows of "
-                             f"{self.table.name} were made with; evaluate into another --out, or --overwrite them.") from error
+            raise InputError(
+                f"{self.settings_file}: missing or unreadable, so it is not known what the rows of "
+                f"{self.table.name} were made with; evaluate into another --out, or --overwrite them."
+            ) from error
 
     def _refuse(self, old: dict[str, Any], new: dict[str, Any], whose: str) -> None:
-        changed = [f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in sorted({*old, *new})
-                   if old.get(name) != new.get(name)]
+        changed = [
+            f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
+            for name in sorted({*old, *new})
+            if old.get(name) != new.get(name)
+        ]
         if changed:
-            raise InputError(f"{self.table}: holds results of other settings {whose}: {'; '.join(changed)}. They are not mixed: "
-                             "evaluate into another --out, or --overwrite them.")
+            raise InputError(
+                f"{self.table}: holds results of other settings {whose}: {'; '.join(changed)}. They are not mixed: "
+                "evaluate into another --out, or --overwrite them."
+            )
 
     def declare_set(self, name: str, settings: dict[str, Any]) -> None:
         """Say what a set of pairs is, before its rows are asked for or added.
@@ -147,7 +199,9 @@ class PairCache:
         Raises:
             InputError: there are rows of this method with other settings.
         """
-        self._declare("methods", name, settings, any(row.method == name for row in self.rows.values()))
+        self._declare(
+            "methods", name, settings, any(row.method == name for row in self.rows.values())
+        )
 
     def _declare(self, kind: str, name: str, settings: dict[str, Any], has_rows: bool) -> None:
         settings = _as_json(settings)
@@ -155,7 +209,9 @@ class PairCache:
             self._refuse(self.settings[kind].get(name, {}), settings, f"of {name}")
         self.settings[kind][name] = settings
 
-    def get(self, set_name: str, method: str, pair_id: str, stress: Stress, checksum: str) -> PairRow | None:
+    def get(
+        self, set_name: str, method: str, pair_id: str, stress: Stress, checksum: str
+    ) -> PairRow | None:
         """The row, if it was computed before.
 
         Raises:
@@ -163,7 +219,11 @@ class PairCache:
         """
         row = self.rows.get((set_name, method, pair_id, stress))
         if row is not None:
-            self._refuse({"images and landmarks": row.checksum}, {"images and landmarks": checksum}, f"of {pair_id}")
+            self._refuse(
+                {"images and landmarks": row.checksum},
+                {"images and landmarks": checksum},
+                f"of {pair_id}",
+            )
         return row
 
     def add(self, row: PairRow) -> None:

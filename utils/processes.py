@@ -3,6 +3,7 @@
 Processes wait for each other at every exchange, so whatever stops one of them has to stop all: faults are exchanged, and
 raised everywhere together.
 """
+
 from __future__ import annotations
 
 import os
@@ -37,8 +38,13 @@ def make_fabric(device: str = "auto", precision: str = "32") -> Fabric:
         raise InputError("--precision fp16 needs a GPU; use bf16 or 32 on a CPU.")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    fabric = Fabric(accelerator=accelerator, devices=local, num_nodes=max(1, world // local),
-                    strategy=DDPStrategy(timeout=LONGEST_WAIT) if world > 1 else "auto", precision=PRECISIONS[precision])
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy=DDPStrategy(timeout=LONGEST_WAIT) if world > 1 else "auto",
+        precision=PRECISIONS[precision],
+    )
     fabric.launch()
     return fabric
 
@@ -74,7 +80,9 @@ def on_first_process(fabric: Fabric, action: Callable[[], T]) -> T | None:
             result = action()
         except (Exception, KeyboardInterrupt) as error:
             failure = error
-    reason = gather_objects(fabric, None if failure is None else f"{type(failure).__name__}: {failure}")[0]
+    reason = gather_objects(
+        fabric, None if failure is None else f"{type(failure).__name__}: {failure}"
+    )[0]
     if failure is not None:
         raise failure
     if reason is not None:

@@ -1,4 +1,5 @@
 """Where the time and the memory of a run go."""
+
 from __future__ import annotations
 
 import sys
@@ -19,7 +20,9 @@ def describe_seconds(seconds: dict[str, float], steps: int) -> str:
     parts["everything else"] = max(0.0, whole - sum(parts.values()))
     lines = [f"{steps} steps in {whole:.1f} s, of which"]
     for name, value in sorted(parts.items(), key=lambda item: -item[1]):
-        lines.append(f"  {100 * value / whole:5.1f} %  {value:8.2f} s  {1000 * value / max(steps, 1):8.1f} ms a step  {name}")
+        lines.append(
+            f"  {100 * value / whole:5.1f} %  {value:8.2f} s  {1000 * value / max(steps, 1):8.1f} ms a step  {name}"
+        )
     return "\n".join(lines)
 
 
@@ -29,9 +32,16 @@ def operator_profiler() -> profile:
     order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
 
     def show(done: profile) -> None:
-        tqdm.write("operators of three steps\n"
-                   + done.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40))
-    return profile(activities=activities, schedule=schedule(wait=1, warmup=1, active=3, repeat=1), on_trace_ready=show)
+        tqdm.write(
+            "operators of three steps\n"
+            + done.key_averages().table(sort_by=order, row_limit=15, max_name_column_width=40)
+        )
+
+    return profile(
+        activities=activities,
+        schedule=schedule(wait=1, warmup=1, active=3, repeat=1),
+        on_trace_ready=show,
+    )
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -44,4 +54,7 @@ def peak_memory_mb(device: torch.device) -> float:
     if sys.platform == "win32":
         return float("nan")
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )

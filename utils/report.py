@@ -2,6 +2,7 @@
 
 Templates, style and script are in utils/templates (Jinja2); charts are plotly's; pictures are embedded.
 """
+
 from __future__ import annotations
 
 import base64
@@ -52,25 +53,42 @@ def _data_uri(path: Path, long_side: int | None, changed: int) -> str:
     """Encoded once per version of the file: a training run shows its first epochs again after every epoch."""
     image = as_rgb(read_color(path))
     if long_side is not None and max(image.shape[:2]) > long_side:
-        image = cv2.resize(image, fit_within(image.shape[:2], long_side)[::-1], interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        image = cv2.resize(
+            image, fit_within(image.shape[:2], long_side)[::-1], interpolation=cv2.INTER_AREA
+        )
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[
+        1
+    ].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def chart(title: str, x_title: str, y_title: str, **axes: Any) -> go.Figure:
     """An empty chart in the style of the page; ``axes`` are plotly's layout arguments."""
     figure = go.Figure()
-    figure.update_layout(template="plotly_white", title={"text": title, "x": 0.02, "font": {"size": 15}}, height=360,
-                         margin={"l": 56, "r": 12, "t": 46, "b": 48}, font={"size": 12}, hovermode="closest",
-                         legend={"orientation": "h", "y": -0.22, "yanchor": "top"}, xaxis_title=x_title, yaxis_title=y_title)
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": title, "x": 0.02, "font": {"size": 15}},
+        height=360,
+        margin={"l": 56, "r": 12, "t": 46, "b": 48},
+        font={"size": 12},
+        hovermode="closest",
+        legend={"orientation": "h", "y": -0.22, "yanchor": "top"},
+        xaxis_title=x_title,
+        yaxis_title=y_title,
+    )
     figure.update_layout(**axes)
     return figure
 
 
 def chart_html(figure: go.Figure) -> Markup:
     """A chart for the template; its library is on the page already."""
-    return Markup(figure.to_html(full_html=False, include_plotlyjs=False,
-                                 config={"responsive": True, "displayModeBar": False, "scrollZoom": False}))
+    return Markup(
+        figure.to_html(
+            full_html=False,
+            include_plotlyjs=False,
+            config={"responsive": True, "displayModeBar": False, "scrollZoom": False},
+        )
+    )
 
 
 def percent(value: float) -> str:
@@ -85,21 +103,40 @@ def pixels(value: float) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"percent": percent, "pixels": pixels}
     return environment
 
 
-def write_page(path: Path, template: str, images: ImageStore, charts: Sequence[tuple[str, Sequence[go.Figure]]],
-               **content: Any) -> None:
+def write_page(
+    path: Path,
+    template: str,
+    images: ImageStore,
+    charts: Sequence[tuple[str, Sequence[go.Figure]]],
+    **content: Any,
+) -> None:
     """Fill a template and write the page.
 
     Args:
         charts: groups of charts with a heading each.
         content: what the template asks for besides.
     """
-    page = _environment().get_template(template).render(
-        images=images.uris, plotly_js=Markup(get_plotlyjs()),
-        charts=[(heading, [chart_html(figure) for figure in figures]) for heading, figures in charts], **content)
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            images=images.uris,
+            plotly_js=Markup(get_plotlyjs()),
+            charts=[
+                (heading, [chart_html(figure) for figure in figures]) for heading, figures in charts
+            ],
+            **content,
+        )
+    )
     write_text_atomically(path, page)

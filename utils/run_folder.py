@@ -1,4 +1,5 @@
 """The folder of a run: one process at a time, checkpoints of which one always survives, logs without repetitions."""
+
 from __future__ import annotations
 
 import os
@@ -34,7 +35,9 @@ def run_folder(save: str | Path, mode: str, name: str) -> Path:
     """
     for part in (mode, name):
         if not is_plain_name(part):
-            raise InputError(f"--name {name!r}: must be a plain name; the run becomes the folder {save}/<mode>/<name>.")
+            raise InputError(
+                f"--name {name!r}: must be a plain name; the run becomes the folder {save}/<mode>/<name>."
+            )
     return Path(save) / mode / name
 
 
@@ -53,18 +56,24 @@ def find_checkpoint(run_dir: Path, resume: str | None) -> tuple[Path, str] | Non
     present = [run_dir / name for name in CHECKPOINTS if (run_dir / name).is_file()]
     if resume is None:
         if present:
-            raise InputError(f"{run_dir}: already holds a run; continue it with --resume, or choose another --name.")
+            raise InputError(
+                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
+            )
         return None
     if resume != "latest":
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"{path}: nothing to resume; check the path given to --resume.")
         if present and path.resolve().parent != run_dir.resolve():
-            raise InputError(f"{run_dir}: already holds a run; continue it with --resume, or choose another --name.")
+            raise InputError(
+                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
+            )
         return path, ""
     if not present:
-        raise InputError(f"{run_dir / CHECKPOINTS[0]}: nothing to resume; check --mode, --name and --save, or leave --resume "
-                         "out.")
+        raise InputError(
+            f"{run_dir / CHECKPOINTS[0]}: nothing to resume; check --mode, --name and --save, or leave --resume "
+            "out."
+        )
     problems = []
     for path in present:
         try:
@@ -72,7 +81,9 @@ def find_checkpoint(run_dir: Path, resume: str | None) -> tuple[Path, str] | Non
         except InputError as error:
             problems.append(str(error))
             continue
-        return path, "; ".join([*problems, f"going on from {path.name}, the last good one"]) if problems else ""
+        return path, "; ".join(
+            [*problems, f"going on from {path.name}, the last good one"]
+        ) if problems else ""
     raise InputError(f"{run_dir}: no checkpoint is good: {'; '.join(problems)}")
 
 
@@ -96,8 +107,10 @@ class RunFolder:
         except OSError as error:
             survivor = next((name for name in CHECKPOINTS if (self.path / name).is_file()), None)
             kept = f"; {survivor} is intact: then go on with --resume" if survivor else ""
-            raise InputError(f"{self.path}: cannot be written to ({error}). Free space or give the right to "
-                             f"write{kept}.") from error
+            raise InputError(
+                f"{self.path}: cannot be written to ({error}). Free space or give the right to "
+                f"write{kept}."
+            ) from error
 
     def open(self) -> None:
         """Claim the folder and clear what a killed process left half written.
@@ -110,8 +123,10 @@ class RunFolder:
             try:
                 self._lock.acquire(timeout=LOCK_SECONDS)
             except Timeout as error:
-                raise InputError(f"{self.path}: another process is training this run; wait for it, or choose another "
-                                 "--name.") from error
+                raise InputError(
+                    f"{self.path}: another process is training this run; wait for it, or choose another "
+                    "--name."
+                ) from error
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
 
@@ -129,10 +144,14 @@ class RunFolder:
         with self.writing():
             if is_best:
                 save_checkpoint(self.path / "best.pth", content)
-            save_checkpoint(self.path / CHECKPOINTS[0], content, previous=self.path / CHECKPOINTS[1])
+            save_checkpoint(
+                self.path / CHECKPOINTS[0], content, previous=self.path / CHECKPOINTS[1]
+            )
             _flush_folder(self.path)
 
-    def write_epoch(self, epoch: int, validation_text: str, training_text: str, history: list[dict[str, float]]) -> None:
+    def write_epoch(
+        self, epoch: int, validation_text: str, training_text: str, history: list[dict[str, float]]
+    ) -> None:
         """Logs, curves and TensorBoard events of a finished epoch; what a stopped run had written of it is replaced."""
         with self.writing():
             EpochLog(self.path / "validation_log.txt").write(epoch, validation_text)

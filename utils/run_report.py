@@ -1,4 +1,5 @@
 """Logs by epoch, training curves and the report page of a run."""
+
 from __future__ import annotations
 
 import io
@@ -26,21 +27,27 @@ class EpochLog:
         kept: list[str] = []
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
-                if line.startswith(HEADER) and int(line[len(HEADER):].split()[0]) >= epoch:
+                if line.startswith(HEADER) and int(line[len(HEADER) :].split()[0]) >= epoch:
                     break
                 kept.append(line)
-        write_text_atomically(self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""]))
+        write_text_atomically(
+            self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""])
+        )
 
 
 def curve_panels(history: list[dict[str, float]]) -> dict[str, list[str]]:
     """Names of the figures of each panel that this run has, by its title."""
-    panels = {"loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
-              "validation: MSE of the registered image": ["val_mse"],
-              "validation: success rates": sorted({k for record in history for k in record if k.startswith("val_rate")}),
-              "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
-              "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
-              "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
-              "learning rate": ["lr"]}
+    panels = {
+        "loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
+        "validation: MSE of the registered image": ["val_mse"],
+        "validation: success rates": sorted(
+            {k for record in history for k in record if k.startswith("val_rate")}
+        ),
+        "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
+        "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+        "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
+        "learning rate": ["lr"],
+    }
     known = set().union(*history)
     return {title: names for title, names in panels.items() if known & set(names)}
 
@@ -55,18 +62,27 @@ def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
     # Drawn without pyplot: no global state, no window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
     panels = curve_panels(history)
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
-    for axis in axes[len(panels):]:
+    for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
         for name in names:
-            points = [(record["epoch"], record[name]) for record in history
-                      if name in record and np.isfinite(record[name])]
+            points = [
+                (record["epoch"], record[name])
+                for record in history
+                if name in record and np.isfinite(record[name])
+            ]
             if points:
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.removeprefix("val_"))
+                axis.plot(
+                    *zip(*points, strict=True),
+                    marker="o",
+                    markersize=3,
+                    label=name.removeprefix("val_"),
+                )
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         if axis.lines:

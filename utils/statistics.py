@@ -2,6 +2,7 @@
 
 Failures count everywhere: an infinite error is a loss in every rate, every area and every comparison.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -29,10 +30,16 @@ def grouped(rows: Iterable[PairRow]) -> dict[tuple[str, str, Stress], list[PairR
 def summarise(rows: Iterable[PairRow]) -> list[dict[str, Any]]:
     """One record per set, method and stress: the stress levels, all figures of ``utils.metrics.aggregate`` with their 95 %
     intervals over eyes, and the mean seconds per pair."""
-    return [{"set": set_name, "method": method, **asdict(stress),
-             **aggregate([row.error for row in group], [row.eye for row in group]),
-             "seconds": float(np.mean([row.seconds for row in group]))}
-            for (set_name, method, stress), group in grouped(rows).items()]
+    return [
+        {
+            "set": set_name,
+            "method": method,
+            **asdict(stress),
+            **aggregate([row.error for row in group], [row.eye for row in group]),
+            "seconds": float(np.mean([row.seconds for row in group])),
+        }
+        for (set_name, method, stress), group in grouped(rows).items()
+    ]
 
 
 def compare(rows: Iterable[PairRow], first: str) -> list[dict[str, Any]]:
@@ -53,15 +60,27 @@ def compare(rows: Iterable[PairRow], first: str) -> list[dict[str, Any]]:
             continue
         weights = bootstrap_weights([row.eye for row, _ in both])
         scores, other_scores = (pair_scores([pair[side].error for pair in both]) for side in (0, 1))
-        record: dict[str, Any] = {"set": set_name, **asdict(stress), "method": first, "other": method, "pairs": len(both)}
+        record: dict[str, Any] = {
+            "set": set_name,
+            **asdict(stress),
+            "method": first,
+            "other": method,
+            "pairs": len(both),
+        }
         for name in COMPARED:
             difference = scores[name] - other_scores[name]
             record[name] = float(difference.mean())
-            record[f"{name}_low"], record[f"{name}_high"] = interval(weights @ difference / weights.sum(axis=1))
+            record[f"{name}_low"], record[f"{name}_high"] = interval(
+                weights @ difference / weights.sum(axis=1)
+            )
         better = sum(row.error.mean < other.error.mean for row, other in both)
         worse = sum(row.error.mean > other.error.mean for row, other in both)
-        record |= {"better": better, "worse": worse, "equal": len(both) - better - worse,
-                   "p_sign": float(binomtest(better, better + worse).pvalue) if better + worse else 1.0}
+        record |= {
+            "better": better,
+            "worse": worse,
+            "equal": len(both) - better - worse,
+            "p_sign": float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
+        }
         records.append(record)
     return records
 
@@ -74,6 +93,15 @@ def accepted_wrong_pairs(rows: Iterable[PairRow]) -> list[dict[str, Any]]:
         said_ok = np.array([row.status == "ok" for row in group], dtype=float)
         weights = bootstrap_weights([row.eye for row in group])
         low, high = interval(weights @ said_ok / weights.sum(axis=1))
-        records.append({"set": set_name, "method": method, "pairs": len(group), "said_ok": int(said_ok.sum()),
-                        "share_ok": float(said_ok.mean()), "share_ok_low": low, "share_ok_high": high})
+        records.append(
+            {
+                "set": set_name,
+                "method": method,
+                "pairs": len(group),
+                "said_ok": int(said_ok.sum()),
+                "share_ok": float(said_ok.mean()),
+                "share_ok_low": low,
+                "share_ok_high": high,
+            }
+        )
     return records

@@ -1,4 +1,5 @@
 """What a training step costs: seconds and peak memory."""
+
 from __future__ import annotations
 
 import time
@@ -23,7 +24,9 @@ def step_memory_mb(device: torch.device) -> float:
     """Largest memory since :func:`reset_peak_memory`, MB: allocated on a GPU, resident in the process on a CPU."""
     if device.type == "cuda" or not PROCESS_STATUS.exists():
         return peak_memory_mb(device)
-    line = next(line for line in PROCESS_STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in PROCESS_STATUS.read_text().splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 2**10
 
 

@@ -8,6 +8,7 @@ Convention:
     :meth:`Transform.map_back` goes the other way. To resample the moving image into the fixed frame, ask where each fixed pixel
     lies in it (:func:`utils.pictures.register_onto_fixed` does).
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -76,12 +77,17 @@ class Transform(ABC):
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
         """Derivatives (N, 2, 2) at fixed pixels (N, 2), by central differences; row: moving x or y, column: fixed x or y."""
-        sides = [(self.map(points + step) - self.map(points - step)) / (2 * DIFFERENCE_PX) for step in DIFFERENCE_PX * np.eye(2)]
+        sides = [
+            (self.map(points + step) - self.map(points - step)) / (2 * DIFFERENCE_PX)
+            for step in DIFFERENCE_PX * np.eye(2)
+        ]
         return np.stack(sides, axis=-1)
 
     def least_jacobian(self, fixed_size: Size, step_px: int = DENSE_STEP_PX) -> float:
         """Least determinant of the Jacobian over an image (height, width): positive where the map does not fold or mirror."""
-        return float(np.linalg.det(self.jacobian(_lattice(fixed_size, step_px)[0].reshape(-1, 2))).min())
+        return float(
+            np.linalg.det(self.jacobian(_lattice(fixed_size, step_px)[0].reshape(-1, 2))).min()
+        )
 
     def inverse(self) -> Transform:
         """The transform from moving to fixed pixels."""
@@ -103,9 +109,14 @@ class Transform(ABC):
         guess = warp_points(lattice.reshape(-1, 2), self.near_matrix()).reshape(lattice.shape)
         mapped = np.where(known[..., None], mapped, guess)
         ys, xs = (np.arange(side, dtype=float) for side in out_size)
-        dense = np.stack([RectBivariateSpline(rows, columns, mapped[..., axis])(ys, xs) for axis in range(2)], axis=-1)
+        dense = np.stack(
+            [RectBivariateSpline(rows, columns, mapped[..., axis])(ys, xs) for axis in range(2)],
+            axis=-1,
+        )
         if not known.all():
-            dense[RectBivariateSpline(rows, columns, known.astype(float), kx=1, ky=1)(ys, xs) < 0.999] = np.nan
+            dense[
+                RectBivariateSpline(rows, columns, known.astype(float), kx=1, ky=1)(ys, xs) < 0.999
+            ] = np.nan
         return dense.astype(np.float32)
 
 
@@ -135,7 +146,9 @@ class MatrixTransform(Transform):
         return warp_points(np.asarray(points, dtype=float), self.H_fix_to_mov)
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
-        return warp_points(np.asarray(points, dtype=float).reshape(-1, 2), np.linalg.inv(self.H_fix_to_mov))
+        return warp_points(
+            np.asarray(points, dtype=float).reshape(-1, 2), np.linalg.inv(self.H_fix_to_mov)
+        )
 
     def inverse(self) -> MatrixTransform:
         return MatrixTransform(np.linalg.inv(self.H_fix_to_mov), self.kind)
@@ -153,7 +166,11 @@ class MatrixTransform(Transform):
 
 def as_transform(fix_to_mov: np.ndarray | Transform) -> Transform:
     """A matrix ``H_fix_to_mov`` (3, 3) as a transform; a transform as it is."""
-    return fix_to_mov if isinstance(fix_to_mov, Transform) else MatrixTransform(np.asarray(fix_to_mov, dtype=float))
+    return (
+        fix_to_mov
+        if isinstance(fix_to_mov, Transform)
+        else MatrixTransform(np.asarray(fix_to_mov, dtype=float))
+    )
 
 
 def quadratic_terms(units: np.ndarray) -> np.ndarray:
@@ -164,8 +181,17 @@ def quadratic_terms(units: np.ndarray) -> np.ndarray:
     edge = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1.0)
     u, v = edge.T
     beyond_u, beyond_v = (units - edge).T
-    return np.stack([np.ones_like(u), u + beyond_u, v + beyond_v, u * (u + 2 * beyond_u), u * v + v * beyond_u + u * beyond_v,
-                     v * (v + 2 * beyond_v)], axis=1)
+    return np.stack(
+        [
+            np.ones_like(u),
+            u + beyond_u,
+            v + beyond_v,
+            u * (u + 2 * beyond_u),
+            u * v + v * beyond_u + u * beyond_v,
+            v * (v + 2 * beyond_v),
+        ],
+        axis=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -187,7 +213,9 @@ class QuadraticTransform(Transform):
         units = warp_points(np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_unit)
         return quadratic_terms(units) @ self.coefficients.T
 
-    def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> QuadraticTransform:
+    def rescaled(
+        self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray
+    ) -> QuadraticTransform:
         coefficients = H_moving_to_new[:2, :2] @ self.coefficients
         coefficients[:, 0] += H_moving_to_new[:2, 2]
         return QuadraticTransform(self.H_fixed_to_unit @ H_new_to_fixed, coefficients)
@@ -196,11 +224,17 @@ class QuadraticTransform(Transform):
         # Over the unit circle the means of u^2 and v^2 are 1/4, which belongs to the constant.
         tangent = self.coefficients[:, :3].copy()
         tangent[:, 0] += 0.25 * (self.coefficients[:, 3] + self.coefficients[:, 5])
-        H_unit_to_moving = np.vstack([np.column_stack([tangent[:, 1:], tangent[:, 0]]), [0.0, 0.0, 1.0]])
+        H_unit_to_moving = np.vstack(
+            [np.column_stack([tangent[:, 1:], tangent[:, 0]]), [0.0, 0.0, 1.0]]
+        )
         return H_unit_to_moving @ self.H_fixed_to_unit
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "H_fixed_to_unit": self.H_fixed_to_unit.tolist(), "coefficients": self.coefficients.tolist()}
+        return {
+            "kind": self.kind,
+            "H_fixed_to_unit": self.H_fixed_to_unit.tolist(),
+            "coefficients": self.coefficients.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -222,25 +256,47 @@ class DeformableTransform(Transform):
 
     def displacement(self, points: np.ndarray) -> np.ndarray:
         """d at fixed pixels (N, 2): (N, 2) fixed pixels."""
-        places = warp_points(np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_lattice)
-        return np.stack([map_coordinates(self.controls[..., axis], places.T[::-1], order=3, mode="nearest", prefilter=False)
-                         for axis in range(2)], axis=1)
+        places = warp_points(
+            np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_lattice
+        )
+        return np.stack(
+            [
+                map_coordinates(
+                    self.controls[..., axis],
+                    places.T[::-1],
+                    order=3,
+                    mode="nearest",
+                    prefilter=False,
+                )
+                for axis in range(2)
+            ],
+            axis=1,
+        )
 
     def map(self, points: np.ndarray) -> np.ndarray:
         points = np.asarray(points, dtype=float).reshape(-1, 2)
         return self.base.map(points + self.displacement(points))
 
-    def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> DeformableTransform:
+    def rescaled(
+        self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray
+    ) -> DeformableTransform:
         to_new = np.linalg.inv(H_new_to_fixed[:2, :2])
-        return DeformableTransform(self.base.rescaled(H_new_to_fixed, H_moving_to_new), self.H_fixed_to_lattice @ H_new_to_fixed,
-                                   self.controls @ to_new.T)
+        return DeformableTransform(
+            self.base.rescaled(H_new_to_fixed, H_moving_to_new),
+            self.H_fixed_to_lattice @ H_new_to_fixed,
+            self.controls @ to_new.T,
+        )
 
     def near_matrix(self) -> np.ndarray:
         return self.base.near_matrix()
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "base": self.base.to_dict(), "H_fixed_to_lattice": self.H_fixed_to_lattice.tolist(),
-                "controls": self.controls.tolist()}
+        return {
+            "kind": self.kind,
+            "base": self.base.to_dict(),
+            "H_fixed_to_lattice": self.H_fixed_to_lattice.tolist(),
+            "controls": self.controls.tolist(),
+        }
 
 
 @dataclass(frozen=True)
@@ -260,13 +316,17 @@ class InverseTransform(Transform):
         return self.forward
 
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> InverseTransform:
-        return InverseTransform(self.forward.rescaled(np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed)))
+        return InverseTransform(
+            self.forward.rescaled(np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed))
+        )
 
     def near_matrix(self) -> np.ndarray:
         return np.linalg.inv(self.forward.near_matrix())
 
     def to_dict(self) -> dict[str, Any]:
-        raise TypeError("a registration is described from fixed to moving; describe the forward transform")
+        raise TypeError(
+            "a registration is described from fixed to moving; describe the forward transform"
+        )
 
 
 def transform_from_dict(content: Any) -> Transform:
@@ -278,11 +338,15 @@ def transform_from_dict(content: Any) -> Transform:
     try:
         return _READERS[content["kind"]](content)
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"not the description of a transform ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"not the description of a transform ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _read_matrix(content: dict[str, Any]) -> MatrixTransform:
-    return MatrixTransform(_matrix(content, "H_fix_to_mov", content["kind"] != "homography"), content["kind"])
+    return MatrixTransform(
+        _matrix(content, "H_fix_to_mov", content["kind"] != "homography"), content["kind"]
+    )
 
 
 def _read_quadratic(content: dict[str, Any]) -> QuadraticTransform:
@@ -298,15 +362,25 @@ def _read_deformable(content: dict[str, Any]) -> DeformableTransform:
     if base["kind"] == "deformable":
         raise InputError("the base of a deformable transform must be a matrix or quadratic")
     controls = np.asarray(content["controls"], dtype=float)
-    if controls.ndim != 3 or controls.shape[2] != 2 or min(controls.shape[:2]) < 5 or controls.size > MAX_FIELD_VALUES:
+    if (
+        controls.ndim != 3
+        or controls.shape[2] != 2
+        or min(controls.shape[:2]) < 5
+        or controls.size > MAX_FIELD_VALUES
+    ):
         raise InputError(f"controls of shape {controls.shape}; (rows, columns, 2) needed")
     _numbers(controls, controls.shape, "controls")
     if np.count_nonzero(controls) != np.count_nonzero(controls[2:-2, 2:-2]):
         raise InputError("controls whose outer two rings are not 0")
-    return DeformableTransform(transform_from_dict(base), _matrix(content, "H_fixed_to_lattice", True), controls)
+    return DeformableTransform(
+        transform_from_dict(base), _matrix(content, "H_fixed_to_lattice", True), controls
+    )
 
 
-_READERS = {kind: _read_matrix for kind in MATRIX_KINDS} | {"quadratic": _read_quadratic, "deformable": _read_deformable}
+_READERS = {kind: _read_matrix for kind in MATRIX_KINDS} | {
+    "quadratic": _read_quadratic,
+    "deformable": _read_deformable,
+}
 
 
 def _numbers(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
@@ -331,7 +405,14 @@ def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:
     What lies outside of the source, or is NaN, is 0.
     """
     places = torch.from_numpy(np.nan_to_num(source_xy, nan=-2.0 * max(source.shape[-2:])))
-    return remap(source, places[None, ..., 0], places[None, ..., 1], mode="bilinear", padding_mode="zeros", align_corners=True)
+    return remap(
+        source,
+        places[None, ..., 0],
+        places[None, ..., 1],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=True,
+    )
 
 
 def affine_of(transform: Transform, places: np.ndarray) -> np.ndarray:
@@ -339,7 +420,9 @@ def affine_of(transform: Transform, places: np.ndarray) -> np.ndarray:
     return fit_affine(places, transform.map(places))
 
 
-def displacement_after_affine(transform: Transform, H_affine: np.ndarray, fixed_size: Size) -> np.ndarray:
+def displacement_after_affine(
+    transform: Transform, H_affine: np.ndarray, fixed_size: Size
+) -> np.ndarray:
     """What an affine matrix leaves of a transform: (height, width, 2) fixed pixels.
 
     Convention: the moving image shows at ``H_affine (p + d)`` what belongs to p.

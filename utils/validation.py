@@ -1,4 +1,5 @@
 """Validation of a matcher during training: on generated pairs with exact truth, and on real landmark pairs."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -55,33 +56,49 @@ class PairScore:
         """The pair's line in ``validation_log.txt``."""
         mse = "" if np.isnan(self.mse) else f"  mse {self.mse:.5f}"
         reason = f" ({self.reason})" if self.reason else ""
-        return (f"{self.key}: error {self.error:.2f}{mse}  matches {self.n_matches}  inliers {self.n_inliers}  "
-                f"{self.status}{reason}")
+        return (
+            f"{self.key}: error {self.error:.2f}{mse}  matches {self.n_matches}  inliers {self.n_inliers}  "
+            f"{self.status}{reason}"
+        )
 
 
-def write_pair_pictures(folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration) -> None:
+def write_pair_pictures(
+    folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration
+) -> None:
     """Write ``<name>_matches.png``, ``_keypoints.png`` and, unless failed, ``_registered.png`` and
     ``_fix_registered_checkerboard.png``. A failed pair gets the unregistered moving image, marked by its matches.
 
     Args:
         fixed, moving: (H, W) or (H, W, 3) float in [0, 1] at original size.
     """
-    write_image(folder / f"{name}_matches.png",
-                draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers))
+    write_image(
+        folder / f"{name}_matches.png",
+        draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers),
+    )
     matches = result.matches
-    working = [register_onto_fixed(image, np.linalg.inv(frame.H_image_to_working), frame.size)
-               for image, frame in ((fixed, matches.fixed.frame), (moving, matches.moving.frame))]
-    write_image(folder / f"{name}_keypoints.png",
-                draw_keypoints(*working, matches.fixed_keypoints, matches.moving_keypoints,
-                               matches.fixed_heatmap, matches.moving_heatmap))
+    working = [
+        register_onto_fixed(image, np.linalg.inv(frame.H_image_to_working), frame.size)
+        for image, frame in ((fixed, matches.fixed.frame), (moving, matches.moving.frame))
+    ]
+    write_image(
+        folder / f"{name}_keypoints.png",
+        draw_keypoints(
+            *working,
+            matches.fixed_keypoints,
+            matches.moving_keypoints,
+            matches.fixed_heatmap,
+            matches.moving_heatmap,
+        ),
+    )
     H = np.eye(3) if result.H_fix_to_mov is None else result.H_fix_to_mov
     registered = register_onto_fixed(moving, H, fixed.shape[:2])
     write_image(folder / f"{name}_registered.png", registered)
     write_image(folder / f"{name}_fix_registered_checkerboard.png", checkerboard(fixed, registered))
 
 
-def registration_mse(H_fix_to_mov: np.ndarray | None, moving: np.ndarray, aligned: np.ndarray,
-                     valid: np.ndarray) -> float:
+def registration_mse(
+    H_fix_to_mov: np.ndarray | None, moving: np.ndarray, aligned: np.ndarray, valid: np.ndarray
+) -> float:
     """Mean squared grey-level error of the registered against the truly aligned moving image.
 
     Args:
@@ -105,35 +122,66 @@ class Validator:
         settings, plausibility: how pairs are drawn and fitted.
     """
 
-    def __init__(self, matcher: Matcher, generated: GeneratedPairs, real: list[RealPair],
-                 settings: ValidationSettings, plausibility: Plausibility) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        generated: GeneratedPairs,
+        real: list[RealPair],
+        settings: ValidationSettings,
+        plausibility: Plausibility,
+    ) -> None:
         self.matcher, self.generated, self.real, self.settings = matcher, generated, real, settings
         self.plausibility = plausibility
 
     def __call__(self, epoch: int, folder: Path) -> ValidationReport:
         """Register all validation pairs, write pictures, and sum up."""
-        generated = [self._generated(index, folder)
-                     for index in tqdm(range(self.settings.views), desc=f"validate {epoch}", unit="pair", leave=False)]
-        real = [self._real(index, pair, folder)
-                for index, pair in enumerate(tqdm(self.real, desc=f"validate {epoch}, real", unit="pair", leave=False))]
+        generated = [
+            self._generated(index, folder)
+            for index in tqdm(
+                range(self.settings.views), desc=f"validate {epoch}", unit="pair", leave=False
+            )
+        ]
+        real = [
+            self._real(index, pair, folder)
+            for index, pair in enumerate(
+                tqdm(self.real, desc=f"validate {epoch}, real", unit="pair", leave=False)
+            )
+        ]
         errors = np.array([score.error for score in generated])
-        summary = {"mse": float(np.mean([score.mse for score in generated])),
-                   "corner_error": median_with_failures(errors), "AUC@10": area_under_curve(errors, 10.0),
-                   "rate_generated": float((errors < SUCCESS_PX).mean()),
-                   "matches": float(np.mean([score.n_matches for score in generated])),
-                   "inliers": float(np.mean([score.n_inliers for score in generated]))}
+        summary = {
+            "mse": float(np.mean([score.mse for score in generated])),
+            "corner_error": median_with_failures(errors),
+            "AUC@10": area_under_curve(errors, 10.0),
+            "rate_generated": float((errors < SUCCESS_PX).mean()),
+            "matches": float(np.mean([score.n_matches for score in generated])),
+            "inliers": float(np.mean([score.n_inliers for score in generated])),
+        }
         modes = sorted({score.mode for score in generated})
         if len(modes) > 1:
-            summary |= {f"rate_{mode}": float(np.mean([score.error < SUCCESS_PX for score in generated if score.mode == mode]))
-                        for mode in modes}
+            summary |= {
+                f"rate_{mode}": float(
+                    np.mean([score.error < SUCCESS_PX for score in generated if score.mode == mode])
+                )
+                for mode in modes
+            }
         if real:
             landmark_errors = np.array([score.error for score in real])
-            summary |= {"landmark_error": median_with_failures(landmark_errors),
-                        "rate_real": float((landmark_errors < SUCCESS_PX).mean())}
-        lines = ["generated pairs: error = mean corner error, px at 512", *(score.line() for score in generated)]
+            summary |= {
+                "landmark_error": median_with_failures(landmark_errors),
+                "rate_real": float((landmark_errors < SUCCESS_PX).mean()),
+            }
+        lines = [
+            "generated pairs: error = mean corner error, px at 512",
+            *(score.line() for score in generated),
+        ]
         if real:
-            lines += ["real pairs: error = median landmark error, px at 512", *(score.line() for score in real)]
-        lines.append("average: " + "  ".join(f"{name} {value:.5g}" for name, value in summary.items()))
+            lines += [
+                "real pairs: error = median landmark error, px at 512",
+                *(score.line() for score in real),
+            ]
+        lines.append(
+            "average: " + "  ".join(f"{name} {value:.5g}" for name, value in summary.items())
+        )
         return ValidationReport(summary["AUC@10"], summary, "\n".join(lines))
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
@@ -143,9 +191,15 @@ class Validator:
         view = self.generated[ViewKey(0, index)]
         fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
         result = self._register(fixed, moving)
-        error = corner_error(result.H_fix_to_mov, view["H_fix_to_mov"].double().numpy(), fixed.shape, moving.shape)
-        overlap = valid_overlap(view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None])
-        mse = registration_mse(result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(), overlap[0, 0].numpy())
+        error = corner_error(
+            result.H_fix_to_mov, view["H_fix_to_mov"].double().numpy(), fixed.shape, moving.shape
+        )
+        overlap = valid_overlap(
+            view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None]
+        )
+        mse = registration_mse(
+            result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(), overlap[0, 0].numpy()
+        )
         key = f"{view['key']}_{index:03d}"
         if index < self.settings.pictures:
             write_pair_pictures(folder, key, fixed, moving, result)
@@ -154,11 +208,15 @@ class Validator:
     def _real(self, index: int, pair: RealPair, folder: Path) -> PairScore:
         fixed, moving = pair.images()
         result = self._register(fixed, moving)
-        error = pair_error(result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, moving.shape).median
+        error = pair_error(
+            result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, moving.shape
+        ).median
         if index < self.settings.pictures:
             write_pair_pictures(folder, f"real_{pair.key}", *pair.color_images(), result)
         return _score(f"real_{pair.key}", "real", error, float("nan"), result)
 
 
 def _score(key: str, mode: str, error: float, mse: float, result: Registration) -> PairScore:
-    return PairScore(key, mode, error, mse, result.n_matches, result.n_inliers, result.status, result.reason)
+    return PairScore(
+        key, mode, error, mse, result.n_matches, result.n_inliers, result.status, result.reason
+    )
