@@ -37,24 +37,24 @@ browser:
 	else echo "no Chromium, and no right to install it (root and apt-get needed): the browser tests will be skipped"; fi
 
 demo: setup
-	$(BIN)/python -m utils.demo --data $(DATA) --run $(RUN) --real $(REAL)
+	$(BIN)/python -m examples.demo --data $(DATA) --run $(RUN) --real $(REAL)
 
 # Real pictures are used where they are; red-free frames among the angiograms have no bright vessels and stay out.
 weights: setup
-	$(BIN)/python -m dataset.synthesize --out data/release --eyes 170 --seed 1 --processes 2 $(if $(wildcard $(SOURCES)), \
+	$(BIN)/python -m synthesis --out data/release --eyes 170 --seed 1 --processes 2 $(if $(wildcard $(SOURCES)), \
 	  --from_cf $(SOURCES)/cf_vessel --from_octa $(SOURCES)/octa_rossa \
 	  --from_fa $(filter-out %non_ffa,$(wildcard $(SOURCES)/fa_unpaired/*)))
 	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release.yaml --data data/release \
 	  --mode cffa cfoct octfa cfocta --name release --precision bf16
 	$(BIN)/python train_multimodal_e2e.py --config configs/superretina_release_second.yaml --data data/release \
 	  --mode cffa cfoct octfa cfocta --name release_second --precision bf16 --pretrained $(RELEASE)/best.pth
-	$(BIN)/python -m utils.release $(RELEASE)_second/latest.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
+	$(BIN)/python -m training.release $(RELEASE)_second/latest.pth save/pretrained/superretina_multimodal.pth --max_mb 8 \
 	  --match configs/superretina_release.yaml
 	$(BIN)/python train_loftr_v3.py --name release --precision bf16
-	$(BIN)/python -m utils.release save/cffa/release/latest.pth save/pretrained/loftr_v3_lite.pth --max_mb 16
+	$(BIN)/python -m training.release save/cffa/release/latest.pth save/pretrained/loftr_v3_lite.pth --max_mb 16
 
 compare: setup
-	$(BIN)/python -m dataset.synthesize --out data/comparison --eyes 6 --seed 7
+	$(BIN)/python -m synthesis --out data/comparison --eyes 6 --seed 7
 	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
 	  --generated_mode cffa+cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
 	  --stress all --wrong_pairs 20 --out save/comparison

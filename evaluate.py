@@ -1,7 +1,7 @@
 """Compare methods on pairs with known landmarks, under turns, scales and degradations of the moving image.
 
     python evaluate.py --data ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
-    python evaluate.py --data ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \\
+    python evaluate.py --data ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \
         --compare superretina sift mi identity oracle --stress all --wrong_pairs 40 --out DIR
 
 Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -27,47 +26,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from baselines import Method, MethodSetting, NotAvailable, Outcome, available_methods, load_method
-from dataset.evaluation_sets import (
-    EvaluationPair,
-    EvaluationSet,
-    GeneratedDraw,
-    PairLoader,
-    generated_set,
-    real_set,
-    wrong_pairs,
-)
-from dataset.generated_pairs import MODE_FILES
 from dataset.real_pairs import LAYOUTS, describe_pairs
-from dataset.stress import CURVES, UNCHANGED, Stress, apply_stress, curve, hard_set
-from model.factory import method_of
-from model.registration import TRANSFORMS
-from utils.case_pictures import case_folder, write_outcome, write_unregistered
+from dataset.samples import MODE_FILES
+from evaluation.cache import PairCache
+from evaluation.method import Method, MethodSetting, NotAvailable, available_methods, load_method
+from evaluation.report import write_evaluation_report
+from evaluation.running import (
+    evaluate_set,
+    evaluate_wrong_pairs,
+    format_table,
+    with_union,
+    without_infinities,
+)
+from evaluation.sets import EvaluationSet, GeneratedDraw, generated_set, real_set
+from evaluation.statistics import accepted_wrong_pairs, compare, summarise
+from evaluation.stress import CURVES, Stress, curve, hard_set
+from registration.pipeline import TRANSFORMS
+from registration.trained_matchers import method_of
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
-from utils.evaluation_report import write_evaluation_report
-from utils.image_io import check_writable, write_text_atomically
-from utils.metrics import PairError, pair_error
-from utils.pair_cache import PairCache, PairRow
-from utils.statistics import accepted_wrong_pairs, compare, summarise
+from utils.files import check_writable, write_text_atomically
 
 DEFAULT_ROTATIONS = (0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
-ALL_REAL = "all real pairs"
 TRAINED = ("superretina", "loftr")
-TABLE = [
-    ("success_median5", "median<5"),
-    ("SR_ME", "SR_ME"),
-    ("SR_MAE", "SR_MAE"),
-    ("AUC@5", "AUC@5"),
-    ("AUC@10", "AUC@10"),
-    ("AUC@20", "AUC@20"),
-    ("mAUC", "mAUC"),
-    ("failed_rate", "failed"),
-    ("median_of_medians", "med.med."),
-    ("seconds", "s/pair"),
-]
 RULES = {
     "failure_rule": "no transform returned; scored as infinite in every figure",
     "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; turning enlarges its "
@@ -182,126 +164,6 @@ def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str,
     if not methods:
         raise InputError(f"--compare: none of these can run here: {'; '.join(lacking.values())}")
     return methods, lacking
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-def score(
-    set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcome: Outcome, checksum: str
-) -> PairRow:
-    """The row of a method on a (stressed) pair; without landmarks the error is not a number."""
-    error = PairError(math.nan, math.nan, math.nan)
-    if len(pair.fixed_landmarks):
-        error = pair_error(
-            outcome.fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
-        )
-    matrix = () if outcome.H_fix_to_mov is None else tuple(map(float, outcome.H_fix_to_mov.ravel()))
-    return PairRow(
-        set_name,
-        name,
-        pair.key,
-        pair.eye,
-        stress,
-        outcome.status,
-        outcome.reason,
-        error,
-        len(outcome.fixed_points),
-        int(outcome.inliers.sum()),
-        outcome.seconds,
-        matrix,
-        checksum,
-    )
-
-
-def evaluate_set(
-    pairs: EvaluationSet,
-    methods: dict[str, Method],
-    stresses: list[Stress],
-    cache: PairCache,
-    seed: int,
-    pictures: Path | None,
-) -> None:
-    """Run every method on every pair under every stress, except what the cache holds; the cache is written after each pair."""
-    for load in tqdm(pairs.loaders, desc=pairs.name, unit="pair"):
-        original = load()
-        checksum = original.checksum()
-        for stress in stresses:
-            folder = pictures and case_folder(pictures, pairs.name, original.key, stress.slug())
-            todo = [
-                name
-                for name in methods
-                if cache.get(pairs.name, name, original.key, stress, checksum) is None
-                or (folder and not (folder / "unregistered.jpg").is_file())
-            ]
-            if not todo:
-                continue
-            pair = apply_stress(original, stress, seed)
-            for name in todo:
-                outcome = methods[name].run(pair)
-                cache.add(score(pairs.name, name, pair, stress, outcome, checksum))
-                if folder:
-                    write_outcome(folder, name, pair, outcome)
-            if folder:
-                write_unregistered(folder, pair)
-        cache.write()
-
-
-def evaluate_wrong_pairs(
-    sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int, cache: PairCache
-) -> None:
-    """Run every method that can say "failed" on images of different eyes."""
-    able = {name: method for name, method in methods.items() if not method.is_yardstick}
-    for pairs in sets:
-        loaders: list[PairLoader] = wrong_pairs(pairs.loaders, n_pairs, seed)
-        evaluate_set(EvaluationSet(pairs.name, loaders), able, [UNCHANGED], cache, seed, None)
-
-
-def with_union(rows: Iterable[PairRow], real_names: list[str]) -> list[PairRow]:
-    """The rows, and where there are several sets of real pairs, all of those again as one set."""
-    rows = list(rows)
-    together = (
-        [replace(row, set=ALL_REAL) for row in rows if row.set in real_names]
-        if len(real_names) > 1
-        else []
-    )
-    return rows + together
-
-
-# --- what it leaves ---------------------------------------------------------------------------------------------------
-
-
-def format_table(summary: list[dict]) -> str:
-    """The table for the terminal."""
-    width = max(len(row["method"]) for row in summary) + 2
-    lines = []
-    for set_name in dict.fromkeys(row["set"] for row in summary):
-        lines.append(
-            f"\n{set_name}\n{'method':<{width}}{'moving image':<38}{'pairs':>6}"
-            + "".join(f"{t:>10}" for _, t in TABLE)
-        )
-        for row in sorted(
-            (row for row in summary if row["set"] == set_name),
-            key=lambda row: _stress_of(row).label(),
-        ):
-            lines.append(
-                f"{row['method']:<{width}}{_stress_of(row).label():<38}{row['pairs']:>6.0f}"
-                + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE)
-            )
-    return "\n".join(lines)
-
-
-def _stress_of(record: dict[str, Any]) -> Stress:
-    return Stress(**{name: record[name] for name in asdict(UNCHANGED)})
-
-
-def without_infinities(value: Any) -> Any:
-    """For JSON, which knows no infinity: null in its place."""
-    if isinstance(value, dict):
-        return {name: without_infinities(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def get_args_parser() -> argparse.ArgumentParser:

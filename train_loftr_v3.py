@@ -13,21 +13,26 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 
-from dataset.generated_pairs import DataSettings, GeneratedPairs, ViewGeometry, write_manifest
+from dataset.generated_pairs import GeneratedPairs
 from dataset.real_pairs import RealPair
-from dataset.synthesize import write_generated_set
-from loss.vessel_matching import VesselLossSettings, VesselObjective, VesselWeights, choose_for_fine
-from model.factory import LoFTRSettings, build_model, describe_model, load_pretrained
-from model.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
-from model.loftr_vessel import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, LoFTRVessel
-from train_multimodal_e2e import (
+from dataset.split import write_manifest
+from model.loftr_vessel import MODULES, LoFTRVessel
+from model.pretrained import load_pretrained
+from registration.loftr_matcher import LoFTRMatcher
+from registration.trained_matchers import build_model, describe_model
+from synthesis.generated_set import DEFAULT_EYES, write_generated_set
+from training.engine import Engine
+from training.processes import make_fabric, on_first_process
+from training.run_folder import find_checkpoint, run_folder, write_run_config
+from training.settings import FREE_SETTINGS
+from training.setup import (
     DEFAULT_DATA,
     RECORDED_ARGUMENTS,
     check_ranges,
@@ -42,74 +47,20 @@ from train_multimodal_e2e import (
     override_view,
     resolve_arguments,
 )
-from utils.cells import CellMatches, find_cell_matches, vessel_cells
+from training.task import TrainingTask
+from training.validation import Validator
+from training.vessel_step import (
+    DEFAULT_CONFIG,
+    JUNCTION_SIGMA_PX,
+    MASKS,
+    STAGES,
+    LoFTRConfig,
+    VesselStep,
+    count_parameters,
+)
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml, to_plain
-from utils.demo import EYES
-from utils.engine import (
-    FREE_SETTINGS,
-    Engine,
-    StepOutput,
-    TrainingTask,
-    TrainSettings,
-    find_checkpoint,
-    make_fabric,
-    run_folder,
-    write_run_config,
-)
 from utils.errors import InputError, run_script
-from utils.geometry import Plausibility
-from utils.processes import on_first_process
-from utils.step_meter import StepMeter
-from utils.validation import ValidationSettings, Validator
-
-DEFAULT_CONFIG = "configs/loftr_v3_lite.yaml"
-STAGES = ("base", "v3")
-# The plan's masks, as the loss sees them; "strict" keeps the config's eps.
-MASKS = {"strict": {"mask": True}, "soft": {"mask": True, "eps": 0.1}, "none": {"mask": False}}
-JUNCTION_SIGMA_PX = 2.0
-
-
-@dataclass(frozen=True)
-class StageSettings:
-    """What differs between the stages.
-
-    Attributes:
-        freeze: modules that do not train, see ``model.loftr_vessel.MODULES``.
-        photometric: switch of the domain randomisation; by the plan only geometry varies.
-        loss, train: see there.
-    """
-
-    freeze: tuple[str, ...] = ()
-    photometric: bool = False
-    loss: VesselLossSettings = field(default_factory=VesselLossSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that defines a run; the YAML files in configs/ have the same structure. ``stage`` says which of ``base``
-    and ``v3`` it is."""
-
-    model: LoFTRSettings = field(default_factory=LoFTRSettings)
-    match: LoFTRMatchSettings = field(default_factory=LoFTRMatchSettings)
-    plausibility: Plausibility = field(default_factory=Plausibility)
-    data: DataSettings = field(default_factory=lambda: DataSettings(photometric=False))
-    view: ViewGeometry = field(default_factory=ViewGeometry)
-    base: StageSettings = field(default_factory=StageSettings)
-    v3: StageSettings = field(
-        default_factory=lambda: StageSettings(
-            freeze=("backbone", "pos_encoding", "fine_preprocess")
-        )
-    )
-    validation: ValidationSettings = field(default_factory=ValidationSettings)
-    seed: int = 0
-    stage: str = "v3"
-
-    @property
-    def now(self) -> StageSettings:
-        """Settings of the stage that is run."""
-        return {"base": self.base, "v3": self.v3}[self.stage]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -140,7 +91,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = None) -> Config:
+def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = None) -> LoFTRConfig:
     """The config file with the arguments on top of it; of a resumed run, the checkpoint's config.
 
     Args:
@@ -158,9 +109,9 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
         )
     if saved is not None and not args.config:
         source = str(args.resume or source)
-        config = build(Config, saved["settings"], source)
+        config = build(LoFTRConfig, saved["settings"], source)
     else:
-        config = replace(build(Config, read_yaml(source), source), stage=stage)
+        config = replace(build(LoFTRConfig, read_yaml(source), source), stage=stage)
     settings = config.now
     if args.mask == "none" and args.eps is not None:
         raise InputError(
@@ -184,7 +135,7 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
     )
     if saved is not None:
         # Built first, so that settings which the run did not know yet have their defaults.
-        before = build(Config, saved["settings"], source)
+        before = build(LoFTRConfig, saved["settings"], source)
         free = {name: getattr(before.now.train, name) for name in FREE_SETTINGS}
         as_saved = replace(settings, train=replace(settings.train, **free))
         changed = differences(
@@ -199,7 +150,7 @@ def resolve_config(args: argparse.Namespace, stage: str, saved: dict | None = No
     return config
 
 
-def check_config(config: Config, source: str) -> None:
+def check_config(config: LoFTRConfig, source: str) -> None:
     """Refuse impossible values.
 
     Raises:
@@ -221,74 +172,8 @@ def check_config(config: Config, source: str) -> None:
     check_ranges(config, config.now.train, model.size_multiple, source)
 
 
-class VesselStep:
-    """One training step: supervision from the known transform, the network, the loss.
-
-    Args:
-        model: the unwrapped network, for its grid.
-        settings: of the loss.
-        device: where it runs.
-        world_size: number of processes.
-    """
-
-    def __init__(
-        self,
-        model: LoFTRVessel,
-        settings: VesselLossSettings,
-        device: torch.device,
-        world_size: int = 1,
-    ) -> None:
-        self.settings = settings
-        self.cell_offset_px = model.cell_offset_px
-        self.objective = VesselObjective(settings, HALF_WINDOW_PX)
-        self.meter = StepMeter(device, world_size)
-
-    def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
-        """See :class:`utils.engine.TrainingTask`."""
-        cost_of_the_last = self.meter.start()
-        matches = find_cell_matches(
-            batch["H_fix_to_mov"],
-            batch["fixed_fov"],
-            batch["moving_fov"],
-            COARSE_STRIDE,
-            self.cell_offset_px,
-        )
-        vessels = [
-            vessel_cells(batch[f"{role}_mask"], COARSE_STRIDE, self.settings.min_vessel_area)
-            for role in ("fixed", "moving")
-        ]
-        weights = self.objective.weights(*vessels)
-        asked = choose_for_fine(matches, weights, self.settings.fine_matches * len(batch["key"]))
-        features = network(batch["fixed_image"], batch["moving_image"], asked)
-        terms = self.objective(*features, matches, asked, weights)
-        losses = {name: term.mean() for name, term in terms.items()}
-        losses["total"] = self.objective.total(losses)
-        counts = {
-            f"empty_{name}": float(term.n_empty()) for name, term in terms.items()
-        } | cost_of_the_last
-        on_vessels = matches.pick(VesselWeights(*vessels, 0.0).on_vessel(matches))
-        counts |= {
-            "vessel_matches": float(len(on_vessels.batch)),
-            "right_matches": float(count_right(features.similarity, on_vessels)),
-        }
-        return StepOutput(
-            losses, {name: int(term.valid.sum()) for name, term in terms.items()}, counts, []
-        )
-
-    def end(self, observations: list) -> None:
-        """The optimizer has taken its step."""
-        self.meter.stop()
-
-
-@torch.no_grad()
-def count_right(similarity: torch.Tensor, matches: CellMatches) -> int:
-    """Of how many fixed cells the most similar moving cell is the right one."""
-    best = similarity[matches.batch, matches.fixed_cell].argmax(dim=1)
-    return int((best == matches.moving_cell).sum())
-
-
 def make_task(
-    config: Config,
+    config: LoFTRConfig,
     record: dict,
     model: LoFTRVessel,
     train: GeneratedPairs,
@@ -322,18 +207,11 @@ def find_or_make_data(args: argparse.Namespace, saved: dict | None, fabric: Fabr
 
     def make() -> None:
         if args.data is None and not Path(root).exists():
-            fabric.print(f"{root}: not there yet; synthesising {EYES} eyes")
-            write_generated_set(Path(root), EYES, processes=2)
+            fabric.print(f"{root}: not there yet; synthesising {DEFAULT_EYES} eyes")
+            write_generated_set(Path(root), DEFAULT_EYES, processes=2)
 
     on_first_process(fabric, make)
     return root
-
-
-def count_parameters(model: torch.nn.Module) -> str:
-    """Trainable and total parameters, for the log."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return f"{trained:,} of {total:,} parameters train ({trained / total:.0%})"
 
 
 class StageRun(NamedTuple):

@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 
 from benchmarks.loftr_study import write_into
-from evaluate import ALL_REAL
+from evaluation.running import ALL_REAL
+from utils.commands import run
 from utils.config import read_yaml
-from utils.demo import run
 from utils.errors import run_script
-from utils.image_io import write_text_atomically
+from utils.files import write_text_atomically
 
 BASE_CONFIG = "configs/superretina_release.yaml"
 MODES = ("cffa", "cfoct")

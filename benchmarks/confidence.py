@@ -3,7 +3,7 @@
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml --weights best.pth
 
 Runs right pairs and pairs of different eyes of the *validation* eyes without any limit on the evidence, and fits a logistic
-model to what comes out. Prints its coefficients, beside which ``model/registration.py`` says why it holds others, and how well
+model to what comes out. Prints its coefficients, beside which ``registration/confidence.py`` says why it holds others, and how well
 either part the two.
 """
 
@@ -17,12 +17,15 @@ import numpy as np
 from scipy.optimize import minimize
 from tqdm import tqdm
 
-from dataset.evaluation_sets import GeneratedDraw, PairLoader, generated_set, wrong_pairs
-from dataset.generated_pairs import MODE_FILES
-from model.registration import MAX_SIGNIFICANCE, Matcher, Plausibility, confidence_of, register_pair
-from register import Registrar
+from dataset.samples import MODE_FILES
+from evaluation.sets import GeneratedDraw, PairLoader, generated_set, wrong_pairs
+from geometry.accuracy import pair_error
+from geometry.estimation import Plausibility
+from registration.confidence import MAX_SIGNIFICANCE, confidence_of
+from registration.matcher import Matcher
+from registration.pipeline import register_pair
+from registration.registrar import Registrar
 from utils.errors import InputError, run_script
-from utils.metrics import pair_error
 
 RIGHT_PX = 10.0  # mean corner error, px at 512, up to which a matrix counts as right
 PRIOR_STRENGTH = 0.02  # keeps the coefficients finite where right and wrong are parted completely

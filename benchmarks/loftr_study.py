@@ -24,36 +24,35 @@ import skimage.data
 import torch
 from torch.utils.data import default_collate
 
-from dataset.generated_pairs import (
-    GeneratedPairs,
-    ViewGeometry,
-    ViewKey,
-    discover_samples,
-    read_manifest,
-)
+from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
-from dataset.synthesize import write_generated_set
-from model.factory import build_model, load_matcher
-from model.registration import Matcher, register_pair
-from train_loftr_v3 import DEFAULT_CONFIG, DEFAULT_DATA, Config, VesselStep, count_parameters
-from utils.checkpoint import read_checkpoint
-from utils.config import build, read_yaml
-from utils.demo import EYES, run
-from utils.engine import PRECISIONS
-from utils.errors import InputError, run_script
-from utils.geometry import (
-    Plausibility,
+from dataset.samples import discover_samples
+from dataset.split import read_manifest
+from dataset.views import ViewGeometry
+from geometry.accuracy import PairError, pair_error
+from geometry.estimation import Plausibility
+from geometry.matrices import (
     affine_about,
     compose,
     image_centre,
     translation_matrix,
     turn_about_centre,
-    warp_points,
 )
-from utils.image_io import write_text_atomically
-from utils.metrics import PairError, image_corners, pair_error
-from utils.pictures import register_onto_fixed
-from utils.step_meter import reset_peak_memory, step_memory_mb
+from geometry.points import image_corners, warp_points
+from geometry.rasters import register_onto_fixed
+from registration.matcher import Matcher
+from registration.pipeline import register_pair
+from registration.trained_matchers import build_model, load_matcher
+from synthesis.generated_set import DEFAULT_EYES, write_generated_set
+from training.processes import PRECISIONS
+from training.setup import DEFAULT_DATA
+from training.step_meter import reset_peak_memory, step_memory_mb
+from training.vessel_step import DEFAULT_CONFIG, LoFTRConfig, VesselStep, count_parameters
+from utils.checkpoint import read_checkpoint
+from utils.commands import run
+from utils.config import build, read_yaml
+from utils.errors import InputError, run_script
+from utils.files import write_text_atomically
 
 VARIANTS = {
     "v3": [],
@@ -288,7 +287,7 @@ def as_table(corner: str, rows: dict[str, dict[str, str]]) -> str:
 
 
 def measure_cost(
-    config: Config, freeze: tuple[str, ...] | None, data: str, mode: str, steps: int
+    config: LoFTRConfig, freeze: tuple[str, ...] | None, data: str, mode: str, steps: int
 ) -> dict[str, object]:
     """Seconds and peak memory of a training step in this process, on one batch of real views.
 
@@ -429,7 +428,7 @@ def main() -> None:
     if args.steps < 3:
         raise InputError("--steps must be at least 3.")
     if args.measure:
-        config = build(Config, read_yaml(args.config), args.config)
+        config = build(LoFTRConfig, read_yaml(args.config), args.config)
         print(
             json.dumps(
                 measure_cost(config, COST_VARIANTS[args.measure], args.data, args.mode, args.steps)
@@ -437,7 +436,7 @@ def main() -> None:
         )
         return
     if args.data == DEFAULT_DATA and not Path(args.data).exists():
-        write_generated_set(Path(args.data), EYES, processes=2)
+        write_generated_set(Path(args.data), DEFAULT_EYES, processes=2)
     parts: dict[str, Callable[[argparse.Namespace], str]] = {
         "cost": study_cost,
         "accuracy": study_accuracy,

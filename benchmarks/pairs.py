@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.real_pairs import load_real_pairs
-from dataset.synthesize import file_names, write_generated_set
-from utils.geometry import fit_within, turn_about_centre
-from utils.image_io import read_gray, resize_image, write_image
-from utils.pictures import register_onto_fixed
+from geometry.matrices import fit_within, turn_about_centre
+from geometry.rasters import register_onto_fixed
+from synthesis.eyes import file_names
+from synthesis.generated_set import write_generated_set
+from utils.image_files import read_gray, resize_image, write_image
 
 
-class PairFiles(NamedTuple):
+class WrittenPair(NamedTuple):
     """Two image files of one eye."""
 
     name: str
@@ -24,7 +25,7 @@ class PairFiles(NamedTuple):
 
 def write_pairs(
     folder: Path, data: str | None, count: int, side: int, seed: int
-) -> list[PairFiles]:
+) -> list[WrittenPair]:
     """Write ``count`` pairs with a long side of ``side`` pixels, the moving image turned by a random angle.
 
     Args:
@@ -43,7 +44,7 @@ def write_pairs(
         paths = [folder / f"{number}_{role}.png" for role in ("fixed", "moving")]
         for path, image in zip(paths, (fixed, moving), strict=True):
             write_image(path, resize_image(image, fit_within(image.shape, side)))
-        pairs.append(PairFiles(str(number), *paths))
+        pairs.append(WrittenPair(str(number), *paths))
     return pairs
 
 

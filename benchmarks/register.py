@@ -26,27 +26,32 @@ from unittest.mock import patch
 
 import numpy as np
 
-import model.affine_refinement
-import model.registration
-import register
-from baselines import MethodSetting, NotAvailable, load_method
-from benchmarks.pairs import PairFiles, write_pairs
-from dataset.evaluation_sets import EvaluationPair
-from model.refinement import RidgePair
+import registration.affine_refinement
+import registration.candidates
+import registration.keypoint_matcher
+import registration.pipeline
+import registration.registrar
+from benchmarks.pairs import WrittenPair, write_pairs
+from evaluation.method import MethodSetting, NotAvailable, load_method
+from evaluation.sets import EvaluationPair
 from model.super_retina_multimodal import SuperRetinaMultimodal
+from registration.keypoint_matcher import SuperRetinaMatcher
+from registration.registrar import Registrar
+from registration.ridges import RidgePair
 from utils.errors import InputError, run_script
-from utils.image_io import read_gray, write_text_atomically
+from utils.files import write_text_atomically
+from utils.image_files import read_gray
 
 # What is timed: (where it is looked up, its name, the stage). A stage's time leaves out the stages that it calls.
 STAGES = [
-    (register, "read_gray", "reading"),
-    (model.registration, "to_working_frame", "working frame"),
+    (registration.registrar, "read_gray", "reading"),
+    (registration.pipeline, "to_working_frame", "working frame"),
     (SuperRetinaMultimodal, "describe", "network"),
-    (model.registration.SuperRetinaMatcher, "describe", "keypoints"),
-    (model.registration, "match_descriptors", "matching"),
-    (model.registration, "estimate_transform", "robust fit"),
+    (SuperRetinaMatcher, "describe", "keypoints"),
+    (registration.keypoint_matcher, "match_descriptors", "matching"),
+    (registration.candidates, "estimate_transform", "robust fit"),
     (RidgePair, "refine", "refinement"),
-    (model.affine_refinement, "follow_patches", "patches"),
+    (registration.affine_refinement, "follow_patches", "patches"),
     (RidgePair, "agreement", "agreement"),
 ]
 
@@ -87,9 +92,7 @@ class StageClock:
             yield
 
 
-def time_stages(
-    pairs: list[PairFiles], registrar: register.Registrar
-) -> dict[str, dict[str, float]]:
+def time_stages(pairs: list[WrittenPair], registrar: Registrar) -> dict[str, dict[str, float]]:
     """Seconds per pair, calls per pair and share of the whole, by stage."""
     clock, start = StageClock(), time.perf_counter()
     with clock.running():
@@ -108,7 +111,7 @@ def time_stages(
 
 
 def time_methods(
-    pairs: list[PairFiles], names: list[str], setting: MethodSetting
+    pairs: list[WrittenPair], names: list[str], setting: MethodSetting
 ) -> dict[str, dict[str, float | str]]:
     """Seconds per pair of each method, taking turns, and the ratio to the first; a method that is not here says so."""
     methods, result = {}, {}
@@ -147,7 +150,7 @@ def time_methods(
 
 def measure_size(fixed: str, moving: str, weights: str | None, side: int) -> dict[str, float]:
     """Seconds and peak memory (MiB, above that of the loaded program) of a pair at one working size; in a process of its own."""
-    registrar = register.Registrar(weights, img_size=side)
+    registrar = Registrar(weights, img_size=side)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     registrar.register(fixed, moving)
     start = time.perf_counter()
@@ -160,7 +163,7 @@ def measure_size(fixed: str, moving: str, weights: str | None, side: int) -> dic
     }
 
 
-def time_sizes(pair: PairFiles, sizes: list[int], weights: str | None) -> list[dict[str, float]]:
+def time_sizes(pair: WrittenPair, sizes: list[int], weights: str | None) -> list[dict[str, float]]:
     """:func:`measure_size` for every size."""
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return [
@@ -224,7 +227,7 @@ def main() -> None:
         raise InputError("--side, --pairs and --sizes must be above 0.")
     with tempfile.TemporaryDirectory() as folder:
         pairs = write_pairs(Path(folder), args.data, args.pairs, args.side, args.seed)
-        registrar = register.Registrar(args.weights)
+        registrar = Registrar(args.weights)
         registrar.register(pairs[0].fixed, pairs[0].moving)
         stages = time_stages(pairs, registrar)
         methods = time_methods(

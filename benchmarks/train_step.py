@@ -23,14 +23,16 @@ from lightning_fabric import Fabric
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-import train_loftr_v3
-import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
-from dataset.synthesize import write_generated_set
-from model.factory import build_model
+from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.samples import discover_samples
+from dataset.views import ViewGeometry
+from registration.trained_matchers import build_model
+from synthesis.generated_set import write_generated_set
+from training.joint_step import JointConfig, JointStep
+from training.processes import PRECISIONS, make_fabric
+from training.vessel_step import LoFTRConfig, VesselStep
 from utils.config import build, read_yaml
 from utils.device import DEVICES
-from utils.engine import PRECISIONS, make_fabric
 from utils.errors import InputError, run_script
 
 LOFTR = "loftr"
@@ -59,15 +61,15 @@ def make_contestant(name: str, data: Path, args: argparse.Namespace, fabric: Fab
         InputError: missing or faulty configuration.
     """
     file, _, variant = name.partition(":")
-    script = train_loftr_v3 if LOFTR in Path(file).name else train_multimodal_e2e
-    config = build(script.Config, read_yaml(file), file)
+    is_loftr = LOFTR in Path(file).name
+    config = build(LoFTRConfig if is_loftr else JointConfig, read_yaml(file), file)
     torch.manual_seed(0)
     model = build_model(config.model)
-    if script is train_loftr_v3:
+    if is_loftr:
         model.freeze(() if variant == "unfrozen" else config.now.freeze)
-        loss_step = script.VesselStep(model, config.now.loss, fabric.device)
+        loss_step = VesselStep(model, config.now.loss, fabric.device)
     else:
-        loss_step = script.JointStep(config, model)
+        loss_step = JointStep(config, model)
     geometry = ViewGeometry(img_size=args.img_size, long_side=args.img_size)
     pairs = GeneratedPairs(discover_samples(data, ["cffa"])[0], geometry)
     pairs[ViewKey(1, 0)]

@@ -1,6 +1,6 @@
 """Every transform on the same pairs, beside the oracle of each model; how often anything folds.
 
-    python -m dataset.camera_pairs --out data/camera --eyes 20 --modes cffa cfoct --seed 21
+    python -m synthesis.camera_pairs --out data/camera --eyes 20 --modes cffa cfoct --seed 21
     python -m benchmarks.transforms --data data/camera/cffa data/camera/cfoct ../shared/data/real_pairs/cffa
     python -m benchmarks.transforms --data data/camera/cffa --fold 500        # random and wrong pairs: does anything fold?
 
@@ -18,15 +18,17 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.real_pairs import RealPair, load_real_pairs
-from model.beyond_affine import estimate_beyond_affine
-from model.refinement import RidgePair
-from model.registration import TRANSFORMS, register_pair
-from model.working_frame import to_working_frame
-from register import Registrar
+from geometry.accuracy import FAILED, PairError, pair_error, to_reference_px
+from geometry.curved_transforms import quadratic_terms
+from geometry.matrices import affine_about, compose, image_centre, translation_matrix
+from geometry.points import pixel_grid
+from geometry.transforms import MatrixTransform
+from registration.curved_refinement import estimate_beyond_affine
+from registration.pipeline import TRANSFORMS, register_pair
+from registration.registrar import Registrar
+from registration.ridges import RidgePair
+from registration.working_frame import to_working_frame
 from utils.errors import InputError, run_script
-from utils.geometry import affine_about, compose, image_centre, pixel_grid, translation_matrix
-from utils.metrics import FAILED, PairError, pair_error, to_reference_px
-from utils.transforms import MatrixTransform, quadratic_terms
 
 DENSE = 100  # more landmarks than a hand places
 ORACLES = {"similarity": 2, "affine": 3, "homography": 4, "quadratic": 6}

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.generated_pairs import MODE_FILES, Sample, discover_samples, problems_between
-from dataset.real_pairs import FIXED_ROLES, PairFiles, find_pairs, load_pair
+from dataset.real_pairs import FIXED_ROLES, RealPairFiles, find_pairs, load_pair
+from dataset.samples import MODE_FILES, Sample, discover_samples, problems_between
 from utils.errors import InputError, run_script
-from utils.image_io import read_gray, read_mask, stores_more_than_8_bits
+from utils.image_files import read_gray, read_mask, stores_more_than_8_bits
 
 LAYOUTS = ("auto", "generated", "numbered", "cfocta")
 MIN_EYES = 3
@@ -160,7 +160,7 @@ def check_real(root: Path, layout: str, fixed_role: str) -> Findings:
     return findings
 
 
-def _check_pair(files: PairFiles, findings: Findings) -> None:
+def _check_pair(files: RealPairFiles, findings: Findings) -> None:
     """Each file of a pair for itself, and then what they say together."""
     findings.checked += 1
     before = len(findings.problems)

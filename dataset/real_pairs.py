@@ -21,12 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geometry.accuracy import pair_error
+from geometry.estimation import fit_affine
+from geometry.matrices import Size, resize_matrix
+from geometry.point_files import read_points
+from geometry.points import warp_points
 from utils.errors import InputError, run_script
-from utils.geometry import Size, fit_affine, resize_matrix, warp_points
-from utils.image_io import IMAGE_SUFFIXES, read_color, read_gray
-from utils.metrics import pair_error
+from utils.image_files import IMAGE_SUFFIXES, read_color, read_gray
 from utils.names import is_plain_name
-from utils.points import read_points
 
 LAYOUTS = ("auto", "numbered", "cfocta")
 FIXED_ROLES = ("01", "02")
@@ -65,7 +67,7 @@ class RealPair:
         return read_color(self.fixed_path), read_color(self.moving_path)
 
 
-class PairFiles(NamedTuple):
+class RealPairFiles(NamedTuple):
     """The files of one pair. ``texts`` holds one landmark file per image, or one for both (CF-OCTA)."""
 
     name: str
@@ -89,7 +91,7 @@ class PairFiles(NamedTuple):
         )
 
 
-def load_pair(files: PairFiles, mode: str) -> RealPair:
+def load_pair(files: RealPairFiles, mode: str) -> RealPair:
     """Read one pair, fit the matrix, and check that landmarks, matrix and images belong together.
 
     Raises:
@@ -129,7 +131,7 @@ def load_pair(files: PairFiles, mode: str) -> RealPair:
     )
 
 
-def _numbered_pairs(root: Path, fixed_role: str) -> tuple[list[PairFiles], list[str]]:
+def _numbered_pairs(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
     moving_role = next(role for role in FIXED_ROLES if role != fixed_role)
     pairs, problems = [], []
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -152,14 +154,14 @@ def _numbered_pairs(root: Path, fixed_role: str) -> tuple[list[PairFiles], list[
                 continue
             texts = (folder / f"{number}_{fixed_role}.txt", folder / f"{number}_{moving_role}.txt")
             pairs.append(
-                PairFiles(
+                RealPairFiles(
                     f"{folder.name}_{number}", folder.name.split("_")[0], fixed[0], moving[0], texts
                 )
             )
     return pairs, problems
 
 
-def _cfocta_pairs(root: Path) -> tuple[list[PairFiles], list[str]]:
+def _cfocta_pairs(root: Path) -> tuple[list[RealPairFiles], list[str]]:
     pairs, problems = [], []
     for truth_folder in sorted(root.glob("Ground_Truth_*")):
         part = truth_folder.name.removeprefix("Ground_Truth_")
@@ -173,7 +175,7 @@ def _cfocta_pairs(root: Path) -> tuple[list[PairFiles], list[str]]:
             except InputError as error:
                 problems.append(str(error))
                 continue
-            pairs.append(PairFiles(f"{part}_{number}", number, *paths, (text,)))
+            pairs.append(RealPairFiles(f"{part}_{number}", number, *paths, (text,)))
     return pairs, problems
 
 
@@ -200,7 +202,7 @@ def _only_file(root: Path, kind: str, part: str, pattern: str, text: Path) -> Pa
 
 def find_pairs(
     root: str | Path, layout: str = "auto", fixed_role: str = "01"
-) -> tuple[list[PairFiles], list[str]]:
+) -> tuple[list[RealPairFiles], list[str]]:
     """The files of all pairs below ``root``, unread, and one line for every pair that lacks an image or occurs twice.
 
     Raises:
@@ -265,7 +267,8 @@ def describe_pairs(root: str | Path, pairs: list[RealPair]) -> str:
 
 def main() -> None:
     """Report the landmark residuals of a folder of real pairs, and write a contact sheet."""
-    from utils.pictures import checkerboard, contact_sheet, register_onto_fixed
+    from geometry.rasters import register_onto_fixed
+    from pictures.drawing import checkerboard, contact_sheet
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", required=True)

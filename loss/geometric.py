@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from geometry.rasters import warp_image
 from loss.common import Term, dice_loss
-from utils.geometry import warp_image
 
 
 def geometric_loss(

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from geometry.points import inside, sample_map, warp_points
+from geometry.rasters import valid_overlap
 from loss.common import Term
 from loss.descriptor import DESCRIPTOR_OBJECTIVES
 from loss.detector import detector_loss
@@ -25,7 +27,6 @@ from loss.pke import (
     pke_loss,
 )
 from utils.errors import InputError
-from utils.geometry import inside, sample_map, valid_overlap, warp_points
 
 # (descriptor map, points (B, N, 2)) -> (B, N, D), and (detector map, allowed) -> per image (points, scores).
 DescriptorSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

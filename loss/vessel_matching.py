@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from geometry.cells import CellMatches
 from loss.common import Term
-from utils.cells import CellMatches
 from utils.errors import InputError
 
 

@@ -5,7 +5,7 @@ what it lacks: features for training, modules that stay frozen whatever a script
 
 Convention: the map of coarse features has a cell for every ``COARSE_STRIDE`` pixels, and cell (x, y) *sits on* pixel
 ``COARSE_STRIDE * (x, y) + cell_offset_px`` (the backbone's strided kernels are odd, so cells are centred on pixels and not
-between them). Cells are numbered row by row. See ``utils.cells``.
+between them). Cells are numbered row by row. See ``geometry.cells``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kornia.feature.loftr.utils.position_encoding import PositionEncodingSine
 from torch import nn
 from torch.nn import functional as F
 
+from geometry.cells import CellMatches, grid_size
+from geometry.matrices import Size
 from model.ridge_stem import RidgeStem
-from utils.cells import CellMatches, grid_size
 from utils.errors import InputError
-from utils.geometry import Size
 
 COARSE_STRIDE, FINE_STRIDE = 8, 2
 HALF_WINDOW_PX = float(default_cfg["fine_window_size"] // 2 * FINE_STRIDE)
@@ -62,7 +62,7 @@ class PairFeatures(NamedTuple):
     spread: torch.Tensor
 
 
-class ImageFeatures(NamedTuple):
+class LoFTRFeatures(NamedTuple):
     """What the backbone says about one image alone: coarse tokens (1, L, C) with their positions, the fine map
     (1, C', H / 2, W / 2), and the rows and columns of coarse cells."""
 
@@ -375,22 +375,22 @@ class LoFTRVessel(nn.Module):
             raise RuntimeError("matching needs evaluation mode; call eval() first")
 
     @torch.inference_mode()
-    def describe(self, image: torch.Tensor) -> ImageFeatures:
+    def describe(self, image: torch.Tensor) -> LoFTRFeatures:
         """What is computed of one image (1, 1, H, W) alone, so that it can be matched with many.
 
         Raises:
             RuntimeError: the network is in training mode.
         """
         self._refuse_training_mode()
-        return ImageFeatures(
+        return LoFTRFeatures(
             *self._backbone(image), grid_size(tuple(image.shape[-2:]), COARSE_STRIDE)
         )
 
     @torch.inference_mode()
     def match(
         self,
-        fixed: ImageFeatures,
-        moving: ImageFeatures,
+        fixed: LoFTRFeatures,
+        moving: LoFTRFeatures,
         fixed_allowed: torch.Tensor,
         moving_allowed: torch.Tensor,
         min_confidence: float,

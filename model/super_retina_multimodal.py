@@ -7,7 +7,7 @@ Two architectures share one interface (:class:`SuperRetinaMultimodal`):
 - ``published``: the network of Liu et al., "Semi-supervised Keypoint Detector and Descriptor for Retinal Image
   Matching", ECCV 2022 (section 3.1), layer for layer, so that the official weights can be loaded.
 
-Convention: both maps are aligned with the image as ``utils.geometry.sample_map`` reads them: a descriptor map of stride
+Convention: both maps are aligned with the image as ``geometry.points.sample_map`` reads them: a descriptor map of stride
 s has exactly image size / s cells and the centre of cell i lies at pixel (i + 0.5) s - 0.5.
 """
 

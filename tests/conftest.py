@@ -17,9 +17,10 @@ from helpers import (
     write_points,
 )
 
-from dataset.synthesize import write_generated_set
-from utils import geometry as G
-from utils.image_io import write_image
+from geometry.matrices import resize_matrix
+from geometry.points import warp_points
+from synthesis.generated_set import write_generated_set
+from utils.image_files import write_image
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def cfocta_root(
         write_image(root / "CF_ts" / f"{number}.png", fixed)
         write_image(root / "OCTA_ts" / f"{number}OCTA.png", moving)
         columns = [
-            G.warp_points(points, G.resize_matrix(image.shape[:2], (256, 256)))
+            warp_points(points, resize_matrix(image.shape[:2], (256, 256)))
             for points, image in ((fixed_points, fixed), (moving_points, moving))
         ]
         write_points(

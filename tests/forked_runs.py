@@ -7,6 +7,8 @@ the start of ``Engine.fit``: they do not depend on the speed of the machine, and
 validation. The reply: ``codes`` (exit code of each process, negative for a signal), ``output`` and ``events``.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -16,10 +18,10 @@ import traceback
 from pathlib import Path
 
 import train_multimodal_e2e
-from utils import run_folder
-from utils.engine import Engine
+from training import run_folder
+from training.engine import Engine
 from utils.errors import run_script
-from utils.image_io import write_text_atomically
+from utils.files import write_text_atomically
 
 PROJECT = str(Path(__file__).resolve().parents[1])
 

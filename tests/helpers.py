@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from model.factory import LoFTRSettings, ModelSettings, build_model, describe_model
-from model.registration import MatchSettings
-from utils import geometry as G
+from geometry.matrices import Size, affine_about, image_centre, translation_matrix
+from geometry.points import warp_points
+from registration.matcher import MatchSettings
+from registration.trained_matchers import LoFTRSettings, ModelSettings, build_model, describe_model
+from training.engine import MEASURED
 from utils.checkpoint import save_checkpoint
-from utils.engine import MEASURED
 from utils.errors import run_script
-from utils.image_io import read_color, read_gray, write_image
+from utils.image_files import read_color, read_gray, write_image
 
 SMALL_MODEL = ModelSettings(widths=(8, 16, 16), descriptor_dim=16)
 SMALL_LOFTR = LoFTRSettings(
@@ -56,7 +57,7 @@ def save_untrained(path: Path, settings: ModelSettings = SMALL_MODEL, long_side:
     return path
 
 
-def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: G.Size) -> np.ndarray:
+def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: Size) -> np.ndarray:
     """An image (H, W[, 3]) in another frame; by OpenCV, so that the project's own warping is not its own witness."""
     return cv2.warpAffine(image, H_own_to_out[:2], size[::-1], flags=cv2.INTER_LINEAR)
 
@@ -83,9 +84,9 @@ def make_pair(
     moving = read_gray(folder / f"{folder.name}_{moving_suffix}.png")
     side = fixed.shape[0]
     fixed_size, moving_size = (side - 24, side), (side + 8, side - 10)
-    H_own_to_fix = G.translation_matrix([0.0, -12.0])
-    H_own_to_mov = G.affine_about(
-        angle, scale, 0.02, G.image_centre((side, side)), G.image_centre(moving_size) + [3.5, -2.0]
+    H_own_to_fix = translation_matrix([0.0, -12.0])
+    H_own_to_mov = affine_about(
+        angle, scale, 0.02, image_centre((side, side)), image_centre(moving_size) + [3.5, -2.0]
     )
     H_fix_to_mov = H_own_to_mov @ np.linalg.inv(H_own_to_fix)
     rng = np.random.default_rng(7)
@@ -95,7 +96,7 @@ def make_pair(
         warp_picture(moving, H_own_to_mov, moving_size),
         H_fix_to_mov,
         landmarks,
-        G.warp_points(landmarks, H_fix_to_mov),
+        warp_points(landmarks, H_fix_to_mov),
     )
 
 

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-import baselines
-from baselines import (
-    Matches,
+from evaluation.method import (
+    Correspondences,
     MethodSetting,
     NotAvailable,
     Outcome,
@@ -18,13 +17,16 @@ from baselines import (
     by_matches,
     by_matrix,
     load_method,
+    working_pair,
 )
-from baselines.identity import identity_matrix
-from dataset.evaluation_sets import EvaluationPair
-from utils import geometry as G
+from evaluation.methods.identity import identity_matrix
+from evaluation.sets import EvaluationPair
+from geometry.accuracy import pair_error
+from geometry.estimation import fit_affine
+from geometry.matrices import affine_about
+from geometry.points import warp_points
 from utils.errors import InputError
-from utils.image_io import read_gray
-from utils.metrics import pair_error
+from utils.image_files import read_gray
 
 SETTING = MethodSetting(long_side=192)
 
@@ -33,10 +35,10 @@ SETTING = MethodSetting(long_side=192)
 def small_move(generated_root) -> EvaluationPair:
     """A photograph, and itself turned by 3 degrees, scaled and shifted a little, on a canvas of another size."""
     fixed = read_gray(generated_root / "1_A" / "1_A_cf.png")
-    H = G.affine_about(3.0, 1.04, 0.0, [95.5, 95.5], [101.5, 97.0])
+    H = affine_about(3.0, 1.04, 0.0, [95.5, 95.5], [101.5, 97.0])
     moving = cv2.warpAffine(fixed, H[:2], (206, 200), flags=cv2.INTER_LINEAR)
     landmarks = np.array([[60.0, 60.0], [130.0, 70.0], [95.0, 130.0], [70.0, 110.0]])
-    return EvaluationPair("a", "eye", fixed, moving, landmarks, G.warp_points(landmarks, H))
+    return EvaluationPair("a", "eye", fixed, moving, landmarks, warp_points(landmarks, H))
 
 
 def error(outcome: Outcome, pair: EvaluationPair) -> float:
@@ -66,7 +68,7 @@ def test_sift_sees_past_an_inversion_and_points_are_original_pixels(small_move):
     )
     outcome = load_method("sift", SETTING).run(negative)
     assert error(outcome, small_move) < 2.0
-    mapped = G.warp_points(outcome.fixed_points, outcome.H_fix_to_mov)
+    mapped = warp_points(outcome.fixed_points, outcome.H_fix_to_mov)
     distance = np.linalg.norm(mapped - outcome.moving_points, axis=1)
     assert distance[outcome.inliers].max() < 5.0 and outcome.inliers.sum() >= 10
 
@@ -89,15 +91,15 @@ def test_a_matrix_that_cannot_be_is_a_failure(small_move):
 
 def test_a_new_matcher_is_one_function(small_move):
     """Exact matches in working pixels come back as the exact matrix in original pixels."""
-    H = G.fit_affine(small_move.fixed_landmarks, small_move.moving_landmarks)
-    work = baselines.working_pair(small_move, SETTING.working_px)
+    H = fit_affine(small_move.fixed_landmarks, small_move.moving_landmarks)
+    work = working_pair(small_move, SETTING.working_px)
     points = np.random.default_rng(0).uniform(50, 140, (60, 2))
 
-    def find(fixed: np.ndarray, moving: np.ndarray) -> Matches:
+    def find(fixed: np.ndarray, moving: np.ndarray) -> Correspondences:
         assert fixed.shape == work.fixed.image.shape and moving.shape == work.moving.image.shape
-        return Matches(
-            G.warp_points(points, work.fixed.frame.H_image_to_working),
-            G.warp_points(G.warp_points(points, H), work.moving.frame.H_image_to_working),
+        return Correspondences(
+            warp_points(points, work.fixed.frame.H_image_to_working),
+            warp_points(warp_points(points, H), work.moving.frame.H_image_to_working),
         )
 
     method = by_matches(find, SETTING, {"made": "up"}, try_inverted=False)
@@ -109,7 +111,7 @@ def test_a_new_matcher_is_one_function(small_move):
 
 def test_identity_lays_centre_on_centre_and_long_side_on_long_side():
     H = identity_matrix((90, 130), (300, 260))
-    assert np.allclose(G.warp_points(np.array([[64.5, 44.5]]), H), [[129.5, 149.5]])
+    assert np.allclose(warp_points(np.array([[64.5, 44.5]]), H), [[129.5, 149.5]])
     assert np.sqrt(np.linalg.det(H[:2, :2])) == pytest.approx(300 / 130)
     assert np.allclose(identity_matrix((90, 130), (90, 130)), np.eye(3))
 
@@ -147,7 +149,7 @@ def test_weights_of_another_method_are_refused(untrained_weights):
 
 
 def test_missing_weights_and_unknown_names(monkeypatch, tmp_path):
-    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
+    monkeypatch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     with pytest.raises(NotAvailable, match="no weights"):
         load_method("loftr", SETTING)
     with pytest.raises(InputError, match="no such method; there are .*sift"):

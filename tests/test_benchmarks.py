@@ -1,24 +1,24 @@
 """The benchmarks run, and their bookkeeping is right."""
 
+from __future__ import annotations
+
 import json
 import time
 
 import numpy as np
 import pytest
 
-import benchmarks.confidence
-import benchmarks.register
 import benchmarks.train_step
 from benchmarks.ablations import BASE_CONFIG, BUDGET, VARIANTS, merged, score
 from benchmarks.confidence import Evidence, fit_logistic
 from benchmarks.pairs import write_pairs
 from benchmarks.register import StageClock
-from evaluate import ALL_REAL
+from evaluation.running import ALL_REAL
 from tests.helpers import run_main
-from train_multimodal_e2e import Config
+from training.joint_step import JointConfig
 from utils.config import build, read_yaml
 from utils.errors import InputError
-from utils.image_io import read_gray
+from utils.image_files import read_gray
 
 
 def test_a_stage_leaves_out_the_stages_inside_it():
@@ -41,7 +41,7 @@ def test_a_stage_leaves_out_the_stages_inside_it():
 
 def test_benchmark_of_the_registration(untrained_weights, monkeypatch, tmp_path, capsys):
     out = tmp_path / "figures.json"
-    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
+    monkeypatch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     assert (
         run_main(
             benchmarks.register,
@@ -162,7 +162,7 @@ def test_ablations_change_one_thing_and_count_pairs():
     }
     assert base["model"]["stem"] == "ridge"
     for change in VARIANTS.values():
-        build(Config, merged(merged(read_yaml(BASE_CONFIG), BUDGET), change), "ablation")
+        build(JointConfig, merged(merged(read_yaml(BASE_CONFIG), BUDGET), change), "ablation")
     records = [
         {"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share}
         for name, pairs, share in (

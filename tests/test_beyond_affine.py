@@ -1,5 +1,7 @@
 """Transforms beyond affine: found where the images bear them out, and nowhere else."""
 
+from __future__ import annotations
+
 import csv
 import json
 
@@ -10,18 +12,41 @@ from helpers import run_main
 import evaluate
 import register
 from benchmarks import transforms
-from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
+from benchmarks.transforms import ORACLES, oracle_error
 from dataset.real_pairs import RealPair
-from model import affine_refinement as A
-from model import beyond_affine as B
-from model import local_matches as L
-from model.refinement import RidgePair
-from model.registration import choose_transform
-from model.working_frame import to_working_frame
-from utils import geometry as G
-from utils.image_io import write_image
-from utils.pictures import register_onto_fixed
-from utils.transforms import MatrixTransform
+from geometry.curved_transforms import DeformableTransform
+from geometry.estimation import fit_affine
+from geometry.matrices import affine_about, compose, translation_matrix
+from geometry.points import pixel_grid, warp_points
+from geometry.rasters import register_onto_fixed
+from geometry.transforms import MatrixTransform
+from registration import affine_refinement as A
+from registration.affine_refinement import refine_affine
+from registration.curved_refinement import (
+    LEAST_GAIN,
+    LEAST_SIGNIFICANCE,
+    _chosen,
+    estimate_beyond_affine,
+)
+from registration.displacement_fits import (
+    Basis,
+    Lattice,
+    affine_basis,
+    blocks_across,
+    fit_displacement,
+    gain_of,
+    held_out_residuals,
+    quadratic_basis,
+    robust_weights,
+    unit_frame,
+)
+from registration.displacement_fits import bent as bent_of
+from registration.patches import LocalMatches, find_peaks, strongest_in_cells
+from registration.pipeline import choose_transform
+from registration.ridges import RidgePair
+from registration.working_frame import to_working_frame
+from synthesis.camera_pairs import PairDraw, draw_pair, landmarks_of, write_pair
+from utils.image_files import write_image
 
 SIZE = (400, 440)
 
@@ -46,7 +71,7 @@ def curved():
 @pytest.fixture(scope="module")
 def flat(curved):
     """The same photograph twice, the second seen through a known affine matrix, and inverted."""
-    H_fix_to_mov = G.affine_about(20.0, 1.05, 0.01, (255.5, 255.5), (262.0, 250.0))
+    H_fix_to_mov = affine_about(20.0, 1.05, 0.01, (255.5, 255.5), (262.0, 250.0))
     moving = register_onto_fixed(1.0 - curved[0], np.linalg.inv(H_fix_to_mov), (512, 512))
     seen = (
         register_onto_fixed(
@@ -70,7 +95,7 @@ def error(transform, fixed, moving):
 @pytest.mark.parametrize("asked", ["quadratic", "deformable", "auto"])
 def test_two_gazes_are_laid_on_each_other_beyond_affine(curved, asked):
     _, _, fixed, moving, ridges = curved
-    H = G.fit_affine(fixed, moving)
+    H = fit_affine(fixed, moving)
     choice = choose_transform(ridges, H, asked)
     assert choice.transform.kind in ("quadratic", "deformable") and "saves" in choice.reason
     assert error(choice.transform, fixed, moving) < 0.5 * error(MatrixTransform(H), fixed, moving)
@@ -81,10 +106,8 @@ def test_two_gazes_are_laid_on_each_other_beyond_affine(curved, asked):
 def test_an_affine_pair_stays_affine(flat, asked):
     ridges, H = flat
     choice = choose_transform(ridges, H, asked)
-    places = G.pixel_grid((512, 512)).double().numpy()[::501]
-    assert (
-        np.linalg.norm(choice.transform.map(places) - G.warp_points(places, H), axis=1).max() < 0.1
-    )
+    places = pixel_grid((512, 512)).double().numpy()[::501]
+    assert np.linalg.norm(choice.transform.map(places) - warp_points(places, H), axis=1).max() < 0.1
     assert choice.transform.kind == "affine" and "too little" in choice.reason
 
 
@@ -94,21 +117,21 @@ def test_affine_is_put_right_from_further_away_than_one_round_of_correlation_goe
 ):
     ridges, H = flat
     frames = [image.frame.H_image_to_working for image in ridges.images]
-    rough = G.compose(
+    rough = compose(
         np.linalg.inv(frames[0]),
-        G.affine_about(turn_deg, scale, 0.01, (200, 300), (206.0, 296.0)) @ H,
+        affine_about(turn_deg, scale, 0.01, (200, 300), (206.0, 296.0)) @ H,
         frames[1],
     )
-    true = G.compose(np.linalg.inv(frames[0]), H, frames[1])
+    true = compose(np.linalg.inv(frames[0]), H, frames[1])
     corners = np.array([[60.0, 60], [450, 60], [450, 450], [60, 450]])
 
     def off(matrix):
         return np.linalg.norm(
-            G.warp_points(corners, matrix) - G.warp_points(corners, true), axis=1
+            warp_points(corners, matrix) - warp_points(corners, true), axis=1
         ).max()
 
-    assert off(ridges.refine(rough, "affine")) > 5 and off(A.refine_affine(ridges, rough)) < 0.3
-    assert off(A.refine_affine(ridges, true)) < 0.2, "and what is right is left alone"
+    assert off(ridges.refine(rough, "affine")) > 5 and off(refine_affine(ridges, rough)) < 0.3
+    assert off(refine_affine(ridges, true)) < 0.2, "and what is right is left alone"
 
 
 class ScriptedRidges:
@@ -119,9 +142,9 @@ class ScriptedRidges:
         self.agreements, self.step, self.ridges = agreements, step, [np.zeros((100, 120))] * 2
 
     def refine(self, H, transform, blur_px=1, least_gain=0.0, farthest_px=0.0):
-        return G.compose(
+        return compose(
             H,
-            G.translation_matrix((self.step if least_gain else 0.0 if blur_px == 1 else 30.0, 0.0)),
+            translation_matrix((self.step if least_gain else 0.0 if blur_px == 1 else 30.0, 0.0)),
         )
 
     def agreement(self, H):
@@ -152,9 +175,9 @@ class ScriptedRidges:
 )  # but not away from what agrees
 def test_steps_count_where_the_ridges_agree_better(monkeypatch, agreements, step, expected):
     monkeypatch.setattr(
-        A, "follow_patches", lambda ridges, H: G.compose(H, G.translation_matrix((10.0, 0.0)))
+        A, "follow_patches", lambda ridges, H: compose(H, translation_matrix((10.0, 0.0)))
     )
-    assert A.refine_affine(ScriptedRidges(agreements, step), np.eye(3))[0, 2] == pytest.approx(
+    assert refine_affine(ScriptedRidges(agreements, step), np.eye(3))[0, 2] == pytest.approx(
         expected
     )
 
@@ -168,13 +191,13 @@ def test_images_without_a_common_vessel_are_left_alone():
     images.append(np.full((300, 300), 0.5, np.float32))
     for moving in images[1:]:
         ridges = RidgePair(*(to_working_frame(each, 256) for each in (images[0], moving)))
-        H = G.affine_about(30.0, 1.0, 0.0, (128, 128), (128, 128))
-        choice = B.estimate_beyond_affine(ridges, H, "auto")
+        H = affine_about(30.0, 1.0, 0.0, (128, 128), (128, 128))
+        choice = estimate_beyond_affine(ridges, H, "auto")
         assert isinstance(choice.transform, MatrixTransform) and np.array_equal(
             choice.transform.H_fix_to_mov, H
         )
         assert "affine" in choice.reason and np.array_equal(
-            A.refine_affine(ridges, H), ridges.refine(H, "affine")
+            refine_affine(ridges, H), ridges.refine(H, "affine")
         )
 
 
@@ -193,7 +216,7 @@ def test_peaks_are_found_to_parts_of_a_pixel():
             0.2 - 0.02 * (x**2 + y**2),
         ]
     )
-    kept, displacements, information = L.find_peaks(
+    kept, displacements, information = find_peaks(
         np.concatenate([surfaces, beside]).astype(np.float32)
     )
     assert kept.tolist() == [0, 1, 2] and np.abs(displacements - places).max() < 0.01
@@ -204,11 +227,11 @@ def test_peaks_are_found_to_parts_of_a_pixel():
 def test_one_strong_pixel_a_cell():
     strength = np.zeros((66, 77), np.float32)
     strength[30, 40], strength[31, 41], strength[50, 20], strength[2, 2] = 1.0, 0.9, 0.8, 5.0
-    assert sorted(map(tuple, L.strongest_in_cells(strength, 5))) in (
+    assert sorted(map(tuple, strongest_in_cells(strength, 5))) in (
         [(40, 30)],
         [(20, 50), (40, 30)],
     )
-    assert len(L.strongest_in_cells(np.zeros((66, 77), np.float32), 5)) == 0
+    assert len(strongest_in_cells(np.zeros((66, 77), np.float32), 5)) == 0
 
 
 def scattered(n=300, wrong=0.3, seed=0):
@@ -221,18 +244,18 @@ def scattered(n=300, wrong=0.3, seed=0):
     )
     bad = rng.random(n) < wrong
     displacements[bad] = rng.uniform(-12, 12, (int(bad.sum()), 2))
-    return L.LocalMatches(points, displacements, np.tile(np.eye(2), (n, 1, 1))), bad
+    return LocalMatches(points, displacements, np.tile(np.eye(2), (n, 1, 1))), bad
 
 
 def test_robust_fit_sees_past_wrong_matches():
     matches, bad = scattered()
-    H = B.unit_frame(matches.points)
-    basis = B.quadratic_basis(matches.points, H)
-    weights = B.robust_weights(basis, matches)
-    coefficients = B.fit_displacement(basis, matches, weights)
+    H = unit_frame(matches.points)
+    basis = quadratic_basis(matches.points, H)
+    weights = robust_weights(basis, matches)
+    coefficients = fit_displacement(basis, matches, weights)
     left = np.linalg.norm(basis.design @ coefficients - matches.displacements, axis=1)
     assert left[~bad].mean() < 0.5 and weights[bad].mean() < 0.1 < 0.8 < weights[~bad].mean()
-    bent = B.bent(np.eye(3), H, coefficients)
+    bent = bent_of(np.eye(3), H, coefficients)
     assert np.allclose(
         bent.map(matches.points[:9]),
         matches.points[:9] + (basis.design @ coefficients)[:9],
@@ -243,19 +266,19 @@ def test_robust_fit_sees_past_wrong_matches():
 def test_held_out_blocks_tell_curvature_from_noise():
     matches, _ = scattered(wrong=0.1)
     noise = np.random.default_rng(1).normal(0, 0.7, matches.displacements.shape)
-    blocks = B.blocks_across(matches.points)
-    quadratic = B.quadratic_basis(matches.points, B.unit_frame(matches.points))
+    blocks = blocks_across(matches.points)
+    quadratic = quadratic_basis(matches.points, unit_frame(matches.points))
     for displacements, real in ((matches.displacements, True), (noise, False)):
         current = matches._replace(displacements=displacements)
         held_out = [
-            B.held_out_residuals(each, current, B.robust_weights(each, current), blocks)
-            for each in (B.affine_basis(matches.points), quadratic)
+            held_out_residuals(each, current, robust_weights(each, current), blocks)
+            for each in (affine_basis(matches.points), quadratic)
         ]
-        share, sure = B.gain_of(*held_out, blocks)
+        share, sure = gain_of(*held_out, blocks)
         assert (
             (share > 0.3 and sure > 3)
             if real
-            else (share < B.LEAST_GAIN or sure < B.LEAST_SIGNIFICANCE)
+            else (share < LEAST_GAIN or sure < LEAST_SIGNIFICANCE)
         )
 
 
@@ -263,12 +286,12 @@ def test_lattice_carries_a_displacement_and_stiffness_flattens_it():
     rng = np.random.default_rng(2)
     points = rng.uniform([0, 0], [SIZE[1], SIZE[0]], (500, 2))
     true = np.stack([2 * np.sin(points[:, 0] / 60), 2 * np.cos(points[:, 1] / 70)], axis=1)
-    matches = L.LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
-    lattice, left = B.Lattice.over(SIZE), []
+    matches = LocalMatches(points, true, np.tile(np.eye(2), (500, 1, 1)))
+    lattice, left = Lattice.over(SIZE), []
     for stiffness in (0.01, 1e4):
-        basis = B.Basis(lattice.design(points), stiffness * lattice.bending())
-        controls = lattice.controls(B.fit_displacement(basis, matches, np.ones(500)))
-        transform = B.DeformableTransform(
+        basis = Basis(lattice.design(points), stiffness * lattice.bending())
+        controls = lattice.controls(fit_displacement(basis, matches, np.ones(500)))
+        transform = DeformableTransform(
             MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls
         )
         assert np.allclose(
@@ -282,16 +305,14 @@ def test_lattice_carries_a_displacement_and_stiffness_flattens_it():
 
 def test_nothing_that_folds_is_chosen():
     gain = (0.9, 10.0)
-    lattice = B.Lattice.over(SIZE)
+    lattice = Lattice.over(SIZE)
     controls = np.zeros((*lattice.shape, 2))
     for size, kept in ((1.0, "deformable"), (80.0, "affine")):
         controls[2:-2, 2:-2] = size * np.random.default_rng(0).standard_normal(
             (lattice.shape[0] - 4, lattice.shape[1] - 4, 2)
         )
-        rich = B.DeformableTransform(
-            MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls
-        )
-        choice = B._chosen(MatrixTransform(np.eye(3)), rich, gain, SIZE)
+        rich = DeformableTransform(MatrixTransform(np.eye(3)), lattice.H_fixed_to_lattice, controls)
+        choice = _chosen(MatrixTransform(np.eye(3)), rich, gain, SIZE)
         assert choice.transform.kind == kept and ("folding" in choice.reason) == (kept == "affine")
 
 
@@ -414,17 +435,17 @@ def test_benchmark_compares_transforms_and_counts_folds(camera_root, monkeypatch
     )
 
 
-@pytest.mark.parametrize("model", list(transforms.ORACLES))
+@pytest.mark.parametrize("model", list(ORACLES))
 def test_oracles_are_exact_on_pairs_of_their_model(model):
     rng = np.random.default_rng(0)
     fixed = rng.uniform(0, 500, (30, 2))
-    H = G.affine_about(30, 1.1, 0.0 if model == "similarity" else 0.1, (250, 250), (260, 240))
+    H = affine_about(30, 1.1, 0.0 if model == "similarity" else 0.1, (250, 250), (260, 240))
     if model == "homography":
         H[2, :2] = 2e-4, -1e-4
-    moving = G.warp_points(fixed, H)
+    moving = warp_points(fixed, H)
     if model == "quadratic":
         moving = moving + 1e-4 * np.stack([fixed[:, 0] * fixed[:, 1], fixed[:, 1] ** 2], axis=1)
     pair = RealPair("p", "1", None, None, fixed, moving, np.eye(3), 0.0)
-    assert transforms.oracle_error(pair, model, (512, 512)) < 1e-6
+    assert oracle_error(pair, model, (512, 512)) < 1e-6
     if model != "similarity":
-        assert transforms.oracle_error(pair, "similarity", (512, 512)) > 0.5
+        assert oracle_error(pair, "similarity", (512, 512)) > 0.5

@@ -1,17 +1,28 @@
 """The fundus camera model, and the pairs with exact correspondence that are made by it."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from helpers import run_main
 
-from dataset import camera_pairs, synthesize
-from dataset.camera_pairs import PairDraw, draw_pair, landmarks_of, overlap_of
-from dataset.fundus_camera import aim
 from dataset.real_pairs import load_real_pairs
+from geometry.matrices import affine_about
+from geometry.points import inside, warp_points
 from model.ridge_stem import RidgeStem
-from utils import geometry as G
+from synthesis import camera_pairs
+from synthesis.camera_pairs import (
+    FIRST_STREAM,
+    PairDraw,
+    draw_pair,
+    draw_swellings,
+    landmarks_of,
+    overlap_of,
+)
+from synthesis.eyes import ANATOMY
+from synthesis.fundus_camera import aim
 
 POLE = np.array([1.2, 0.1])
 STRAIGHT = np.zeros(2)
@@ -37,8 +48,8 @@ def test_one_gaze_turned_and_enlarged_is_a_similarity():
         for roll, field in ((0.0, 8.0), (0.6, 6.0))
     )
     mapped = there.to_pixels(here.to_retina(GRID))
-    H = G.affine_about(np.degrees(0.6), 8.0 / 6.0, 0.0, (199.5, 199.5), (199.5, 199.5))
-    assert np.abs(mapped - G.warp_points(GRID, H)).max() < 1e-6
+    H = affine_about(np.degrees(0.6), 8.0 / 6.0, 0.0, (199.5, 199.5), (199.5, 199.5))
+    assert np.abs(mapped - warp_points(GRID, H)).max() < 1e-6
 
 
 def test_two_gazes_are_not_affine_but_nearly_quadratic():
@@ -47,7 +58,7 @@ def test_two_gazes_are_not_affine_but_nearly_quadratic():
         for centre in ((-1.5, 0.3), (2.0, -0.4))
     )
     mapped = there.to_pixels(here.to_retina(GRID))
-    seen = G.inside(mapped, (400, 400))
+    seen = inside(mapped, (400, 400))
     fixed, moving = (GRID[seen] - 200) / 200, mapped[seen]
     x, y = fixed.T
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
@@ -78,9 +89,9 @@ def test_eyes_are_not_those_of_the_training_set():
         np.random.default_rng([0, 1, *tags]).random(4)
         for tags in (
             (),
-            (synthesize.ANATOMY,),
-            (camera_pairs.FIRST_STREAM,),
-            (camera_pairs.FIRST_STREAM + 1,),
+            (ANATOMY,),
+            (FIRST_STREAM,),
+            (FIRST_STREAM + 1,),
         )
     ]
     assert np.array_equal(streams[0], streams[1]), "numpy pads seeds with zeros"
@@ -89,7 +100,7 @@ def test_eyes_are_not_those_of_the_training_set():
 
 def test_swellings_add_up_to_what_was_asked_for():
     for seed in range(20):
-        swellings = camera_pairs.draw_swellings(POLE, 50.0, 400, 5.0, np.random.default_rng(seed))
+        swellings = draw_swellings(POLE, 50.0, 400, 5.0, np.random.default_rng(seed))
         plain, swollen = (
             aim(POLE, POLE, 0.0, STRAIGHT, 8.0, 0.0, 400, each) for each in (None, swellings)
         )
@@ -110,7 +121,7 @@ def pair():
 def test_pair_shows_the_same_places_where_its_map_says(pair):
     assert pair.fixed.shape[:2] == pair.moving.shape[:2] == pair.moving_xy.shape[:2] == (256, 256)
     fixed, moving = landmarks_of(pair.moving_xy)
-    assert len(fixed) > 20 and G.inside(moving, (256, 256)).all()
+    assert len(fixed) > 20 and inside(moving, (256, 256)).all()
     columns, rows = fixed.astype(int).T
     assert np.array_equal(pair.moving_xy[rows, columns], moving)
     # Vessels are dark in the photograph and bright in the angiogram: aligned, their details oppose each other.

@@ -1,11 +1,14 @@
 """Geometry of the coarse grid: centres, vessel cells, and true matches of a known transform."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
 
-from utils.cells import cell_centres, find_cell_matches, nearest_cell, vessel_cells
-from utils.geometry import affine_about, image_centre, warp_points
+from geometry.cells import cell_centres, find_cell_matches, nearest_cell, vessel_cells
+from geometry.matrices import affine_about, image_centre
+from geometry.points import warp_points
 
 STRIDE = 8
 

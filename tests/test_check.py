@@ -13,7 +13,7 @@ from helpers import make_pair, run_main, write_numbered_pair, write_points
 import dataset.check
 from dataset.check import check
 from utils.errors import InputError
-from utils.image_io import read_gray, read_mask, write_image
+from utils.image_files import read_gray, read_mask, write_image
 
 
 def run_check(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:

@@ -22,15 +22,21 @@ from lightning_fabric.plugins import MixedPrecision
 
 import register
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
-from utils import engine as engine_module
-from utils import image_io
-from utils.batches import TolerantViews
+from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.samples import discover_samples
+from dataset.views import ViewGeometry
+from registration.pair_table import PairToRegister
+from training.batches import TolerantViews
+from training.engine import Engine
+from training.joint_step import JointConfig
+from training.run_folder import run_folder
+from training.settings import TrainSettings
+from training.task import StepOutput, TrainingTask, ValidationReport
+from utils import image_files
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import build, read_yaml
 from utils.errors import InputError
-from utils.image_io import read_gray, read_mask, write_image
-from utils.run_folder import run_folder
+from utils.image_files import read_gray, read_mask, write_image
 
 
 @pytest.fixture
@@ -200,7 +206,7 @@ def training(tiny_data, tiny_config, tmp_path_factory):
     """An engine of the training script in this process, before its first step."""
     with pytest.MonkeyPatch.context() as patch:
         caught = []
-        patch.setattr(engine_module.Engine, "fit", lambda self: caught.append(self))
+        patch.setattr(Engine, "fit", lambda self: caught.append(self))
         arguments = (
             "--save",
             tmp_path_factory.mktemp("engine"),
@@ -256,20 +262,14 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
         def __getitem__(self, key: ViewKey) -> dict:
             return {"rows": torch.full((4,), 1.0 + key.index), "key": str(key.index)}
 
-    def step(network: torch.nn.Module, batch: dict) -> engine_module.StepOutput:
-        return engine_module.StepOutput(
-            {"total": network(batch["rows"]).float().mean()}, {}, {}, []
-        )
+    def step(network: torch.nn.Module, batch: dict) -> StepOutput:
+        return StepOutput({"total": network(batch["rows"]).float().mean()}, {}, {}, [])
 
-    def make(name: str) -> engine_module.Engine:
-        report = engine_module.ValidationReport(0.0, {}, "")
-        task = engine_module.TrainingTask(
-            model, Rows(), step, lambda _: None, lambda *_: report, {}, {}
-        )
-        settings = engine_module.TrainSettings(
-            epochs=1, batch_size=2, views_per_sample=20, workers=0
-        )
-        return engine_module.Engine(fabric, task, settings, tmp_path / name, seed=0)
+    def make(name: str) -> Engine:
+        report = ValidationReport(0.0, {}, "")
+        task = TrainingTask(model, Rows(), step, lambda _: None, lambda *_: report, {}, {})
+        settings = TrainSettings(epochs=1, batch_size=2, views_per_sample=20, workers=0)
+        return Engine(fabric, task, settings, tmp_path / name, seed=0)
 
     first = make("fp16")
     first.fit()
@@ -293,7 +293,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tiny_data, new, forked_runs):
     # From the third step on no file may grow beyond 20 kB, as if the disk were full.
     patch = """
 import resource, signal
-from utils.engine import Engine
+from training.engine import Engine
 step = Engine._train_one_step
 def limited(self, batches, epoch):
     if self.progress.steps == 1:
@@ -394,7 +394,7 @@ GeneratedPairs.__getitem__ = killed
 
 
 def test_two_runs_of_one_name_at_once(training, tiny_data, tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr("utils.run_folder.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("training.run_folder.LOCK_SECONDS", 0.1)
     arguments = (
         "--save",
         training.folder.path.parents[1],
@@ -504,7 +504,7 @@ def test_yaml_is_loaded_safely(tmp_path):
     path.write_text(laughs + "train: {lr: *a11}\n", encoding="utf-8")
     content = read_yaml(path)
     with pytest.raises(InputError, match="train: lr") as caught:
-        build(train_multimodal_e2e.Config, {"train": content["train"]}, str(path))
+        build(JointConfig, {"train": content["train"]}, str(path))
     assert len(str(caught.value)) < 2000
 
 
@@ -516,7 +516,7 @@ def test_names_cannot_lead_out_of_the_output_folder(
 ):
     with pytest.raises(InputError, match="plain name"):
         run_folder(tmp_path, "cffa", name)
-    row = register.PairRow(name, "a.png", "b.png", {})
+    row = PairToRegister(name, "a.png", "b.png", {})
     before = sorted(tmp_path.rglob("*"))
     record = register.process_row(row, None, tmp_path / "out", set(), [])
     assert (
@@ -545,7 +545,7 @@ def test_names_cannot_lead_out_of_the_output_folder(
 def test_images_of_absurd_size_are_refused_before_they_are_unpacked(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"bomb{suffix}"
     assert cv2.imwrite(str(path), np.zeros((400, 500), np.uint8))
-    monkeypatch.setattr(image_io, "MAX_PIXELS", 150_000)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 150_000)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("unpacked"))
     for read in (read_gray, read_mask):
         with pytest.raises(InputError, match=f"bomb{suffix}: 500 x 400 px.*smaller"):
@@ -586,7 +586,7 @@ def test_memory_does_not_grow_over_200_steps(tiny_data, tmp_path, forked_runs):
     }
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     patch = f"""
-from utils.engine import Engine
+from training.engine import Engine
 step = Engine._train_one_step
 def measured(self, batches, epoch):
     loss = step(self, batches, epoch)

@@ -19,15 +19,18 @@ from hypothesis import strategies as st
 import evaluate
 import register
 from dataset.check import check
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
+from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
-from register import PairRow, Registrar
-from train_multimodal_e2e import Config
+from dataset.samples import discover_samples
+from dataset.views import ViewGeometry
+from geometry.point_files import read_points
+from registration.pair_table import PairToRegister
+from registration.registrar import Registrar
+from training.joint_step import JointConfig
 from utils.checkpoint import read_checkpoint
 from utils.config import build, read_yaml
 from utils.errors import InputError
-from utils.image_io import read_color, read_gray, read_mask, write_image
-from utils.points import read_points
+from utils.image_files import read_color, read_gray, read_mask, write_image
 
 
 def cases(n: int):
@@ -142,7 +145,7 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-KEYS = st.sampled_from([*Config.__dataclass_fields__, "modle"])
+KEYS = st.sampled_from([*JointConfig.__dataclass_fields__, "modle"])
 INNER = st.sampled_from(
     [
         "lr",
@@ -172,11 +175,11 @@ def test_configs(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
     try:
-        config = build(Config, read_yaml(path), str(path))
+        config = build(JointConfig, read_yaml(path), str(path))
     except InputError as error:
         assert "fuzzed.yaml" in str(error)
     else:
-        assert isinstance(config, Config)
+        assert isinstance(config, JointConfig)
 
 
 @cases(80)
@@ -342,7 +345,7 @@ def test_real_data_sets(tmp_path_factory, small_sets, untrained_weights, data):
 @given(row=st.tuples(CELLS, CELLS, CELLS))
 def test_single_rows(tmp_path_factory, registrar, row):
     record = register.process_row(
-        PairRow(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), []
+        PairToRegister(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), []
     )
     assert (
         record["status"] == "failed"

@@ -13,25 +13,18 @@ from helpers import run_main
 from torch.utils.data import DataLoader
 
 import dataset.generated_pairs
-from dataset.generated_pairs import (
-    MODE_FILES,
-    GeneratedPairs,
-    ViewGeometry,
-    ViewKey,
-    discover_samples,
-    draw_geometry,
-    load_sample,
-    overlap_share,
-    read_manifest,
-    split_by_eye,
-    write_manifest,
-)
+from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.photometric import PhotometricRanges, randomise
-from model.keypoints import extract_keypoints
-from utils import geometry as G
+from dataset.samples import MODE_FILES, discover_samples, load_sample
+from dataset.split import read_manifest, split_by_eye, write_manifest
+from dataset.views import ViewGeometry, draw_geometry, overlap_share
+from geometry.matrices import compose, image_centre, translation_matrix
+from geometry.points import inside, warp_points
+from geometry.rasters import valid_overlap, warp_image
+from registration.keypoints import extract_keypoints
 from utils.errors import InputError
-from utils.image_io import read_gray, write_image
+from utils.image_files import read_gray, write_image
 
 ALL_MODES = list(MODE_FILES)
 TRAINING = ViewGeometry(img_size=128, long_side=192, rotation_deg=180)
@@ -52,7 +45,7 @@ def rasters(view: dict) -> dict[str, torch.Tensor]:
 
 def overlap_of(view: dict) -> torch.Tensor:
     return (
-        G.valid_overlap(
+        valid_overlap(
             view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None]
         )[0]
         > 0.5
@@ -60,7 +53,7 @@ def overlap_of(view: dict) -> torch.Tensor:
 
 
 def into_fixed(raster: torch.Tensor, view: dict) -> torch.Tensor:
-    return G.warp_image(
+    return warp_image(
         raster[None], view["H_fix_to_mov"][None], tuple(view["fixed_image"].shape[-2:])
     )[0]
 
@@ -133,8 +126,8 @@ def test_masks_fields_and_heatmaps_agree_under_the_known_matrix(samples, geometr
             extract_keypoints(view[f"{role}_heatmap"][None], 0.4, 3, 500)[0][0]
             for role in ("fixed", "moving")
         )
-        mapped = G.warp_points(mapped, view["H_fix_to_mov"])
-        seen = G.inside(mapped, tuple(view["moving_image"].shape[-2:]), 8)
+        mapped = warp_points(mapped, view["H_fix_to_mov"])
+        seen = inside(mapped, tuple(view["moving_image"].shape[-2:]), 8)
         x, y = mapped[seen].round().long().T
         deep = torch.nn.functional.avg_pool2d(view["moving_fov"][None], 9, 1, 4)[0, 0, y, x] > 0.99
         distance = torch.cdist(mapped[seen][deep], found).amin(1)
@@ -209,7 +202,7 @@ def test_the_own_frame_is_where_the_file_shows_it(samples):
     for key in EPOCH_KEYS:
         view = pairs[key]
         own_mask = load_sample(samples[key.index], 192, 2.0)[2].float()[None, None] / 255
-        seen = G.warp_image(own_mask, view["H_fix_to_own"][None], (128, 128))[0] > 0.5
+        seen = warp_image(own_mask, view["H_fix_to_own"][None], (128, 128))[0] > 0.5
         field = view["fixed_fov"] > 0.5
         assert iou(seen & field, (view["fixed_mask"] > 0.5) & field) > 0.8
 
@@ -231,8 +224,8 @@ def test_ranges_are_honoured(samples, limit):
         _, H, size = draw_geometry(stack, geometry, rng)
         angles.append(np.degrees(np.arctan2(H[1, 0], H[0, 0])))
         scales.append(np.sqrt(np.linalg.det(H[:2, :2])))
-        centre = G.image_centre(size)
-        shifts.append((G.warp_points(centre[None], H)[0] - centre) / 192)
+        centre = image_centre(size)
+        shifts.append((warp_points(centre[None], H)[0] - centre) / 192)
     assert np.abs(angles).max() <= limit + 1e-6 and np.abs(angles).max() >= 0.9 * limit
     assert (
         min(angles) <= -0.9 * limit
@@ -274,7 +267,7 @@ def test_enlarged_views_overlap_by_what_they_show(samples):
             overlap_share(
                 stack,
                 H_fix_to_own,
-                G.compose(H_fix_to_mov, G.translation_matrix((400.0, 0.0))),
+                compose(H_fix_to_mov, translation_matrix((400.0, 0.0))),
                 size,
             )
             == 0
@@ -307,8 +300,8 @@ def test_anchors_lie_on_vessels_that_both_images_show(samples):
         assert (view["anchors"][~view["anchor_valid"]] == 0).all()
         x, y = anchors.round().long().clamp(0, 127).T
         assert view["fixed_mask"][0, y, x].min() > 0.5
-        mapped = G.warp_points(anchors, view["H_fix_to_mov"])
-        assert G.inside(mapped, (128, 128), -1).all()
+        mapped = warp_points(anchors, view["H_fix_to_mov"])
+        assert inside(mapped, (128, 128), -1).all()
         x, y = mapped.round().long().clamp(0, 127).T
         near = torch.nn.functional.max_pool2d(
             torch.stack([view["moving_mask"], view["moving_fov"]]), 5, 1, 2

@@ -19,19 +19,25 @@ import torch
 from helpers import run_main
 
 import register
-from model.factory import load_matcher
+from geometry import apply_transform
+from geometry.apply_transform import warp_frame
+from geometry.curved_transforms import QuadraticTransform
+from geometry.matrices import affine_about
+from geometry.points import inside as inside_of
+from geometry.points import warp_points
+from geometry.rasters import register_onto_fixed, warp_image
+from geometry.transform_files import SavedTransform, export_files, itk_transform, read_transform
+from geometry.transforms import MatrixTransform
 from model.super_retina_multimodal import SuperRetinaMultimodal
-from register import Registrar
-from utils import apply_transform, export_onnx
-from utils import geometry as G
+from registration import export_onnx
+from registration.export_onnx import export, largest_difference
+from registration.registrar import DEFAULT_WEIGHTS, Registrar
+from registration.trained_matchers import load_matcher
 from utils.errors import InputError
-from utils.image_io import read_color, read_gray
-from utils.interchange import export_files, itk_transform, read_transform
-from utils.pictures import register_onto_fixed
-from utils.transforms import MatrixTransform, QuadraticTransform
+from utils.image_files import read_color, read_gray
 
 PROJECT = Path(register.__file__).parent
-H = G.affine_about(25.0, 1.3, 0.08, [40, 30], [70.3, 55.8])
+H = affine_about(25.0, 1.3, 0.08, [40, 30], [70.3, 55.8])
 FIXED_SIZE, MOVING_SIZE = (80, 96), (130, 120)
 
 
@@ -67,19 +73,19 @@ def test_itk_resamples_as_we_do(moving, tmp_path):
     transform = sitk.ReadTransform(str(tmp_path / "transform.tfm"))
     for point in ([0.0, 0.0], [95.0, 79.0], [33.25, 17.5]):
         assert np.allclose(
-            transform.TransformPoint(point), G.warp_points(np.array([point]), H)[0], atol=1e-9
+            transform.TransformPoint(point), warp_points(np.array([point]), H)[0], atol=1e-9
         )
     frame = sitk.GetImageFromArray(np.zeros(FIXED_SIZE, np.float32))
     theirs = sitk.GetArrayFromImage(
         sitk.Resample(sitk.GetImageFromArray(moving), frame, transform, sitk.sitkLinear)
     )
     # Without the blur against aliasing, which ITK does not apply and this scale would call for.
-    ours = G.warp_image(
+    ours = warp_image(
         torch.from_numpy(moving)[None, None], torch.from_numpy(H).float()[None], FIXED_SIZE
     )[0, 0].numpy()
     ys, xs = np.indices(FIXED_SIZE)
-    mapped = G.warp_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(float), H)
-    inside = G.inside(mapped, MOVING_SIZE, 1.5).reshape(FIXED_SIZE)
+    mapped = warp_points(np.stack([xs, ys], -1).reshape(-1, 2).astype(float), H)
+    inside = inside_of(mapped, MOVING_SIZE, 1.5).reshape(FIXED_SIZE)
     assert inside.mean() > 0.4 and np.abs(theirs - ours)[inside].max() < 1e-3
 
 
@@ -145,7 +151,7 @@ def test_register_exports_matches_and_transform(
     point = (50.0, 60.0)
     assert np.allclose(
         sitk.ReadTransform(str(folder / "transform.tfm")).TransformPoint(point),
-        G.warp_points(np.array([point]), np.array(content["H_fix_to_mov"]))[0],
+        warp_points(np.array([point]), np.array(content["H_fix_to_mov"]))[0],
     )
 
 
@@ -189,13 +195,13 @@ def test_frames_keep_depth_channels_and_pages(moving, monkeypatch, tmp_path):
 
 def test_there_and_back_again(moving):
     shift = MatrixTransform(np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]]))
-    transform = apply_transform.SavedTransform(shift, (100, 90), MOVING_SIZE)
-    there = apply_transform.warp_frame(moving, transform)
-    back = apply_transform.warp_frame(there, transform, inverse=True)
+    transform = SavedTransform(shift, (100, 90), MOVING_SIZE)
+    there = warp_frame(moving, transform)
+    back = warp_frame(there, transform, inverse=True)
     assert there.shape == (100, 90) and back.shape == MOVING_SIZE
     assert np.abs(back - moving)[5:100, 7:90].max() < 1e-5
     labels = (moving > 0.5).astype(np.uint8) * 7
-    assert set(np.unique(apply_transform.warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
+    assert set(np.unique(warp_frame(labels, read_all(H), nearest=True))) <= {0, 7}
 
 
 @pytest.mark.parametrize("bends", [0.0, 6.0])
@@ -250,7 +256,7 @@ def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
         )
         == 0
     )
-    assert np.abs(np.loadtxt(tmp_path / "there.txt") - G.warp_points(points, H)).max() < 1e-5
+    assert np.abs(np.loadtxt(tmp_path / "there.txt") - warp_points(points, H)).max() < 1e-5
     assert (
         run_main(
             apply_transform,
@@ -288,8 +294,8 @@ def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "out.txt").exists()
 
 
-def read_all(matrix: np.ndarray) -> apply_transform.SavedTransform:
-    return apply_transform.SavedTransform(MatrixTransform(matrix), FIXED_SIZE, MOVING_SIZE)
+def read_all(matrix: np.ndarray) -> SavedTransform:
+    return SavedTransform(MatrixTransform(matrix), FIXED_SIZE, MOVING_SIZE)
 
 
 def test_what_does_not_fit_is_named(moving, monkeypatch, tmp_path, capsys):
@@ -349,7 +355,7 @@ def exported(untrained_weights, tmp_path_factory) -> Path:
 def test_onnx_runtime_gives_the_same_maps_at_two_sizes(exported, untrained_weights):
     network = load_matcher(untrained_weights)[0].model
     for size in ((64, 96), (136, 80)):
-        assert export_onnx.largest_difference(network, "fixed", exported, size) < 1e-4
+        assert largest_difference(network, "fixed", exported, size) < 1e-4
     session = onnxruntime.InferenceSession(str(exported))
     metadata = session.get_modelmeta().custom_metadata_map
     assert metadata == {"size_multiple": "8", "descriptor_stride": "4", "role": "fixed"}
@@ -358,23 +364,21 @@ def test_onnx_runtime_gives_the_same_maps_at_two_sizes(exported, untrained_weigh
 
 
 def test_the_weights_that_ship_are_exported(tmp_path, monkeypatch):
-    weights = register.DEFAULT_WEIGHTS
+    weights = DEFAULT_WEIGHTS
     assert (
         run_main(export_onnx, monkeypatch, "--weights", weights, "--out", tmp_path / "shipped.onnx")
         == 0
     )
     network = load_matcher(weights)[0].model
     for size in ((256, 320), (512, 384)):
-        assert (
-            export_onnx.largest_difference(network, "fixed", tmp_path / "shipped.onnx", size) < 1e-4
-        )
+        assert largest_difference(network, "fixed", tmp_path / "shipped.onnx", size) < 1e-4
 
 
 def test_another_network_would_be_noticed(exported, untrained_weights):
     network = load_matcher(untrained_weights)[0].model
     with torch.no_grad():
         network.decoder.detector_head.bias += 0.5
-    assert export_onnx.largest_difference(network, "fixed", exported, (64, 64)) > 1e-3
+    assert largest_difference(network, "fixed", exported, (64, 64)) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -387,10 +391,10 @@ def test_another_network_would_be_noticed(exported, untrained_weights):
 def test_the_other_networks_are_exported_too(role, arguments, tmp_path):
     torch.manual_seed(0)
     network = SuperRetinaMultimodal(**arguments).eval()
-    export_onnx.export(network, role, tmp_path / "network.onnx")
+    export(network, role, tmp_path / "network.onnx")
     multiple = network.size_multiple
     for size in ((6 * multiple, 5 * multiple), (4 * multiple, 9 * multiple)):
-        assert export_onnx.largest_difference(network, role, tmp_path / "network.onnx", size) < 1e-4
+        assert largest_difference(network, role, tmp_path / "network.onnx", size) < 1e-4
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------

@@ -8,16 +8,18 @@ import torch
 from torch.nn import functional as F
 
 from dataset.junctions import gaussian_heatmap
-from model.factory import ModelSettings, build_model
-from model.keypoints import (
+from geometry.matrices import affine_about, image_centre
+from geometry.points import pixel_grid, warp_points
+from geometry.rasters import warp_image
+from model.super_retina_multimodal import SuperRetinaMultimodal
+from registration.keypoints import (
     extract_keypoints,
     match_descriptors,
     non_maximum_suppression,
     refine_peaks,
     sample_descriptors,
 )
-from model.super_retina_multimodal import SuperRetinaMultimodal
-from utils import geometry as G
+from registration.trained_matchers import ModelSettings, build_model
 
 SIZE = (64, 96)
 
@@ -123,21 +125,21 @@ def test_descriptors_find_the_same_place_under_a_warp(stride, angle, scale):
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(1, 32, 128 // 8, 192 // 8, generator=generator)
     fixed = F.interpolate(coarse, size=fixed_size, mode="bicubic", align_corners=False)
-    H = G.affine_about(angle, scale, 0.0, G.image_centre(fixed_size), G.image_centre(moving_size))
+    H = affine_about(angle, scale, 0.0, image_centre(fixed_size), image_centre(moving_size))
     H_mov_to_fix = torch.tensor(np.linalg.inv(H)).float()[None]
-    moving = G.warp_image(fixed, H_mov_to_fix, moving_size)
+    moving = warp_image(fixed, H_mov_to_fix, moving_size)
     fixed_map, moving_map = F.avg_pool2d(fixed, stride), F.avg_pool2d(moving, stride)
     points = torch.rand(1, 40, 2, generator=generator) * torch.tensor([80.0, 50.0]) + torch.tensor(
         [56.0, 39.0]
     )
     wanted = sample_descriptors(fixed_map, points, stride)[0]
     # Every place of the moving image, four to a cell: the nearest descriptor must lie where the matrix says.
-    everywhere = G.pixel_grid((moving_size[0] // 2, moving_size[1] // 2))[None] * 2.0 + 0.5
+    everywhere = pixel_grid((moving_size[0] // 2, moving_size[1] // 2))[None] * 2.0 + 0.5
     found = sample_descriptors(moving_map, everywhere, stride)[0]
     nearest = everywhere[0][(wanted @ found.T).argmax(1)]
-    error = (nearest - G.warp_points(points[0], torch.tensor(H).float())).norm(dim=1) / stride
+    error = (nearest - warp_points(points[0], torch.tensor(H).float())).norm(dim=1) / stride
     assert error.median() < 0.5 and (error - error.median()).abs().median() < 0.5
-    bias = (nearest - G.warp_points(points[0], torch.tensor(H).float())).mean(0) / stride
+    bias = (nearest - warp_points(points[0], torch.tensor(H).float())).mean(0) / stride
     assert bias.abs().max() < 0.2, "no systematic offset"
 
 
@@ -213,7 +215,7 @@ def test_keypoints_read_the_descriptor_of_their_own_place(name):
                 weight = (
                     torch.autograd.grad(answer, image, retain_graph=True)[0].square().reshape(-1)
                 )
-                centre = (G.pixel_grid(size) * weight[:, None]).sum(0) / weight.sum()
+                centre = (pixel_grid(size) * weight[:, None]).sum(0) / weight.sum()
                 offsets.append(centre - point[0, 0])
     bias = torch.stack(offsets).mean(0) / stride
     assert bias.abs().max() < 0.5, bias

@@ -1,5 +1,7 @@
 """The LoFTR network: its weights files, what stays frozen, where its matches lie, and that it can learn."""
 
+from __future__ import annotations
+
 import copy
 from dataclasses import replace
 
@@ -9,15 +11,18 @@ import torch
 from helpers import SMALL_LOFTR
 from kornia.feature import LoFTR
 
+from geometry.cells import CellMatches, cell_centres, find_cell_matches
+from geometry.matrices import affine_about, image_centre
+from geometry.points import warp_points
+from geometry.rasters import warp_image
 from loss.vessel_matching import VesselLossSettings, VesselObjective, VesselWeights
-from model.factory import LoFTRSettings, build_model, describe_model, load_matcher, load_pretrained
-from model.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
 from model.loftr_vessel import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, LoFTRVessel, kornia_config
-from model.working_frame import WorkingFrame, WorkingImage
-from utils.cells import CellMatches, cell_centres, find_cell_matches
+from model.pretrained import load_pretrained
+from registration.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
+from registration.trained_matchers import LoFTRSettings, build_model, describe_model, load_matcher
+from registration.working_frame import WorkingFrame, WorkingImage
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
-from utils.geometry import affine_about, image_centre, warp_image, warp_points
 
 FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
 

@@ -1,5 +1,7 @@
 """The study of plan v3: its retention set, its cost figures, and the table that it writes."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import yaml
@@ -16,14 +18,15 @@ from benchmarks.loftr_study import (
     share,
     write_into,
 )
-from dataset.generated_pairs import discover_samples
 from dataset.real_pairs import load_real_pairs
-from model.registration import MatchSettings, PairMatches
-from train_loftr_v3 import Config
+from dataset.samples import discover_samples
+from geometry.estimation import Plausibility
+from geometry.matrices import turn_about_centre
+from geometry.points import image_corners, warp_points
+from registration.matcher import MatchSettings, WorkingMatches
+from training.vessel_step import LoFTRConfig
 from utils.config import build
 from utils.errors import InputError
-from utils.geometry import Plausibility, turn_about_centre, warp_points
-from utils.metrics import image_corners
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_cost_of_frozen_and_unfrozen_steps(generated_root):
         "coarse_layers": 1,
     }
     config = build(
-        Config,
+        LoFTRConfig,
         {
             "model": model,
             "view": {"img_size": 64, "long_side": 96},
@@ -94,7 +97,7 @@ class Knowing:
             np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1
         ).reshape(-1, 2)
         H = moving.frame.H_image_to_working @ self.H @ np.linalg.inv(fixed.frame.H_image_to_working)
-        yield PairMatches(
+        yield WorkingMatches(
             points, warp_points(points, H), np.ones(len(points)), fixed, moving, points, points
         )
 
@@ -154,7 +157,7 @@ def test_table_goes_between_the_markers(tmp_path):
 def test_both_configs_fit_their_schema():
     for name in ("loftr_v3", "loftr_v3_lite"):
         with open(f"configs/{name}.yaml", encoding="utf-8") as handle:
-            config = build(Config, yaml.safe_load(handle), name)
+            config = build(LoFTRConfig, yaml.safe_load(handle), name)
         assert (
             config.v3.freeze == ("backbone", "pos_encoding", "fine_preprocess")
             and config.base.freeze == ()

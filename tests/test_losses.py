@@ -9,17 +9,21 @@ from helpers import SMALL_MODEL
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
+from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.junctions import gaussian_heatmap
+from dataset.samples import discover_samples
+from dataset.views import ViewGeometry
+from geometry.matrices import affine_about, image_centre, translation_matrix
+from geometry.points import warp_points
+from geometry.rasters import valid_overlap
 from loss.common import average, dice_loss
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, infonce_loss, triplet_loss
 from loss.detector import detector_loss
 from loss.geometric import geometric_loss
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import Observation, PKESettings, ValueMap
-from model.factory import ModelSettings, build_model
-from model.keypoints import extract_keypoints, sample_descriptors
-from utils import geometry as G
+from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.trained_matchers import ModelSettings, build_model
 from utils.config import to_plain
 from utils.errors import InputError
 
@@ -94,9 +98,9 @@ def test_detector_loss_sees_both_images():
 def detectors():
     """Detector maps of one constellation in a fixed (80 x 112) and a moving (96 x 88) frame, and the matrix."""
     points = np.array([[30.0, 30.0], [70.0, 20.0], [60.0, 55.0], [90.0, 50.0]])
-    H = G.affine_about(35, 0.9, 0.0, G.image_centre((80, 112)), G.image_centre((96, 88)))
+    H = affine_about(35, 0.9, 0.0, image_centre((80, 112)), image_centre((96, 88)))
     fixed = torch.from_numpy(gaussian_heatmap(points, (80, 112), 3.0))[None, None]
-    moving = torch.from_numpy(gaussian_heatmap(G.warp_points(points, H), (96, 88), 3.0 * 0.9))[
+    moving = torch.from_numpy(gaussian_heatmap(warp_points(points, H), (96, 88), 3.0 * 0.9))[
         None, None
     ]
     return fixed, moving, torch.tensor(H).float()[None]
@@ -104,16 +108,16 @@ def detectors():
 
 def test_geometric_loss_knows_the_right_matrix(detectors):
     fixed, moving, H = detectors
-    overlap = G.valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
+    overlap = valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
     assert geometric_loss(fixed, moving, H, overlap).mean() < 0.03
-    wrong = torch.tensor(G.translation_matrix([8, 0])).float()[None] @ H
+    wrong = torch.tensor(translation_matrix([8, 0])).float()[None] @ H
     assert geometric_loss(fixed, moving, wrong, overlap).mean() > 0.5
     assert geometric_loss(fixed, moving, torch.linalg.inv(H), overlap).mean() > 0.5
 
 
 def test_geometric_loss_ignores_what_lies_outside_of_the_overlap(detectors):
     fixed, moving, H = detectors
-    overlap = G.valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
+    overlap = valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
     overlap[..., 80:] = 0
     lonely = fixed.clone().requires_grad_()
     moving = moving.clone().requires_grad_()
@@ -260,7 +264,7 @@ def value_map(batch):
     """One admitted place in the middle of the view of each sample."""
     centre = torch.tensor([[47.5, 47.5]])
     places = {
-        key: G.warp_points(centre, H)
+        key: warp_points(centre, H)
         for key, H in zip(batch["key"], batch["H_fix_to_own"], strict=True)
     }
     settings = PKESettings(admit_value=0.5, learning_rate=0.6)

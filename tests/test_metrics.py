@@ -7,17 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from utils import geometry as G
-from utils.metrics import (
-    FAILED,
-    PairError,
-    aggregate,
-    area_under_curve,
-    corner_error,
-    image_corners,
-    median_with_failures,
-    pair_error,
-)
+from evaluation.metrics import aggregate, area_under_curve, median_with_failures
+from geometry.accuracy import FAILED, PairError, corner_error, pair_error
+from geometry.matrices import affine_about, translation_matrix
+from geometry.points import image_corners, warp_points
 
 HIGHER_IS_BETTER = ("success_median5", "SR_ME", "SR_MAE", "AUC@5", "AUC@10", "AUC@20", "mAUC")
 LOWER_IS_BETTER = ("failed_rate", "median_of_medians")
@@ -36,16 +29,16 @@ def test_errors_are_pixels_of_the_moving_image_at_512(moving_size, factor):
 
 
 def test_landmarks_go_from_fixed_to_moving():
-    H = G.affine_about(40, 1.5, 0.1, [10, 20], [200, 90])
-    assert pair_error(H, POINTS, G.warp_points(POINTS, H), (400, 300)).max == pytest.approx(
+    H = affine_about(40, 1.5, 0.1, [10, 20], [200, 90])
+    assert pair_error(H, POINTS, warp_points(POINTS, H), (400, 300)).max == pytest.approx(
         0, abs=1e-9
     )
-    assert pair_error(np.linalg.inv(H), POINTS, G.warp_points(POINTS, H), (400, 300)).mean > 10
+    assert pair_error(np.linalg.inv(H), POINTS, warp_points(POINTS, H), (400, 300)).mean > 10
 
 
 def test_corner_error_of_a_shift_is_the_shift():
-    H = G.affine_about(15, 1.1, 0, [60, 40], [50, 70])
-    shifted = G.translation_matrix([3, 4]) @ H
+    H = affine_about(15, 1.1, 0, [60, 40], [50, 70])
+    shifted = translation_matrix([3, 4]) @ H
     assert corner_error(shifted, H, (90, 130), (256, 200)) == pytest.approx(10.0)
     assert corner_error(None, H, (90, 130), (256, 200)) == math.inf
     assert np.array_equal(image_corners((90, 130)), [[0, 0], [129, 0], [129, 89], [0, 89]])

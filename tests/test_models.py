@@ -9,12 +9,13 @@ import pytest
 import torch
 from helpers import SMALL_MODEL, save_untrained
 
+from geometry.estimation import Plausibility
 from loss.pke import Observation, ValueMap
-from model.factory import ModelSettings, build_model, load_matcher, load_pretrained
+from model.pretrained import load_pretrained
 from model.ridge_stem import RidgeStem
+from registration.trained_matchers import ModelSettings, build_model, load_matcher
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
-from utils.geometry import Plausibility
 
 SETTINGS = {
     "lite": SMALL_MODEL,

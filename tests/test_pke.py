@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from dataset.junctions import gaussian_heatmap
+from geometry.matrices import affine_about, image_centre, translation_matrix
+from geometry.points import inside, pixel_grid, warp_points
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import (
     Observation,
@@ -20,8 +22,7 @@ from loss.pke import (
     passes_geometric_test,
     pke_loss,
 )
-from model.keypoints import extract_keypoints, sample_descriptors
-from utils import geometry as G
+from registration.keypoints import extract_keypoints, sample_descriptors
 from utils.checkpoint import read_checkpoint, save_checkpoint
 
 SIZE, KEY = (96, 128), "cffa_1_A"
@@ -57,7 +58,7 @@ class World:
             torch.zeros(1, 1, *SIZE),
             self.vector("background")[None, :, None, None].repeat(1, 1, *SIZE),
         )
-        grid = G.pixel_grid(SIZE)
+        grid = pixel_grid(SIZE)
         for point, look in places.values():
             detector[0, 0] = torch.maximum(
                 detector[0, 0], torch.from_numpy(gaussian_heatmap(point[None], SIZE, 1.5))
@@ -79,7 +80,7 @@ class World:
         shown = [
             {
                 name: (
-                    G.warp_points(np.array([entry[:2]], float), H)[0],
+                    warp_points(np.array([entry[:2]], float), H)[0],
                     entry[2] if len(entry) > 2 else name,
                 )
                 for name, entry in places.items()
@@ -116,8 +117,8 @@ class World:
 
 def random_view(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """``H_fix_to_own`` (zoomed, shifted, perhaps mirrored) and ``H_fix_to_mov`` (turned)."""
-    centre = G.image_centre(SIZE)
-    to_own = G.affine_about(
+    centre = image_centre(SIZE)
+    to_own = affine_about(
         0,
         1 / rng.uniform(0.9, 1.15),
         0,
@@ -125,7 +126,7 @@ def random_view(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         centre + rng.uniform(-4, 4, 2),
         bool(rng.random() < 0.5),
     )
-    return to_own, G.affine_about(
+    return to_own, affine_about(
         rng.uniform(-25, 25), rng.uniform(0.9, 1.05), 0, centre, centre + rng.uniform(-3, 3, 2)
     )
 
@@ -217,7 +218,7 @@ def test_places_out_of_view_keep_their_value():
     for _ in range(3):
         world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), np.eye(3))
     before = world.value_map.values[KEY].clone()
-    away = G.affine_about(0, 0.5, 0, G.image_centre(SIZE), [90.0, 30.0])
+    away = affine_about(0, 0.5, 0, image_centre(SIZE), [90.0, 30.0])
     result = world.view({"seed b": SEEDS["seed b"]}, {"seed b": SEEDS["seed b"]}, away, np.eye(3))
     assert result.counts["pke_labels"] == 0 and torch.equal(world.value_map.values[KEY], before)
 
@@ -230,7 +231,7 @@ def test_places_at_the_border_of_a_view_are_not_counted_as_missed(side):
         world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), np.eye(3))
     before = float(world.value_map.values[KEY].max())
     # The place lies 2 px from the left border of the fixed, or of the moving view.
-    shift = G.translation_matrix([62.0, 0.0])
+    shift = translation_matrix([62.0, 0.0])
     views = (shift, np.eye(3)) if side == "fixed" else (np.eye(3), np.linalg.inv(shift))
     world.view({"good": place}, {"good": place}, *views)
     assert float(world.value_map.values[KEY].max()) >= before
@@ -239,9 +240,9 @@ def test_places_at_the_border_of_a_view_are_not_counted_as_missed(side):
 def test_admitted_places_are_taught_in_both_images():
     """The expanded label asks for the place in the fixed and in the moving image, and L_det no longer forbids it."""
     world, place = World(), (52.0, 60.0)
-    centre = G.image_centre(SIZE)
-    to_own = G.affine_about(0, 1 / 1.1, 0, centre, centre + [3.0, -2.0], mirror=True)
-    H = G.affine_about(20, 0.95, 0, centre, centre)
+    centre = image_centre(SIZE)
+    to_own = affine_about(0, 1 / 1.1, 0, centre, centre + [3.0, -2.0], mirror=True)
+    H = affine_about(20, 0.95, 0, centre, centre)
     for _ in range(3):
         world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, to_own, H)
     shown = world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, to_own, H).losses
@@ -410,8 +411,8 @@ def test_a_place_outside_of_the_overlap_is_still_taught_where_it_is_seen():
     world, place = World(), (52.0, 60.0)
     for _ in range(3):
         world.view(SEEDS | {"good": place}, SEEDS | {"good": place}, np.eye(3), np.eye(3))
-    away = G.translation_matrix((-90.0, 0.0))
-    assert not G.inside(G.warp_points(np.array([place]), away), SIZE).any()
+    away = translation_matrix((-90.0, 0.0))
+    assert not inside(warp_points(np.array([place]), away), SIZE).any()
     detected = world.view(SEEDS | {"good": place}, {}, np.eye(3), away)
     silent = world.view(dict(SEEDS), {}, np.eye(3), away)
     assert detected.counts["pke_labels"] == 0, "not a place that both images show"

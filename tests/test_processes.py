@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.engine import MEASURED
 from utils.checkpoint import read_checkpoint
-from utils.engine import MEASURED
 
 PROJECT = Path(__file__).resolve().parents[1]
 # Write the gradients of the first step, before they are clipped.
 DUMP_GRADIENTS = """
 import torch
-from utils.engine import Engine
+from training.engine import Engine
 update_and_dump = Engine._update_weights
 def dump(self, batch, epoch):
     if epoch == 1 and self.progress.steps == 0 and self.fabric.is_global_zero:
@@ -106,7 +106,7 @@ def test_two_processes_with_halves_in_parts_go_on_as_one(arguments, forked_runs,
     """Accumulation over processes; and a run is resumed with another number of them."""
     new, folder = arguments("both", "--accumulate", 2)
     stop = """
-from utils.engine import Engine
+from training.engine import Engine
 import os, signal
 update = Engine._update_weights
 def stopping(self, batch, epoch):

@@ -10,9 +10,9 @@ from helpers import REAL_DATA, make_pair, run_main, write_numbered_pair, write_p
 
 import dataset.real_pairs
 from dataset.real_pairs import load_real_pairs
-from utils import geometry as G
+from geometry.points import warp_points
 from utils.errors import InputError
-from utils.image_io import read_color, read_gray, write_image
+from utils.image_files import read_color, read_gray, write_image
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_residual_of_imprecise_landmarks_is_reported(one_pair):
     rng = np.random.default_rng(0)
     fixed = rng.uniform(50, 140, (60, 2))
     write_points(folder / "001_01.txt", fixed)
-    write_points(folder / "001_02.txt", G.warp_points(fixed, pair[2]) + rng.normal(0, 1.0, (60, 2)))
+    write_points(folder / "001_02.txt", warp_points(fixed, pair[2]) + rng.normal(0, 1.0, (60, 2)))
     (loaded,) = load_real_pairs(root)
     # The median length of a two-dimensional Gaussian error is 1.18 times its spread.
     assert loaded.median_residual == pytest.approx(1.18 * 512 / 200, rel=0.25)

@@ -1,15 +1,19 @@
 """Ridges settle the last pixels of a transform, and tell right transforms from wrong ones; turned copies of an image."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
-from dataset.synthesize import file_names, write_generated_set
-from model.refinement import RidgePair, ridge_agreement
-from model.working_frame import WorkingFrame, WorkingImage, to_working_frame
+from geometry.field_of_view import estimate_field_of_view
+from geometry.matrices import affine_about, compose, image_centre, translation_matrix
+from geometry.points import warp_points
+from registration.ridges import RidgePair, ridge_agreement
+from registration.working_frame import WorkingFrame, WorkingImage, to_working_frame
+from synthesis.eyes import file_names
+from synthesis.generated_set import write_generated_set
 from tests.helpers import warp_picture
-from utils import geometry as G
-from utils.field_of_view import estimate_field_of_view
-from utils.image_io import read_gray
+from utils.image_files import read_gray
 
 SIZE = (380, 420)
 
@@ -21,8 +25,8 @@ def pair(tmp_path_factory):
     write_generated_set(root, 1, seed=2, size=400, progress=False)
     folder = root / "1_A"
     cf, fa = (read_gray(folder / file_names("1_A", 400)[role]) for role in ("cf", "fa"))
-    H_own_to_mov = G.affine_about(12.0, 1.1, 0.01, G.image_centre(cf.shape), G.image_centre(SIZE))
-    H_own_to_fix = G.translation_matrix((-3.0, 5.0))
+    H_own_to_mov = affine_about(12.0, 1.1, 0.01, image_centre(cf.shape), image_centre(SIZE))
+    H_own_to_fix = translation_matrix((-3.0, 5.0))
     images = [warp_picture(cf, H_own_to_fix, (390, 370)), warp_picture(fa, H_own_to_mov, SIZE)]
     fixed, moving = (
         WorkingImage(image, estimate_field_of_view(image), WorkingFrame(np.eye(3), image.shape))
@@ -35,17 +39,17 @@ def mean_error(H, H_true, size):
     points = np.stack(
         np.meshgrid(np.linspace(40, size[1] - 40, 5), np.linspace(40, size[0] - 40, 5)), -1
     ).reshape(-1, 2)
-    return np.linalg.norm(G.warp_points(points, H) - G.warp_points(points, H_true), axis=1).mean()
+    return np.linalg.norm(warp_points(points, H) - warp_points(points, H_true), axis=1).mean()
 
 
 @pytest.mark.parametrize("transform", ["affine", "homography"])
 def test_refinement_brings_a_rough_matrix_to_the_true_one(pair, transform):
     fixed, moving, H_true = pair
     for nudge in ((2.0, -1.5), (-1.5, 2.0)):
-        rough = G.compose(
+        rough = compose(
             H_true,
-            G.translation_matrix(nudge),
-            G.affine_about(0.6, 1.006, 0.0, (190, 190), (190, 190)),
+            translation_matrix(nudge),
+            affine_about(0.6, 1.006, 0.0, (190, 190), (190, 190)),
         )
         before, after = (
             mean_error(H, H_true, fixed.image.shape)
@@ -59,7 +63,7 @@ def test_refinement_keeps_what_it_cannot_improve(pair):
     assert RidgePair(fixed, moving).refine(H_true, "similarity") is H_true
     blank = WorkingImage(np.zeros_like(moving.image), moving.field_of_view, moving.frame)
     assert np.allclose(RidgePair(fixed, blank).refine(H_true, "affine"), H_true, atol=1e-4)
-    far = G.compose(H_true, G.translation_matrix((90.0, 60.0)))
+    far = compose(H_true, translation_matrix((90.0, 60.0)))
     moved = np.linalg.norm(RidgePair(fixed, moving).refine(far, "affine")[:2, 2] - far[:2, 2])
     assert moved < 12.0, "a wrong start is not dragged across the image"
 
@@ -68,7 +72,7 @@ def test_ridges_agree_under_the_true_matrix_only(pair):
     fixed, moving, H_true = pair
     ridges = RidgePair(fixed, moving)
     wrong = [
-        ridges.agreement(G.compose(H_true, G.affine_about(turn, 1.0, 0.0, (190, 200), (190, 200))))
+        ridges.agreement(compose(H_true, affine_about(turn, 1.0, 0.0, (190, 200), (190, 200))))
         for turn in (60.0, 120.0, 200.0, 280.0)
     ]
     assert ridges.agreement(H_true) > 8.0 > 4.0 > np.median(wrong)
@@ -95,7 +99,7 @@ def test_turned_copies_know_where_their_pixels_come_from(quarter_turns):
     assert turned.image.shape == turned.field_of_view.shape == turned.frame.size
     centre = np.array([[92.5, 61.5]])
     for copy in (turned, turned.mirrored()):
-        x, y = G.warp_points(centre, copy.frame.H_image_to_working)[0]
+        x, y = warp_points(centre, copy.frame.H_image_to_working)[0]
         rows, columns = np.nonzero(copy.image > 0.65)
         assert abs(columns.mean() - x) < 0.7 and abs(rows.mean() - y) < 0.7
     assert (

@@ -18,12 +18,16 @@ from helpers import run_main
 
 import evaluate
 import register
-from model.working_frame import to_working_frame
-from register import RESULT_COLUMNS, Registrar
-from utils import geometry as G
+from evaluation.running import ALL_REAL
+from geometry.estimation import MATRIX_KINDS
+from geometry.field_of_view import estimate_field_of_view
+from geometry.matrices import resize_matrix, turn_about_centre
+from geometry.points import warp_points
+from registration.pair_table import RESULT_COLUMNS
+from registration.registrar import Registrar
+from registration.working_frame import to_working_frame
 from utils.errors import InputError
-from utils.field_of_view import estimate_field_of_view
-from utils.image_io import read_color, read_gray, write_image
+from utils.image_files import read_color, read_gray, write_image
 
 COLUMNS = (
     "id,status,reason,confidence,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22"
@@ -80,7 +84,7 @@ def test_an_image_is_registered_onto_itself_by_the_identity(run_register, cf, tm
     assert row["status"] == "ok" and row["reason"] == "" and row["id"] == "1_A_cf_1_A_cf"
     H = np.array([float(row[name]) for name in MATRIX]).reshape(3, 3)
     corners = np.array([[0.0, 0.0], [191, 0], [191, 191], [0, 191]])
-    assert np.abs(G.warp_points(corners, H) - corners).max() < 0.1
+    assert np.abs(warp_points(corners, H) - corners).max() < 0.1
     assert int(row["n_inliers"]) == int(row["n_matches"]) > 10 and float(row["seconds"]) > 0
     folder = tmp_path / "out" / row["id"]
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -111,7 +115,7 @@ def test_transform_json_says_what_the_table_says(run_register, cf, tmp_path):
     )
 
 
-@pytest.mark.parametrize("transform", G.MATRIX_KINDS)
+@pytest.mark.parametrize("transform", MATRIX_KINDS)
 def test_the_matrix_is_in_pixels_of_images_of_different_size(untrained_weights, cf, transform):
     """The moving image is the fixed one, cropped in its dark surround and enlarged: no network is needed to see that."""
     registrar = Registrar(untrained_weights, transform, device="cpu")
@@ -120,10 +124,10 @@ def test_the_matrix_is_in_pixels_of_images_of_different_size(untrained_weights, 
     result = registrar.register(fixed, moving)
     assert result.status == "ok", result.reason
     points = np.array([[40.0, 60.0], [150.0, 70.0], [90.0, 170.0]])
-    wanted = G.warp_points(points, G.resize_matrix(fixed.shape, moving.shape))
-    assert np.abs(G.warp_points(points, result.H_fix_to_mov) - wanted).max() < 3.0
+    wanted = warp_points(points, resize_matrix(fixed.shape, moving.shape))
+    assert np.abs(warp_points(points, result.H_fix_to_mov) - wanted).max() < 3.0
     error = np.linalg.norm(
-        G.warp_points(result.fixed_points, result.H_fix_to_mov) - result.moving_points, axis=1
+        warp_points(result.fixed_points, result.H_fix_to_mov) - result.moving_points, axis=1
     )
     assert result.inliers.sum() == result.n_inliers and np.median(error[result.inliers]) < 6.0
 
@@ -192,7 +196,7 @@ def test_working_frame_says_where_pixels_went():
     working, seen, frame = to_working_frame(image, 192)
     assert working.shape == seen.shape == frame.size
     ys, xs = np.indices(working.shape)
-    for x, y in G.warp_points(spots, frame.H_image_to_working):
+    for x, y in warp_points(spots, frame.H_image_to_working):
         weight = np.clip(working - 0.42, 0, None) * (np.maximum(abs(xs - x), abs(ys - y)) < 12)
         assert (
             abs((xs * weight).sum() / weight.sum() - x) < 0.25
@@ -204,7 +208,7 @@ def test_working_frame_says_where_pixels_went():
 def test_working_scale_does_not_depend_on_the_canvas(cf, angle):
     """Turned on a larger canvas, or with more black around it, a retina comes out at the same size."""
     image = np.where(estimate_field_of_view(read_gray(cf)), read_gray(cf), 0)
-    H, canvas = G.turn_about_centre(image.shape, angle)
+    H, canvas = turn_about_centre(image.shape, angle)
     turned = cv2.warpAffine(image, H[:2], canvas[::-1], flags=cv2.INTER_LINEAR)
     scales = [
         math.sqrt(np.linalg.det(to_working_frame(picture, 192)[2].H_image_to_working[:2, :2]))
@@ -382,7 +386,7 @@ def test_images_of_every_kind_give_the_same_matrix(run_register, cf, tmp_path):
     for row in rows:
         assert row["status"] == "ok", row
         H = np.array([float(row[name]) for name in MATRIX]).reshape(3, 3)
-        assert np.abs(G.warp_points(corners, H) - corners).max() < 0.5, row["id"]
+        assert np.abs(warp_points(corners, H) - corners).max() < 0.5, row["id"]
 
 
 def test_from_the_shell(cf, untrained_weights, tmp_path):
@@ -618,7 +622,7 @@ def test_results_of_other_settings_are_not_mixed(
 def test_stress_wrong_pairs_and_several_sets_in_one_run(
     run_evaluate, numbered_root, generated_root, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("baselines.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
+    monkeypatch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
     (tmp_path / "split.yaml").write_text(
         yaml.safe_dump({"train": ["1"], "val": ["2", "3", "4"], "test": ["5", "6"]}),
         encoding="utf-8",
@@ -676,5 +680,5 @@ def test_several_folders_of_real_pairs_are_also_scored_together(
     assert {(r["set"], r["method"], r["pairs"]) for r in metrics["results"]} == {
         (name, method, pairs)
         for method in ("identity", "oracle")
-        for name, pairs in (("cffa", 3), ("cfmono", 3), (evaluate.ALL_REAL, 6))
+        for name, pairs in (("cffa", 3), ("cfmono", 3), (ALL_REAL, 6))
     }

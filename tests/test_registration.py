@@ -1,23 +1,23 @@
 """The pipeline between matches and matrix: working frames, guided matching, and the decision to fail."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from model import registration
-from model.registration import (
-    Matcher,
-    MatchSettings,
-    PairMatches,
-    estimate_from_matches,
-    match_under,
-    other_similarities,
-    register_pair,
-)
-from model.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
-from utils import geometry as G
+from geometry.estimation import Plausibility, estimate_transform
+from geometry.matrices import affine_about, compose, image_centre, translation_matrix
+from geometry.points import pixel_grid, warp_points
+from registration import search as search_module
+from registration.candidates import estimate_from_matches
+from registration.keypoint_matcher import match_under
+from registration.matcher import Matcher, MatchSettings, WorkingMatches
+from registration.pipeline import register_pair
+from registration.proposals import other_similarities
+from registration.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
 
 SIZE = (300, 400)
 WHOLE = WorkingImage(np.zeros(SIZE, np.float32), np.ones(SIZE, bool), WorkingFrame(np.eye(3), SIZE))
@@ -25,7 +25,7 @@ WHOLE = WorkingImage(np.zeros(SIZE, np.float32), np.ones(SIZE, bool), WorkingFra
 
 def disc_image(size, centre, radius):
     """A round field of view with texture on black."""
-    grid = G.pixel_grid(size).numpy().reshape(*size, 2)
+    grid = pixel_grid(size).numpy().reshape(*size, 2)
     inside = np.linalg.norm(grid - centre, axis=2) <= radius
     return (inside * (0.5 + 0.2 * np.sin(grid[..., 0] / 9.0))).astype(np.float32)
 
@@ -37,17 +37,17 @@ def test_working_frame_follows_the_field_and_not_the_canvas(size, centre, radius
     working, seen, frame = to_working_frame(disc_image(size, centre, radius), 256)
     assert working.shape == seen.shape == frame.size
     assert field_diameter(seen) == pytest.approx(256, rel=0.02)
-    mapped = G.warp_points(np.array([centre], float), frame.H_image_to_working)[0]
-    assert np.abs(mapped - G.image_centre(frame.size)).max() < 2.5
+    mapped = warp_points(np.array([centre], float), frame.H_image_to_working)[0]
+    assert np.abs(mapped - image_centre(frame.size)).max() < 2.5
     assert frame.H_image_to_working[0, 0] == pytest.approx(128 / radius, rel=0.03)
 
 
 def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     """Keypoints of two images under a known matrix; only some have telling descriptors."""
     rng = np.random.default_rng(seed)
-    H = G.affine_about(40, 1.1, 0.02, G.image_centre(SIZE), [220, 140], mirror=mirrored)
+    H = affine_about(40, 1.1, 0.02, image_centre(SIZE), [220, 140], mirror=mirrored)
     fixed = rng.uniform([20, 20], [380, 280], (n_points, 2))
-    moving = G.warp_points(fixed, H) + rng.normal(0, 0.4, fixed.shape)
+    moving = warp_points(fixed, H) + rng.normal(0, 0.4, fixed.shape)
     descriptors = torch.nn.functional.normalize(
         torch.from_numpy(rng.normal(size=(2, n_points, 32))), dim=-1
     )
@@ -59,7 +59,7 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     pairs = rng.permutation(n_points)[:40]
     wrong = rng.permutation(pairs)
     matched = np.where(np.arange(40) < 20, pairs, wrong)
-    return PairMatches(
+    return WorkingMatches(
         fixed[pairs],
         moving[matched],
         np.ones(40),
@@ -75,23 +75,21 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
 def test_guided_matching_finds_more_and_only_nearby():
     matches, H = planted()
     guided = match_under(matches, H, 10.0)
-    gap = np.linalg.norm(G.warp_points(guided.fixed_points, H) - guided.moving_points, axis=1)
+    gap = np.linalg.norm(warp_points(guided.fixed_points, H) - guided.moving_points, axis=1)
     assert len(guided.fixed_points) > 100 > len(matches.fixed_points) and gap.max() <= 10.0
-    assert len(match_under(matches, G.translation_matrix((5000, 0)), 10.0).fixed_points) == 0
+    assert len(match_under(matches, translation_matrix((5000, 0)), 10.0).fixed_points) == 0
 
 
 def test_estimate_recovers_the_matrix_from_few_matches():
     matches, H = planted()
-    estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", Plausibility())
     points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
     assert (
         estimate.status == "ok"
         and estimate.n_inliers > 100
         and len(used.fixed_points) == len(estimate.inliers)
     )
-    assert (
-        np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max() < 1.0
-    )
+    assert np.abs(warp_points(points, estimate.H_fix_to_mov) - warp_points(points, H)).max() < 1.0
 
 
 def test_unrelated_keypoints_fail_with_a_reason():
@@ -99,7 +97,7 @@ def test_unrelated_keypoints_fail_with_a_reason():
     for seed in range(10):
         rng = np.random.default_rng(seed)
         matches, _ = planted(seed=seed)
-        strangers = PairMatches(
+        strangers = WorkingMatches(
             matches.fixed_points,
             rng.uniform([0, 0], [400, 300], (40, 2)),
             np.ones(40),
@@ -110,9 +108,7 @@ def test_unrelated_keypoints_fail_with_a_reason():
             fixed_descriptors=matches.fixed_descriptors,
             moving_descriptors=matches.moving_descriptors.flip(0),
         )
-        estimate, _, _ = estimate_from_matches(
-            strangers, MatchSettings(), "affine", G.Plausibility()
-        )
+        estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", Plausibility())
         failures += (
             estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
         )
@@ -131,15 +127,16 @@ def test_where_the_first_proposal_is_refuted_the_next_ones_are_tried():
         moving_points=np.concatenate([decoys[1], matches.moving_points[:5]]),
         similarity=np.ones(14),
     )
-    estimate, _, decided = estimate_from_matches(few, MatchSettings(), "affine", G.Plausibility())
-    _, _, at_once = estimate_from_matches(matches, MatchSettings(), "affine", G.Plausibility())
+    estimate, _, significance = estimate_from_matches(
+        few, MatchSettings(), "affine", Plausibility()
+    )
+    _, _, at_once = estimate_from_matches(matches, MatchSettings(), "affine", Plausibility())
     points = np.array([[60.0, 60.0], [340.0, 60.0], [200.0, 250.0]])
     assert (
         estimate.status == "ok"
-        and np.abs(G.warp_points(points, estimate.H_fix_to_mov) - G.warp_points(points, H)).max()
-        < 1.5
+        and np.abs(warp_points(points, estimate.H_fix_to_mov) - warp_points(points, H)).max() < 1.5
     )
-    assert 3.0 < decided < at_once, "the best of many counts for less than a first hit"
+    assert 3.0 < significance < at_once, "the best of many counts for less than a first hit"
 
 
 def test_proposals_are_different_and_the_most_agreed_first():
@@ -150,23 +147,23 @@ def test_proposals_are_different_and_the_most_agreed_first():
         np.concatenate([spread + [60.0, -45.0], matches.moving_points[:6]]),
         SIZE,
         5.0,
-        G.Plausibility(),
+        Plausibility(),
     )
     corners = np.array([[0.0, 0.0], [399, 0], [399, 299], [0, 299]])
-    places = [G.warp_points(corners, each) for each in found]
+    places = [warp_points(corners, each) for each in found]
     assert np.abs(places[0] - corners - [60.0, -45.0]).max() < 8
-    assert min(np.abs(each - G.warp_points(corners, H)).max() for each in places) < 15
+    assert min(np.abs(each - warp_points(corners, H)).max() for each in places) < 15
     assert all(
         np.linalg.norm(one - other, axis=1).max() > 20
         for i, one in enumerate(places)
         for other in places[:i]
     )
-    assert other_similarities(spread[:1], spread[:1], SIZE, 5.0, G.Plausibility()) == []
+    assert other_similarities(spread[:1], spread[:1], SIZE, 5.0, Plausibility()) == []
 
 
 def test_mirrored_images_are_refused():
     matches, _ = planted(mirrored=True)
-    right = PairMatches(
+    right = WorkingMatches(
         matches.fixed_keypoints,
         matches.moving_keypoints,
         np.ones(150),
@@ -177,9 +174,9 @@ def test_mirrored_images_are_refused():
         fixed_descriptors=matches.fixed_descriptors,
         moving_descriptors=matches.moving_descriptors,
     )
-    affine = G.estimate_transform(right.fixed_points, right.moving_points, SIZE)
+    affine = estimate_transform(right.fixed_points, right.moving_points, SIZE)
     assert affine.status == "failed" and "mirror" in affine.reason
-    guided, _, _ = estimate_from_matches(right, MatchSettings(), "affine", G.Plausibility())
+    guided, _, _ = estimate_from_matches(right, MatchSettings(), "affine", Plausibility())
     assert guided.status == "failed" and guided.H_fix_to_mov is None
 
 
@@ -210,9 +207,9 @@ class PlantedMatcher(Matcher):
             if self.mirrored
             else np.eye(3)
         )
-        theirs = G.warp_points(
+        theirs = warp_points(
             points,
-            G.compose(
+            compose(
                 np.linalg.inv(fixed.frame.H_image_to_working),
                 H_seen,
                 moving.frame.H_image_to_working,
@@ -220,7 +217,7 @@ class PlantedMatcher(Matcher):
         )
         if not good:
             theirs = rng.uniform([30, 30], [200, 200], (120, 2))
-        return PairMatches(
+        return WorkingMatches(
             points,
             theirs,
             np.ones(120),
@@ -258,7 +255,7 @@ def test_without_turned_copies_a_turned_image_fails():
 
 def test_a_refinement_that_stretches_the_image_is_not_taken(monkeypatch):
     monkeypatch.setattr(
-        registration, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0])
+        search_module, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0])
     )
     result = register_pair(PlantedMatcher(0), IMAGE, IMAGE)
     assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3

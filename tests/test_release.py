@@ -1,13 +1,15 @@
 """The file that ships holds what matching needs and matches as the run did."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 
-from model.factory import load_matcher
+from registration.trained_matchers import load_matcher
 from tests.helpers import save_untrained
+from training.release import INFERENCE_PARTS, release
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
-from utils.release import INFERENCE_PARTS, release
 
 
 def test_a_release_matches_like_its_checkpoint(tmp_path):

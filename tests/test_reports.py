@@ -13,9 +13,10 @@ from helpers import run_main
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import evaluate
-from utils.image_io import write_image
-from utils.run_report import EpochLog, draw_curves
-from utils.training_report import MAX_EPOCHS, pick_epochs, read_pair_lines
+from training.curves import draw_curves
+from training.epoch_log import EpochLog
+from training.report import MAX_EPOCHS, pick_epochs, read_pair_lines
+from utils.image_files import write_image
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 CHROMIUM = next(
@@ -40,7 +41,7 @@ def evaluation(numbered_root, tmp_path_factory) -> Path:
     """The report of methods that need no network, moved away from everything that it was made of."""
     out = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("baselines.loftr.DEFAULT_WEIGHTS", out / "gone.pth")
+        patch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", out / "gone.pth")
         assert (
             run_main(
                 evaluate,

@@ -14,11 +14,11 @@ from helpers import assert_equal_nested, run_main, without_measured
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_multimodal_e2e
-from register import Registrar
+from registration.registrar import Registrar
+from training.engine import MEASURED
+from training.run_folder import find_checkpoint
 from utils.checkpoint import read_checkpoint
-from utils.engine import MEASURED
 from utils.errors import InputError
-from utils.run_folder import find_checkpoint
 
 MODES = ("cffa", "cfocta")
 LOGS = ("validation_log.txt", "train_log.txt")

@@ -1,17 +1,21 @@
 """The weights in save/pretrained do what the README promises, on eyes that nothing was trained on."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from helpers import REAL_DATA
 
-from baselines.loftr import DEFAULT_WEIGHTS as LOFTR_WEIGHTS
 from dataset.real_pairs import load_real_pairs
-from dataset.synthesize import file_names, write_generated_set
-from register import DEFAULT_WEIGHTS, Registrar
-from utils import geometry as G
-from utils.image_io import read_gray
-from utils.metrics import corner_error, pair_error
-from utils.pictures import register_onto_fixed
+from evaluation.methods.loftr import DEFAULT_WEIGHTS as LOFTR_WEIGHTS
+from geometry.accuracy import corner_error, pair_error
+from geometry.matrices import turn_about_centre
+from geometry.points import warp_points
+from geometry.rasters import register_onto_fixed
+from registration.registrar import DEFAULT_WEIGHTS, Registrar
+from synthesis.eyes import file_names
+from synthesis.generated_set import write_generated_set
+from utils.image_files import read_gray
 
 # One of these angiograms is too faint to be matched, and one OCT too small; the others must be right, but for one OCT.
 ANGLES, SCALES = (0.0, 70.0, 160.0, 275.0, 30.0, 200.0), (1.0, 0.8, 1.25, 1.0, 0.7, 1.3)
@@ -36,7 +40,7 @@ def eyes(tmp_path_factory):
 
 def turned(image, angle, scale=1.0):
     """The image turned and scaled on a canvas that loses nothing, and where its pixels went."""
-    H_to_canvas, size = G.turn_about_centre(image.shape, angle, scale)
+    H_to_canvas, size = turn_about_centre(image.shape, angle, scale)
     return register_onto_fixed(image, np.linalg.inv(H_to_canvas), size), H_to_canvas
 
 
@@ -92,7 +96,7 @@ def test_real_development_pairs(registrar, angle):
             fixed, moving = pair.images()
             moving, H = turned(moving, angle)
             result = registrar.register(fixed, moving)
-            moved = G.warp_points(pair.moving_landmarks, H)
+            moved = warp_points(pair.moving_landmarks, H)
             errors.append(
                 pair_error(result.matrix, pair.fixed_landmarks, moved, moving.shape).median
             )

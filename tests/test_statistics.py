@@ -9,28 +9,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.stress import UNCHANGED, Stress
+from evaluation.cache import EvaluationRow, PairCache, read_rows
+from evaluation.metrics import aggregate, bootstrap_weights, median_with_failures, weighted_medians
+from evaluation.statistics import accepted_wrong_pairs, compare, summarise
+from evaluation.stress import UNCHANGED, Stress
+from geometry.accuracy import FAILED, PairError
 from utils.errors import InputError
-from utils.metrics import (
-    FAILED,
-    PairError,
-    aggregate,
-    bootstrap_weights,
-    median_with_failures,
-    weighted_medians,
-)
-from utils.pair_cache import PairCache, PairRow, read_rows
-from utils.statistics import accepted_wrong_pairs, compare, summarise
 
 LOWER_IS_BETTER = ("failed_rate", "median_of_medians")
 
 
 def row(
     method: str, index: int, error: float, stress: Stress = UNCHANGED, eye: str | None = None
-) -> PairRow:
+) -> EvaluationRow:
     """A row whose mean, median and max are ``error``; infinite is failed."""
     failed = math.isinf(error)
-    return PairRow(
+    return EvaluationRow(
         "set",
         method,
         f"pair{index}",

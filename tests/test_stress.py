@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dataset.evaluation_sets import EvaluationPair, PairLoader, wrong_pairs
-from dataset.stress import (
+from evaluation.sets import EvaluationPair, PairLoader, wrong_pairs
+from evaluation.stress import (
     CURVES,
     LEVEL_NAMES,
     SIDES,
@@ -21,9 +21,11 @@ from dataset.stress import (
     hard_set,
     stress_geometry,
 )
-from utils import geometry as G
+from geometry.estimation import fit_affine
+from geometry.field_of_view import estimate_field_of_view
+from geometry.matrices import affine_about
+from geometry.points import inside, warp_points
 from utils.errors import InputError
-from utils.field_of_view import estimate_field_of_view
 
 SPOTS = np.array([[70.0, 62.0], [125.0, 80.0], [90.0, 130.0], [60.0, 110.0], [120.0, 120.0]])
 
@@ -35,7 +37,7 @@ def pair() -> EvaluationPair:
     moving = np.where((xs - 92) ** 2 + (ys - 95) ** 2 < 80**2, 0.35, 0.0)
     for x, y in SPOTS:
         moving = moving + 0.55 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 14)
-    H_fix_to_mov = G.affine_about(8, 0.9, 0.0, [110, 100], [92, 95])
+    H_fix_to_mov = affine_about(8, 0.9, 0.0, [110, 100], [92, 95])
     ys, xs = np.indices((210, 220))
     fixed = np.where((xs - 110) ** 2 + (ys - 100) ** 2 < 90**2, 0.4, 0.0)
     return EvaluationPair(
@@ -43,7 +45,7 @@ def pair() -> EvaluationPair:
         "eye",
         fixed.astype(np.float32),
         moving.astype(np.float32),
-        G.warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)),
+        warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)),
         SPOTS,
     )
 
@@ -76,7 +78,7 @@ def test_landmarks_stay_on_what_they_mark(pair, stress):
     seen = [
         i
         for i, point in enumerate(stressed.moving_landmarks)
-        if G.inside(point, stressed.moving.shape, 8.0)
+        if inside(point, stressed.moving.shape, 8.0)
         # A landmark that the crop cut off may still lie on the turned canvas.
         and stressed.moving[tuple(np.round(point).astype(int)[::-1])] > 0.2
     ]
@@ -90,9 +92,9 @@ def test_landmarks_stay_on_what_they_mark(pair, stress):
         stressed.fixed_landmarks, pair.fixed_landmarks
     )
     # One affine matrix took all landmarks along, those that the crop cut off too.
-    H = G.fit_affine(pair.moving_landmarks, stressed.moving_landmarks)
-    assert np.abs(G.warp_points(pair.moving_landmarks, H) - stressed.moving_landmarks).max() < 1e-6
-    turn = G.affine_about(stress.rotation, stress.scale, 0.0, [0, 0], [0, 0])
+    H = fit_affine(pair.moving_landmarks, stressed.moving_landmarks)
+    assert np.abs(warp_points(pair.moving_landmarks, H) - stressed.moving_landmarks).max() < 1e-6
+    turn = affine_about(stress.rotation, stress.scale, 0.0, [0, 0], [0, 0])
     assert np.allclose(H[:2, :2], turn[:2, :2], atol=1e-9)
 
 
@@ -109,14 +111,14 @@ def test_a_crop_leaves_the_wanted_share_of_the_common_retina(side, overlap):
 
 def test_half_of_the_overlap_is_left(pair):
     stressed = apply_stress(pair, Stress(overlap=0.5))
-    H_fix_to_mov = G.fit_affine(pair.fixed_landmarks, stressed.moving_landmarks)
+    H_fix_to_mov = fit_affine(pair.fixed_landmarks, stressed.moving_landmarks)
     ys, xs = np.indices(pair.fixed.shape)
     points = np.stack([xs.ravel(), ys.ravel()], 1)[(pair.fixed > 0.1).ravel()]
-    H_before = G.fit_affine(pair.fixed_landmarks, pair.moving_landmarks)
+    H_before = fit_affine(pair.fixed_landmarks, pair.moving_landmarks)
 
     def shared(H: np.ndarray, image: np.ndarray) -> int:
-        mapped = G.warp_points(points.astype(float), H)
-        mapped = np.round(mapped[G.inside(mapped, image.shape)]).astype(int)
+        mapped = warp_points(points.astype(float), H)
+        mapped = np.round(mapped[inside(mapped, image.shape)]).astype(int)
         return int((image[mapped[:, 1], mapped[:, 0]] > 0.1).sum())
 
     assert shared(H_fix_to_mov, stressed.moving) / shared(H_before, pair.moving) == pytest.approx(
@@ -160,7 +162,7 @@ def test_geometry_of_a_turn_loses_no_pixel():
     H, size = stress_geometry((100, 160), Stress(rotation=90), (0, 0, 160, 100))
     assert size == (160, 100)
     assert np.allclose(
-        sorted(map(tuple, np.round(G.warp_points(np.array([[0.0, 0.0], [159, 99]]), H), 6))),
+        sorted(map(tuple, np.round(warp_points(np.array([[0.0, 0.0], [159, 99]]), H), 6))),
         [(0, 159), (99, 0)],
     )
     with pytest.raises(ValueError, match="box"):

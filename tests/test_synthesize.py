@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.picture_scenes import find_sources
-from dataset.synthesize import file_names, main, write_generated_set
-from dataset.vascular_tree import Vessels, View, draw_vessels, grow_eye
+from synthesis.__main__ import main
+from synthesis.eyes import file_names
+from synthesis.generated_set import write_generated_set
+from synthesis.sources import find_sources
+from synthesis.vessel_drawing import Vessels, View, draw_vessels
+from synthesis.vessel_growth import grow_eye
 from utils.errors import InputError
-from utils.image_io import read_color, read_gray, read_mask, write_image
+from utils.image_files import read_color, read_gray, read_mask, write_image
 
 SIZE = 160
 EYES = 5

@@ -1,5 +1,7 @@
 """The LoFTR training script, run for real on a few small eyes: base, then v3, then registration with the result."""
 
+from __future__ import annotations
+
 import csv
 import json
 import re
@@ -14,11 +16,12 @@ from helpers import run_main
 import evaluate
 import register
 import train_loftr_v3
-from dataset.synthesize import write_generated_set
-from model.factory import LOFTR_KIND, build_model
+from registration.trained_matchers import LOFTR_KIND, build_model
+from synthesis.generated_set import write_generated_set
+from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
+from training.vessel_step import LoFTRConfig
 from utils.checkpoint import read_checkpoint
 from utils.config import build
-from utils.step_meter import StepMeter, reset_peak_memory, step_memory_mb
 
 FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
 LOOP = {"batch_size": 2, "views_per_sample": 1, "workers": 0}
@@ -207,7 +210,7 @@ def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, m
 
 
 def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, monkeypatch):
-    from utils.engine import Engine
+    from training.engine import Engine
 
     original = Engine._train_one_epoch
 
@@ -286,7 +289,7 @@ def test_a_file_of_minimas_layout_is_frozen_and_trained_from(tiny, tmp_path, mon
     config = tmp_path / "raw.yaml"
     config.write_text(yaml.safe_dump(settings))
     torch.manual_seed(3)
-    model = build_model(build(train_loftr_v3.Config, settings, str(config)).model)
+    model = build_model(build(LoFTRConfig, settings, str(config)).model)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_()

@@ -1,5 +1,7 @@
 """The end-to-end training script: it learns, it leaves what it promises, and a resumed run equals an uninterrupted one."""
 
+from __future__ import annotations
+
 import json
 import re
 import subprocess
@@ -12,16 +14,20 @@ import torch
 import yaml
 
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewGeometry, ViewKey, discover_samples
-from dataset.synthesize import write_generated_set
-from register import Registrar
+from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.samples import discover_samples
+from dataset.views import ViewGeometry
+from geometry.accuracy import corner_error
+from geometry.matrices import affine_about, image_centre, turn_about_centre
+from geometry.points import warp_points
+from geometry.rasters import register_onto_fixed
+from registration.registrar import Registrar
+from synthesis.generated_set import write_generated_set
+from training.batches import ViewBatches
+from training.settings import TrainSettings
 from utils.checkpoint import read_checkpoint
-from utils.engine import TrainSettings, ViewBatches
 from utils.errors import InputError
-from utils.geometry import affine_about, image_centre, turn_about_centre, warp_points
-from utils.image_io import read_gray, write_image
-from utils.metrics import corner_error
-from utils.pictures import register_onto_fixed
+from utils.image_files import read_gray, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 

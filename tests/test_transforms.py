@@ -1,28 +1,26 @@
 """Transforms from a matrix to a deformation: their interface, inversion, description in JSON, and what warps by them."""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np
 import pytest
 from helpers import run_main
 
-from utils import apply_transform
-from utils import geometry as G
+from geometry import apply_transform
+from geometry.curved_transforms import DeformableTransform, QuadraticTransform
+from geometry.matrices import affine_about, resize_matrix
+from geometry.point_files import read_points, write_points
+from geometry.points import pixel_grid, warp_points
+from geometry.rasters import register_onto_fixed, warp_image
+from geometry.transform_dicts import transform_from_dict
+from geometry.transforms import MatrixTransform, affine_of, displacement_after_affine
 from utils.errors import InputError
-from utils.image_io import read_gray, write_image
-from utils.pictures import register_onto_fixed
-from utils.points import read_points, write_points
-from utils.transforms import (
-    DeformableTransform,
-    MatrixTransform,
-    QuadraticTransform,
-    affine_of,
-    displacement_after_affine,
-    transform_from_dict,
-)
+from utils.image_files import read_gray, write_image
 
 SIZE = (90, 130)
-H_AFFINE = G.affine_about(25.0, 1.2, 0.03, (64.5, 44.5), (70.0, 60.0))
+H_AFFINE = affine_about(25.0, 1.2, 0.03, (64.5, 44.5), (70.0, 60.0))
 H_UNIT = np.array([[1 / 50, 0.002, -1.2], [0.001, 1 / 42, -1.0], [0.0, 0.0, 1.0]])
 COEFFICIENTS = np.array([[72.0, 55.0, -20.0, 2.0, -1.5, 1.0], [61.0, 24.0, 45.0, -1.0, 2.0, 1.5]])
 
@@ -37,7 +35,7 @@ def deformable(base, largest_px=2.0, seed=0):
 
 QUADRATIC = QuadraticTransform(H_UNIT, COEFFICIENTS)
 ALL = {
-    "similarity": MatrixTransform(G.affine_about(40.0, 0.8, 0.0, (64, 44), (50, 50)), "similarity"),
+    "similarity": MatrixTransform(affine_about(40.0, 0.8, 0.0, (64, 44), (50, 50)), "similarity"),
     "affine": MatrixTransform(H_AFFINE),
     "homography": MatrixTransform(
         H_AFFINE + np.array([[0, 0, 0], [0, 0, 0], [2e-4, -1e-4, 0.0]]), "homography"
@@ -49,7 +47,7 @@ ALL = {
 
 
 def pixels(size=SIZE):
-    return G.pixel_grid(size).double().numpy()
+    return pixel_grid(size).double().numpy()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -75,7 +73,7 @@ def test_rescaled_is_the_same_transform_in_other_frames(name):
     H_new_to_fixed = np.array([[2.0, 0.1, 5.0], [-0.1, 1.8, 3.0], [0.0, 0.0, 1.0]])
     H_moving_to_new = np.array([[1.5, 0.2, -7.0], [-0.1, 1.4, 3.0], [0.0, 0.0, 1.0]])
     points = pixels()[::97] / 2
-    expected = G.warp_points(transform.map(G.warp_points(points, H_new_to_fixed)), H_moving_to_new)
+    expected = warp_points(transform.map(warp_points(points, H_new_to_fixed)), H_moving_to_new)
     assert np.allclose(
         transform.rescaled(H_new_to_fixed, H_moving_to_new).map(points), expected, atol=1e-8
     )
@@ -94,7 +92,7 @@ def test_dense_map_is_the_map_of_every_pixel(name):
 def test_quadratic_goes_on_straight_beyond_what_matched():
     along = np.array([[0.6, 0.8]])
     units = np.linspace(0.0, 3.0, 61)[:, None] * along
-    places = QUADRATIC.map(G.warp_points(units, np.linalg.inv(H_UNIT)))
+    places = QUADRATIC.map(warp_points(units, np.linalg.inv(H_UNIT)))
     bends = np.linalg.norm(np.diff(places, n=2, axis=0), axis=1)
     assert bends[:18].min() > 1e-3 and bends[22:].max() < 1e-9, (
         "curved within the circle, straight beyond it"
@@ -122,7 +120,7 @@ def test_folding_shows_in_the_jacobian():
 
 def test_quadratic_without_curvature_warps_like_its_matrix():
     rng = np.random.default_rng(1)
-    moving = G.warp_image(*_small(rng), SIZE)[0, 0].numpy()
+    moving = warp_image(*_small(rng), SIZE)[0, 0].numpy()
     straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
     by_map, by_matrix = (
         register_onto_fixed(moving, each, SIZE) for each in (straight, straight.near_matrix())
@@ -134,17 +132,17 @@ def _small(rng):
     import torch
 
     source = torch.from_numpy(rng.random((1, 1, 12, 16), dtype=np.float32))
-    return source, torch.from_numpy(G.resize_matrix(SIZE, (12, 16))[None]).float()
+    return source, torch.from_numpy(resize_matrix(SIZE, (12, 16))[None]).float()
 
 
 def test_affine_of_a_transform_is_the_nearest_one():
     assert np.allclose(affine_of(ALL["affine"], pixels()), H_AFFINE)
     H = affine_of(QUADRATIC, pixels())
-    left = np.linalg.norm(G.warp_points(pixels(), H) - QUADRATIC.map(pixels()), axis=1)
+    left = np.linalg.norm(warp_points(pixels(), H) - QUADRATIC.map(pixels()), axis=1)
     worse = H.copy()
     worse[0, 2] += 0.5
     assert (left**2).mean() < (
-        np.linalg.norm(G.warp_points(pixels(), worse) - QUADRATIC.map(pixels()), axis=1) ** 2
+        np.linalg.norm(warp_points(pixels(), worse) - QUADRATIC.map(pixels()), axis=1) ** 2
     ).mean()
     shift = np.array([[1.0, 0, 3], [0, 1, -2], [0, 0, 1]])
     displaced = displacement_after_affine(MatrixTransform(shift), np.eye(3), SIZE)

@@ -1,10 +1,13 @@
 """The strict vessel loss: background does not teach, does not dilute, and an empty batch is a zero with a graph."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
 import torch
 
+from geometry.cells import CellMatches
 from loss.vessel_matching import (
     VesselLossSettings,
     VesselObjective,
@@ -13,7 +16,6 @@ from loss.vessel_matching import (
     coarse_loss,
     fine_loss,
 )
-from utils.cells import CellMatches
 from utils.errors import InputError
 
 N_CELLS = 6

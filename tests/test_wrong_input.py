@@ -16,18 +16,15 @@ from helpers import make_pair, run_main, save_untrained, write_numbered_pair, wr
 import evaluate
 import register
 import train_multimodal_e2e
-from dataset.generated_pairs import (
-    GeneratedPairs,
-    ViewGeometry,
-    ViewKey,
-    discover_samples,
-    read_manifest,
-)
+from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
-from model.factory import ModelSettings
+from dataset.samples import discover_samples
+from dataset.split import read_manifest
+from dataset.views import ViewGeometry
+from registration.trained_matchers import ModelSettings
 from utils.config import read_yaml
 from utils.errors import InputError
-from utils.image_io import read_color, read_gray, read_mask, write_image
+from utils.image_files import read_color, read_gray, read_mask, write_image
 
 PROJECT = Path(__file__).resolve().parents[1]
 LITE = PROJECT / "configs" / "superretina_lite.yaml"
@@ -128,7 +125,7 @@ def test_images_whose_pixels_are_not_numbers(tmp_path):
 
 def test_missing_and_empty_data_folders(tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
-    for name, remedy in (("nowhere", "dataset.synthesize"), ("empty", "1_A")):
+    for name, remedy in (("nowhere", "synthesis"), ("empty", "1_A")):
         assert train(monkeypatch, "--data", tmp_path / name, "--save", tmp_path / "save") == 2
         message = capsys.readouterr().err
         assert str(tmp_path / name) in message and remedy in message

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from utils.errors import InputError
-from utils.image_io import write_bytes_atomically
+from utils.files import write_bytes_atomically
 
 FORMAT = "retinal-registration-checkpoint-1"
 

@@ -1,0 +1,1 @@
+"""Compares methods of registration on pairs with known landmarks."""

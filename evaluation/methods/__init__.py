@@ -1,0 +1,1 @@
+"""Methods that evaluate.py compares, one file each."""

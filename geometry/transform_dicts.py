@@ -1,0 +1,85 @@
+"""Transforms from plain numbers and lists, as ``transform.json`` holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from geometry.curved_transforms import DeformableTransform, QuadraticTransform
+from geometry.estimation import MATRIX_KINDS
+from geometry.transforms import MatrixTransform, Transform
+from utils.errors import InputError
+
+MAX_FIELD_VALUES = 1 << 20
+LEAST_DETERMINANT = 1e-12
+
+
+def transform_from_dict(content: Any) -> Transform:
+    """The transform that :meth:`Transform.to_dict` described.
+
+    Raises:
+        InputError: not such a description, or one with impossible values.
+    """
+    try:
+        return _READERS[content["kind"]](content)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"not the description of a transform ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_matrix(content: dict[str, Any]) -> MatrixTransform:
+    return MatrixTransform(
+        _matrix(content, "H_fix_to_mov", content["kind"] != "homography"), content["kind"]
+    )
+
+
+def _read_quadratic(content: dict[str, Any]) -> QuadraticTransform:
+    coefficients = _numbers(content["coefficients"], (2, 6), "coefficients")
+    transform = QuadraticTransform(_matrix(content, "H_fixed_to_unit", True), coefficients)
+    if abs(np.linalg.det(transform.near_matrix())) < LEAST_DETERMINANT:
+        raise InputError("coefficients that map everything onto a line")
+    return transform
+
+
+def _read_deformable(content: dict[str, Any]) -> DeformableTransform:
+    base = content["base"]
+    if base["kind"] == "deformable":
+        raise InputError("the base of a deformable transform must be a matrix or quadratic")
+    controls = np.asarray(content["controls"], dtype=float)
+    if (
+        controls.ndim != 3
+        or controls.shape[2] != 2
+        or min(controls.shape[:2]) < 5
+        or controls.size > MAX_FIELD_VALUES
+    ):
+        raise InputError(f"controls of shape {controls.shape}; (rows, columns, 2) needed")
+    _numbers(controls, controls.shape, "controls")
+    if np.count_nonzero(controls) != np.count_nonzero(controls[2:-2, 2:-2]):
+        raise InputError("controls whose outer two rings are not 0")
+    return DeformableTransform(
+        transform_from_dict(base), _matrix(content, "H_fixed_to_lattice", True), controls
+    )
+
+
+_READERS = {kind: _read_matrix for kind in MATRIX_KINDS} | {
+    "quadratic": _read_quadratic,
+    "deformable": _read_deformable,
+}
+
+
+def _numbers(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise InputError(f"{name} must be {shape} finite numbers")
+    return array
+
+
+def _matrix(content: dict[str, Any], name: str, affine: bool) -> np.ndarray:
+    H = _numbers(content[name], (3, 3), name)
+    if abs(np.linalg.det(H)) < LEAST_DETERMINANT:
+        raise InputError(f"{name} is not an invertible 3 x 3 matrix")
+    if affine and not np.array_equal(H[2], [0.0, 0.0, 1.0]):
+        raise InputError(f"the last row of {name} must be 0 0 1")
+    return H

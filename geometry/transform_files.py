@@ -1,0 +1,180 @@
+"""Transforms and matches in the formats of other programs, and our own ``transform.json`` read back (docs/transform_json.md)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from geometry.matrices import Size
+from geometry.points import pixel_grid
+from geometry.transform_dicts import transform_from_dict
+from geometry.transforms import Transform
+from utils.errors import InputError
+from utils.files import write_bytes_atomically, write_text_atomically
+
+# Kind of export to the file's name in the folder of a pair. ITK has no transform for what is not affine, but displacements.
+EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
+MAX_SIDE_PX = 1 << 17
+ITK_KINDS, ITK_FIELD = ("similarity", "affine"), "displacement_field.mha"
+
+
+@dataclass(frozen=True)
+class SavedTransform:
+    """A registration read from ``transform.json``.
+
+    Attributes:
+        fix_to_mov: fixed pixels to moving pixels.
+        fixed_size, moving_size: (height, width) of the images that it holds for.
+    """
+
+    fix_to_mov: Transform
+    fixed_size: Size
+    moving_size: Size
+
+    @cached_property
+    def mov_to_fix(self) -> Transform:
+        """The inverse; one object, so that its dense map is computed once for all frames."""
+        return self.fix_to_mov.inverse()
+
+
+def read_transform(path: str | Path) -> SavedTransform:
+    """Read ``transform.json``.
+
+    Raises:
+        InputError: missing or foreign file, or a registration that failed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file; register.py writes transform.json into the folder of every pair."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sizes = [
+            (int(content[role]["height"]), int(content[role]["width"]))
+            for role in ("fixed", "moving")
+        ]
+        status, key = content["status"], "fix_to_mov" if "fix_to_mov" in content else "H_fix_to_mov"
+        description = content[key]
+        if key == "H_fix_to_mov" and description is not None:
+            # A file from before there were other transforms than matrices.
+            description = {"kind": "homography", key: description}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not a transform.json of register.py ({type(error).__name__}: {error})."
+        ) from error
+    if status != "ok" or description is None:
+        raise InputError(
+            f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
+            "transform to apply."
+        )
+    if not all(1 <= side <= MAX_SIDE_PX for size in sizes for side in size):
+        raise InputError(
+            f"{path}: images of {sizes[0]} and {sizes[1]} px (height, width) cannot be."
+        )
+    try:
+        return SavedTransform(transform_from_dict(description), *sizes)
+    except InputError as error:
+        raise InputError(f"{path}: {key}: {error}.") from error
+
+
+def itk_transform(H_fix_to_mov: np.ndarray) -> str:
+    """An affine matrix as an ITK transform file.
+
+    Convention: ITK resamples by mapping points of the output (fixed) to the input (moving), as ``H_fix_to_mov`` does; the file
+    holds for images with spacing 1 and origin 0, which PNG, JPEG and TIFF have unless they say otherwise.
+
+    Raises:
+        InputError: a homography, which ITK has no transform for.
+    """
+    H = np.asarray(H_fix_to_mov, dtype=float) / H_fix_to_mov[2, 2]
+    if np.abs(H[2, :2]).max() > 1e-12:
+        raise InputError(
+            "ITK has no transform for a homography; register with --transform affine or similarity to export it."
+        )
+    parameters = " ".join(repr(float(value)) for value in (*H[:2, :2].ravel(), *H[:2, 2]))
+    return (
+        "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_2_2\n"
+        f"Parameters: {parameters}\nFixedParameters: 0 0\n"
+    )
+
+
+def itk_field(transform: Transform, fixed_size: Size) -> bytes:
+    """A transform as an ITK displacement field: a MetaImage of two components over the fixed image.
+
+    Convention: as ITK resamples, the displacement at a fixed pixel leads to its place in the moving image; spacing 1, origin 0.
+    """
+    import SimpleITK as sitk  # noqa: PLC0415  (slow to import, and only this needs it)
+
+    displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(
+        *fixed_size, 2
+    )
+    field = sitk.GetImageFromArray(displacement.astype(np.float32), isVector=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ITK_FIELD
+        sitk.WriteImage(field, str(path), useCompression=True)
+        return path.read_bytes()
+
+
+def matches_csv(fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np.ndarray) -> str:
+    """Matches as a table with the columns fixed_x, fixed_y, moving_x, moving_y (original pixels) and inlier (1 or 0)."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["fixed_x", "fixed_y", "moving_x", "moving_y", "inlier"])
+    for fixed, moving, inlier in zip(fixed_points, moving_points, inliers, strict=True):
+        writer.writerow([*(f"{value:.4f}" for value in (*fixed, *moving)), int(inlier)])
+    return buffer.getvalue()
+
+
+def matches_npz(
+    H_fix_to_mov: np.ndarray | None,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    inliers: np.ndarray,
+) -> bytes:
+    """Matches as a NumPy archive: ``fixed_points``, ``moving_points`` (K, 2), ``inliers`` (K,), and ``H_fix_to_mov`` (3, 3),
+    NaN when failed."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        fixed_points=fixed_points,
+        moving_points=moving_points,
+        inliers=inliers,
+        H_fix_to_mov=np.full((3, 3), np.nan) if H_fix_to_mov is None else H_fix_to_mov,
+    )
+    return buffer.getvalue()
+
+
+def export_files(
+    folder: Path,
+    kinds: list[str],
+    transform: Transform | None,
+    H_fix_to_mov: np.ndarray | None,
+    fixed_size: Size,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    inliers: np.ndarray,
+) -> None:
+    """Write the files of ``kinds`` (keys of ``EXPORTS``) into the folder of a pair; for ITK nothing of a failed pair, and a field
+    of displacements of a transform that is not affine."""
+    if "itk" in kinds and transform is not None:
+        if transform.kind in ITK_KINDS:
+            write_text_atomically(folder / EXPORTS["itk"], itk_transform(H_fix_to_mov))
+        else:
+            write_bytes_atomically(folder / ITK_FIELD, itk_field(transform, fixed_size))
+    if "csv" in kinds:
+        write_text_atomically(
+            folder / EXPORTS["csv"], matches_csv(fixed_points, moving_points, inliers)
+        )
+    if "numpy" in kinds:
+        write_bytes_atomically(
+            folder / EXPORTS["numpy"],
+            matches_npz(H_fix_to_mov, fixed_points, moving_points, inliers),
+        )

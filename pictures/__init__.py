@@ -1,0 +1,1 @@
+"""Pictures of pairs, curves and pages to look at."""

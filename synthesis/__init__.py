@@ -1,0 +1,1 @@
+"""Draws eyes, and renders pictures of them in every modality."""

@@ -1,0 +1,1 @@
+"""Trains a network, and leaves a record of it."""

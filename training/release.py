@@ -1,0 +1,63 @@
+"""Turn a checkpoint of a training run into the file that ships: what matching needs, and nothing else.
+
+    python -m training.release save/cffa/mine/best.pth save/pretrained/superretina_multimodal.pth
+    python -m training.release save/cffa/mine/best.pth OUT --match configs/superretina_release.yaml
+
+With ``--match`` it will match by that config's settings, whatever the run was validated with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from registration.trained_matchers import TRAINABLE_MATCHERS
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.config import build, read_yaml, to_plain
+from utils.errors import InputError, run_script
+
+INFERENCE_PARTS = ("kind", "model_settings", "match_settings", "plausibility", "model")
+
+
+def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | None = None) -> float:
+    """Write the inference parts of ``checkpoint`` to ``out``. Returns its size in MB.
+
+    Args:
+        match_config: config whose ``match`` section takes the place of the run's.
+
+    Raises:
+        InputError: not a checkpoint of a training run, or the result is larger than ``max_mb``.
+    """
+    content = read_checkpoint(checkpoint, INFERENCE_PARTS)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in content["model"].values()) / 1e6
+    if size > max_mb:
+        raise InputError(
+            f"{checkpoint}: {size:.1f} MB of weights, more than --max_mb {max_mb:g}; ship a smaller network."
+        )
+    parts = {part: content[part] for part in INFERENCE_PARTS}
+    if match_config is not None:
+        settings = TRAINABLE_MATCHERS[content["kind"]].match_settings
+        parts["match_settings"] = to_plain(
+            build(settings, read_yaml(match_config).get("match", {}), f"{match_config}: match")
+        )
+    save_checkpoint(out, parts)
+    return out.stat().st_size / 1e6
+
+
+def main() -> None:
+    """Read, strip, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--max_mb", type=float, default=16.0, help="refuse to write more")
+    parser.add_argument(
+        "--match", type=Path, metavar="YAML", help="config whose match section to use"
+    )
+    args = parser.parse_args()
+    print(f"{args.out}: {release(args.checkpoint, args.out, args.max_mb, args.match):.2f} MB")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,189 @@
+"""The folder of a run: one process at a time, checkpoints of which one always survives, logs without repetitions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from torch.utils.tensorboard import SummaryWriter
+
+from training.curves import draw_curves
+from training.epoch_log import EpochLog
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.errors import InputError
+from utils.files import write_text_atomically
+from utils.names import is_plain_name
+
+# In the order in which they are tried: every one of them can be resumed.
+CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth")
+LOCK_NAME = ".lock"
+# The data workers of a killed run notice within five seconds that it is gone, and hold its lock until then.
+LOCK_SECONDS = 10.0
+
+
+def run_folder(save: str | Path, mode: str, name: str) -> Path:
+    """``save/<mode>/<name>``.
+
+    Raises:
+        InputError: a name that would lead elsewhere.
+    """
+    for part in (mode, name):
+        if not is_plain_name(part):
+            raise InputError(
+                f"--name {name!r}: must be a plain name; the run becomes the folder {save}/<mode>/<name>."
+            )
+    return Path(save) / mode / name
+
+
+def find_checkpoint(run_dir: Path, resume: str | None) -> tuple[Path, str] | None:
+    """The checkpoint to resume, or None for a new run.
+
+    Args:
+        resume: None for a new run, "latest" for the newest good checkpoint of the run, or a file.
+
+    Returns:
+        The file, and a line for the log where a newer one is damaged.
+
+    Raises:
+        InputError: nothing to resume, nothing undamaged, or a new run where there is one already.
+    """
+    present = [run_dir / name for name in CHECKPOINTS if (run_dir / name).is_file()]
+    if resume is None:
+        if present:
+            raise InputError(
+                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
+            )
+        return None
+    if resume != "latest":
+        path = Path(resume)
+        if not path.is_file():
+            raise InputError(f"{path}: nothing to resume; check the path given to --resume.")
+        if present and path.resolve().parent != run_dir.resolve():
+            raise InputError(
+                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
+            )
+        return path, ""
+    if not present:
+        raise InputError(
+            f"{run_dir / CHECKPOINTS[0]}: nothing to resume; check --mode, --name and --save, or leave --resume "
+            "out."
+        )
+    problems = []
+    for path in present:
+        try:
+            read_checkpoint(path, ["config"])
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        return path, "; ".join(
+            [*problems, f"going on from {path.name}, the last good one"]
+        ) if problems else ""
+    raise InputError(f"{run_dir}: no checkpoint is good: {'; '.join(problems)}")
+
+
+class RunFolder:
+    """Writes what a run leaves; used by the first process only.
+
+    Args:
+        path: ``save/<mode>/<name>``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / LOCK_NAME)
+        self._events: SummaryWriter | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a full disk or a missing right into an error of ours that says what is left."""
+        try:
+            yield
+        except OSError as error:
+            survivor = next((name for name in CHECKPOINTS if (self.path / name).is_file()), None)
+            kept = f"; {survivor} is intact: then go on with --resume" if survivor else ""
+            raise InputError(
+                f"{self.path}: cannot be written to ({error}). Free space or give the right to "
+                f"write{kept}."
+            ) from error
+
+    def open(self) -> None:
+        """Claim the folder and clear what a killed process left half written.
+
+        Raises:
+            InputError: another process is at work there, or the folder cannot be written to.
+        """
+        with self.writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=LOCK_SECONDS)
+            except Timeout as error:
+                raise InputError(
+                    f"{self.path}: another process is training this run; wait for it, or choose another "
+                    "--name."
+                ) from error
+            for leftover in self.path.glob(".*.tmp"):
+                leftover.unlink()
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+    def save(self, content: dict[str, Any], is_best: bool = False) -> None:
+        """Write the newest checkpoint; the one before stays as ``previous.pth``.
+
+        ``best.pth`` is written first: a run killed between the two repeats the decision.
+        """
+        with self.writing():
+            if is_best:
+                save_checkpoint(self.path / "best.pth", content)
+            save_checkpoint(
+                self.path / CHECKPOINTS[0], content, previous=self.path / CHECKPOINTS[1]
+            )
+            _flush_folder(self.path)
+
+    def write_epoch(
+        self, epoch: int, validation_text: str, training_text: str, history: list[dict[str, float]]
+    ) -> None:
+        """Logs, curves and TensorBoard events of a finished epoch; what a stopped run had written of it is replaced."""
+        with self.writing():
+            EpochLog(self.path / "validation_log.txt").write(epoch, validation_text)
+            if training_text:
+                EpochLog(self.path / "train_log.txt").write(epoch, training_text)
+            self._write_events(history)
+            draw_curves(self.path / "curves.png", history)
+
+    def _write_events(self, history: list[dict[str, float]]) -> None:
+        fresh = history[-1:]
+        if self._events is None:
+            # Event files can only grow, so a resumed run writes them anew from its history.
+            shutil.rmtree(self.path / "events", ignore_errors=True)
+            self._events, fresh = SummaryWriter(self.path / "events"), history
+        for record in fresh:
+            for name, value in record.items():
+                if name != "epoch" and np.isfinite(value):
+                    self._events.add_scalar(name, value, int(record["epoch"]))
+        self._events.flush()
+
+
+def _flush_folder(path: Path) -> None:
+    """Make renamed files survive a power loss, where the system can."""
+    if os.name == "posix":
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_run_config(run_dir: Path, config: dict[str, Any]) -> None:
+    """Write the resolved settings of a run as ``config.yaml``."""
+    write_text_atomically(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))
