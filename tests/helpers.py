@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -184,3 +185,9 @@ def assert_equal_nested(a: object, b: object, where: str = "") -> None:
             assert_equal_nested(x, y, f"{where}[{index}]")
     else:
         assert a == b or (a != a and b != b), where
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
