@@ -1,12 +1,17 @@
-"""What a training step costs: per configuration its time, the rate of arithmetic it reaches, and the share spent on data.
+"""Cost of a training step: time, rate of arithmetic, and share of the time for making a batch.
 
     python -m benchmarks.train_step
-    python -m benchmarks.train_step --configs configs/superretina_lite.yaml --precision bf16 --img_size 256
+    python -m benchmarks.train_step --configs configs/superretina_lite.yaml --precision bf16
 
-The configurations take turns, so that a busy machine slows all of them alike; compare the ratios. The rate (operations of the
-network in both directions, counted by torch) is also given as a share of what this machine reaches on large matrix products in
-the same precision in the same run. "data" is the time to make a batch in this process, over the time of a step: with n loading
-processes the step waits for data when it exceeds n.
+Measures for each configuration the median time of a step (forward, backward, update) and its ratio
+to the first configuration; the floating-point operations, counted by torch, and their rate as a
+share of the rate of large matrix products in the same precision on the same device; and "data", the
+time to make a batch in this process over the time of a step: with n loading processes the step
+waits for data where it exceeds n. The configurations alternate, so that other load on the machine
+slows all of them alike; compare ratios, not seconds.
+
+Prints a table and writes nothing. On 2 cores one step of the defaults takes 0.3 to 5 s
+(docs/model_card.md), all of it about a minute.
 """
 
 from __future__ import annotations
@@ -20,33 +25,44 @@ from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
-from registration.trained_matchers import build_model
 from synthesis.generated_set import write_generated_set
 from training.joint_step import JointConfig, JointStep
 from training.processes import PRECISIONS, make_fabric
+from training.task import StepOutput
 from training.vessel_step import LoFTRConfig, VesselStep
-from utils.config import build, read_yaml
+from utils.config import build, read_config
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
 
-LOFTR = "loftr"
+LOFTR = "loftr"  # config files of LoFTR have it in their name
+UNFROZEN = "unfrozen"  # suffix of a LoFTR config file, after a colon: train all modules
 DEFAULT_CONFIGS = (
     "configs/superretina_lite.yaml",
     "configs/superretina.yaml",
     "configs/loftr_v3_lite.yaml",
-    "configs/loftr_v3_lite.yaml:unfrozen",
+    f"configs/loftr_v3_lite.yaml:{UNFROZEN}",
 )
-MATRIX_SIDE = 1536
+MATRIX_SIDE = 1536  # of the square matrices whose product gives the reference rate
+
+LossStep = Callable[[nn.Module, dict], StepOutput]
 
 
-class Contestant(NamedTuple):
-    """One configuration: a full step (forward, backward, update), the same as the engine's, on one batch of pairs."""
+class MeasuredConfig(NamedTuple):
+    """A configuration that is measured.
+
+    Attributes:
+        name: config file, with a suffix where there is one.
+        step: runs one step on a fixed batch.
+        operations: floating-point operations of a step.
+        batch_seconds: time to make the batch.
+    """
 
     name: str
     step: Callable[[], None]
@@ -54,25 +70,45 @@ class Contestant(NamedTuple):
     batch_seconds: float
 
 
-def make_contestant(name: str, data: Path, args: argparse.Namespace, fabric: Fabric) -> Contestant:
-    """Build network, objective and optimizer of a configuration; ``:unfrozen`` behind a LoFTR's file trains all of it.
+def make_model(name: str, device: torch.device) -> tuple[nn.Module, LossStep]:
+    """Build the network of a configuration and its forward pass with losses.
+
+    Args:
+        name: config file; ``:unfrozen`` behind a LoFTR's file trains all modules.
+        device: on which the step runs.
 
     Raises:
         InputError: missing or faulty configuration.
     """
     file, _, variant = name.partition(":")
-    is_loftr = LOFTR in Path(file).name
-    config = build(LoFTRConfig if is_loftr else JointConfig, read_yaml(file), file)
+    if LOFTR not in Path(file).name:
+        joint_config = build(JointConfig, read_config(file), file)
+        torch.manual_seed(0)
+        detector = joint_config.build_model()
+        return detector, JointStep(joint_config, detector)
+    config = build(LoFTRConfig, read_config(file), file)
     torch.manual_seed(0)
-    model = build_model(config.model)
-    if is_loftr:
-        model.freeze(() if variant == "unfrozen" else config.now.freeze)
-        loss_step = VesselStep(model, config.now.loss, fabric.device)
-    else:
-        loss_step = JointStep(config, model)
+    model = config.build_model()
+    model.freeze(() if variant == UNFROZEN else config.current.freeze)
+    return model, VesselStep(model, config.current.loss, device)
+
+
+def prepare(name: str, data: Path, args: argparse.Namespace, fabric: Fabric) -> MeasuredConfig:
+    """Build network, objective, optimizer and batch of a configuration, and run a first step.
+
+    Args:
+        name: see :func:`make_model`.
+        data: folder of generated data, at least one batch of it.
+        args: of the command.
+        fabric: device and precision.
+
+    Raises:
+        InputError: missing or faulty configuration.
+    """
+    model, loss_step = make_model(name, fabric.device)
     geometry = ViewGeometry(img_size=args.img_size, long_side=args.img_size)
     pairs = GeneratedPairs(discover_samples(data, ["cffa"])[0], geometry)
-    pairs[ViewKey(1, 0)]
+    pairs[ViewKey(1, 0)]  # the first access is slower: left out of the time
     start = time.perf_counter()
     batch = default_collate([pairs[ViewKey(1, index)] for index in range(args.batch_size)])
     batch_seconds = time.perf_counter() - start
@@ -87,19 +123,19 @@ def make_contestant(name: str, data: Path, args: argparse.Namespace, fabric: Fab
 
     with FlopCounterMode(display=False) as counter:
         step()
-    return Contestant(name, step, counter.get_total_flops(), batch_seconds)
+    return MeasuredConfig(name, step, counter.get_total_flops(), batch_seconds)
 
 
 def matrix_rate(fabric: Fabric, precision: str) -> float:
-    """Operations per second of this device on large matrix products."""
-    kind = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, dtype=kind, device=fabric.device)
+    """Operations per second of the device on large matrix products: the best of five."""
+    dtype = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    matrix = torch.randn(MATRIX_SIDE, MATRIX_SIDE, dtype=dtype, device=fabric.device)
     matrix @ matrix
     return 2 * MATRIX_SIDE**3 / min(timed(lambda: matrix @ matrix, fabric) for _ in range(5))
 
 
 def timed(action: Callable[[], object], fabric: Fabric) -> float:
-    """Seconds of an action, with whatever it left running on the device."""
+    """Seconds of an action, including the work that it queued on the device."""
 
     def wait() -> None:
         if fabric.device.type == "cuda":
@@ -112,47 +148,64 @@ def timed(action: Callable[[], object], fabric: Fabric) -> float:
     return time.perf_counter() - start
 
 
-def report(contestants: list[Contestant], seconds: dict[str, list[float]], rate: float) -> str:
-    """The table; medians."""
+def report(measured: list[MeasuredConfig], seconds: dict[str, list[float]], rate: float) -> str:
+    """Format the table.
+
+    Args:
+        measured: in the order of the rows; ratios are to the first.
+        seconds: times of the steps by name; their median counts.
+        rate: operations per second of large matrix products.
+    """
     typical = {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
-    first = typical[contestants[0].name]
+    first = typical[measured[0].name]
     lines = [
         f"matrix products: {rate / 1e9:.0f} GFLOP/s",
-        f"{'configuration':<40}{'s/step':>8}{'ratio':>7}{'GFLOP':>8}{'of matrix rate':>16}{'data':>7}",
+        f"{'configuration':<40}{'s/step':>8}{'ratio':>7}{'GFLOP':>8}{'of matrix rate':>16}"
+        f"{'data':>7}",
     ]
-    for one in contestants:
-        took = typical[one.name]
+    for each in measured:
+        took = typical[each.name]
         lines.append(
-            f"{one.name:<40}{took:>8.3f}{took / first:>7.2f}{one.operations / 1e9:>8.1f}"
-            f"{one.operations / took / rate:>16.1%}{one.batch_seconds / took:>7.2f}"
+            f"{each.name:<40}{took:>8.3f}{took / first:>7.2f}{each.operations / 1e9:>8.1f}"
+            f"{each.operations / took / rate:>16.1%}{each.batch_seconds / took:>7.2f}"
         )
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Build all configurations, let them take turns, print the table."""
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--configs", nargs="+", default=DEFAULT_CONFIGS)
-    parser.add_argument("--img_size", type=int, default=256)
-    parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=DEFAULT_CONFIGS,
+        help=f"config files; FILE:{UNFROZEN} trains all modules of a LoFTR",
+    )
+    parser.add_argument("--img_size", type=int, default=256, help="side of the views, pixels")
+    parser.add_argument("--batch_size", type=int, default=4, help="pairs per step")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each configuration")
     parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
     parser.add_argument("--device", default="auto", choices=DEVICES)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Build all configurations, time their steps alternately and print the table."""
+    args = get_args_parser().parse_args()
     if min(args.img_size, args.batch_size, args.steps) < 1:
         raise InputError("--img_size, --batch_size and --steps must be above 0.")
     fabric = make_fabric(args.device, args.precision)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "eyes"
         write_generated_set(data, args.batch_size, size=max(64, args.img_size), progress=False)
-        contestants = [make_contestant(name, data, args, fabric) for name in args.configs]
-    seconds: dict[str, list[float]] = {one.name: [] for one in contestants}
+        measured = [prepare(name, data, args, fabric) for name in args.configs]
+    seconds: dict[str, list[float]] = {each.name: [] for each in measured}
     for _ in range(args.steps):
-        for one in contestants:
-            seconds[one.name].append(timed(one.step, fabric))
-    print(report(contestants, seconds, matrix_rate(fabric, args.precision)))
+        for each in measured:
+            seconds[each.name].append(timed(each.step, fabric))
+    print(report(measured, seconds, matrix_rate(fabric, args.precision)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dataset.split import read_manifest
 from dataset.views import ViewGeometry
 from registration.trained_matchers import ModelSettings
 from utils.config import read_yaml
+from training.engine import Engine
 from utils.errors import InputError
 from utils.image_files import read_color, read_gray, read_mask, write_image
 
@@ -299,7 +300,7 @@ def test_unusable_training_arguments(
     generated_root, tmp_path, monkeypatch, capsys, arguments, words
 ):
     # Nothing may get as far as training: were one of these accepted, the run would end here.
-    monkeypatch.setattr(train_multimodal_e2e.Engine, "fit", lambda self: None)
+    monkeypatch.setattr(Engine, "fit", lambda self: None)
     assert (
         train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
     )
@@ -342,17 +343,17 @@ def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch
     [
         (("--weights", "nowhere.pth"), ["nowhere.pth", "train first"]),
         (("--img_size", "3"), ["--img_size 3", "64"]),
-        (("--data", "nowhere"), ["nowhere", "--data"]),
+        (("--real", "nowhere"), ["nowhere", "--real"]),
         (("--scales", "0"), ["--scales"]),
-        (("--layout", "generated", "--mode", "cffa+cfxyz"), ["cfxyz", "cfocta"]),
-        (("--layout", "generated", "--split", "nowhere.yaml"), ["nowhere.yaml", "split.yaml"]),
+        (("--generated_mode", "cffa", "cfxyz"), ["cfxyz", "cfocta"]),
+        (("--split", "nowhere.yaml"), ["nowhere.yaml", "split.yaml"]),
     ],
 )
 def test_unusable_evaluation_arguments(
     untrained_weights, generated_root, tmp_path, monkeypatch, capsys, arguments, words
 ):
     given = (
-        "--data",
+        "--generated",
         generated_root,
         "--weights",
         untrained_weights,
@@ -379,7 +380,7 @@ def test_foreign_weights_are_refused_by_register(tmp_path, monkeypatch, capsys):
     [
         ("train_multimodal_e2e.py", ("--data", "nowhere", "--device", "cpu")),
         ("register.py", ("--pairs", "nowhere.csv", "--out", "out")),
-        ("evaluate.py", ("--data", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
+        ("evaluate.py", ("--real", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
     ],
 )
 def test_the_shell_sees_one_line_and_exit_code_2(tmp_path, script, arguments):

@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from dataset.generated_pairs import DataSettings
-from dataset.views import ViewGeometry
-from geometry.estimation import Plausibility
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from registration.keypoints import extract_keypoints, sample_descriptors
 from registration.matcher import MatchSettings
 from registration.trained_matchers import ModelSettings
+from training.config import RunConfig
+from training.data import ViewDraw
 from training.settings import TrainSettings
 from training.task import StepOutput
-from training.validation import ValidationSettings
-
-DEFAULT_CONFIG = "configs/superretina_lite.yaml"
+from utils.config import to_plain
 
 
 @dataclass(frozen=True)
-class JointConfig:
-    """Everything that defines a run; the YAML files in configs/ have the same structure."""
+class JointConfig(RunConfig):
+    """Settings of a run of SuperRetina-multimodal.
+
+    Attributes:
+        model: arguments of the network.
+        match: of the keypoint matcher.
+        loss: weights and settings of the joint objective.
+        train: of the training loop.
+    """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     match: MatchSettings = field(default_factory=MatchSettings)
-    plausibility: Plausibility = field(default_factory=Plausibility)
-    data: DataSettings = field(default_factory=DataSettings)
-    view: ViewGeometry = field(default_factory=ViewGeometry)
     loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
-    validation: ValidationSettings = field(default_factory=ValidationSettings)
-    seed: int = 0
+
+    @property
+    def loop(self) -> TrainSettings:
+        """See :attr:`training.config.RunConfig.loop`."""
+        return self.train
+
+    def with_loop(self, loop: TrainSettings) -> JointConfig:
+        """See :meth:`training.config.RunConfig.with_loop`."""
+        return replace(self, train=loop)
+
+    def size_multiple(self) -> int:
+        """See :meth:`training.config.RunConfig.size_multiple`."""
+        return self.build_model().size_multiple
+
+    def build_model(self) -> SuperRetinaMultimodal:
+        """An untrained network.
+
+        Raises:
+            InputError: impossible settings of the network.
+        """
+        return SuperRetinaMultimodal(**to_plain(self.model))
+
+    def view_draw(self) -> ViewDraw:
+        """What the training views are drawn with."""
+        return ViewDraw(
+            data=self.data, seed=self.seed, junction_sigma_px=self.loss.junction_sigma_px
+        )
 
 
 def make_objective(config: JointConfig, model: SuperRetinaMultimodal) -> JointObjective:
-    """The joint objective, told how to read this network's maps."""
+    """The joint objective with the functions that read keypoints and descriptors off this network's
+    maps.
+
+    Args:
+        config: of the run.
+        model: the unwrapped network, for its descriptor stride.
+    """
     pke = config.loss.pke
     return JointObjective(
         config.loss,
@@ -52,21 +84,32 @@ def make_objective(config: JointConfig, model: SuperRetinaMultimodal) -> JointOb
 
 
 class JointStep:
-    """One training step: the network and the joint objective.
+    """Forward pass and joint objective of one batch; see ``TrainingTask.step``.
 
     Args:
         config: of the run.
-        model: the unwrapped network, for its strides.
+        model: the unwrapped network, for its descriptor stride.
 
     Attributes:
-        value_map: what the keypoint expansion remembers.
+        value_map: state of the keypoint expansion.
     """
 
     def __init__(self, config: JointConfig, model: SuperRetinaMultimodal) -> None:
-        self.objective, self.value_map = make_objective(config, model), ValueMap(config.loss.pke)
+        self.objective = make_objective(config, model)
+        self.value_map = ValueMap(config.loss.pke)
 
     def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
-        """See :class:`training.task.TrainingTask`."""
+        """Loss terms of a batch.
+
+        Args:
+            network: the wrapped network.
+            batch: collated views of ``dataset.generated_pairs.GeneratedPairs``, on the device.
+        """
         fixed, moving = network(batch["fixed_image"], batch["moving_image"])
         result = self.objective(fixed, moving, batch, self.value_map)
-        return StepOutput(result.losses, result.n_valid, result.counts, result.observations)
+        return StepOutput(
+            losses=result.losses,
+            n_valid=result.n_valid,
+            counts=result.counts,
+            observations=result.observations,
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from registration.trained_matchers import TRAINABLE_MATCHERS
 from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.config import build, read_yaml, to_plain
+from utils.config import build, read_config, to_plain
 from utils.errors import InputError, run_script
 
 INFERENCE_PARTS = ("kind", "model_settings", "match_settings", "plausibility", "model")
@@ -38,7 +38,7 @@ def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | Non
     if match_config is not None:
         settings = TRAINABLE_MATCHERS[content["kind"]].match_settings
         parts["match_settings"] = to_plain(
-            build(settings, read_yaml(match_config).get("match", {}), f"{match_config}: match")
+            build(settings, read_config(match_config).get("match", {}), f"{match_config}: match")
         )
     save_checkpoint(out, parts)
     return out.stat().st_size / 1e6

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,44 @@ def run_folder(save: str | Path, mode: str, name: str) -> Path:
                 f"--name {name!r}: must be a plain name; the run becomes the folder {save}/<mode>/<name>."
             )
     return Path(save) / mode / name
+
+
+@dataclass(frozen=True)
+class Run:
+    """A new run, or one that is resumed.
+
+    Attributes:
+        folder: ``save/<mode>/<name>``.
+        checkpoint: to resume from; None for a new run.
+        saved: the ``config`` entry of that checkpoint; None for a new run.
+        damage: a line for the log where a newer checkpoint is damaged; else "".
+    """
+
+    folder: Path
+    checkpoint: Path | None = None
+    saved: dict[str, Any] | None = None
+    damage: str = ""
+
+
+def find_run(save: str | Path, modes: list[str], name: str, resume: str | None) -> Run:
+    """The run of a name, new or to be resumed.
+
+    Args:
+        save: folder of all runs.
+        modes: kinds of pairs; joined by "_" they name a folder.
+        name: of the run.
+        resume: None for a new run, "latest" or a checkpoint file.
+
+    Raises:
+        InputError: as :func:`run_folder` and :func:`find_checkpoint`, or an unreadable checkpoint.
+    """
+    folder = run_folder(save, "_".join(modes), name)
+    found = find_checkpoint(folder, resume)
+    if found is None:
+        return Run(folder)
+    checkpoint, damage = found
+    saved = read_checkpoint(checkpoint, ["config"])["config"]
+    return Run(folder, checkpoint=checkpoint, saved=saved, damage=damage)
 
 
 def find_checkpoint(run_dir: Path, resume: str | None) -> tuple[Path, str] | None:

@@ -1,0 +1,191 @@
+"""The settings of a training run, and how a new or a resumed run gets them."""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeVar
+
+from dataset.generated_pairs import DataSettings
+from dataset.views import ViewGeometry
+from geometry.estimation import Plausibility
+from registration.matcher import MatchSettings
+from training.settings import FREE_SETTINGS, TrainSettings
+from training.validation import ValidationSettings
+from utils.config import build, read_config, to_plain
+from utils.errors import InputError
+
+Config = TypeVar("Config", bound="RunConfig")
+MIN_LONG_SIDE_PX = 32  # of the images that views are cut from; smaller ones have no vessels left
+MAX_ROTATION_DEG = 180.0
+
+
+@dataclass(frozen=True)
+class RunConfig(ABC):
+    """Settings that every training run has; each training script adds its own in a subclass.
+
+    The YAML files in configs/ have the same structure. Keys that a file leaves out keep their
+    defaults.
+
+    Attributes:
+        match: how the validation, and later users of the checkpoint, match images.
+        plausibility: limits on the transforms of the validation pairs.
+        data: split and appearance of the generated data.
+        view: geometry of the training views.
+        validation: how the run is validated.
+        seed: of the weights, the split and the views; non-negative.
+    """
+
+    match: MatchSettings = field(default_factory=MatchSettings)
+    plausibility: Plausibility = field(default_factory=Plausibility)
+    data: DataSettings = field(default_factory=DataSettings)
+    view: ViewGeometry = field(default_factory=ViewGeometry)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    seed: int = 0
+
+    @property
+    @abstractmethod
+    def loop(self) -> TrainSettings:
+        """Settings of the training loop."""
+
+    @abstractmethod
+    def with_loop(self, loop: TrainSettings) -> Self:
+        """The same config with other settings of the loop."""
+
+    @abstractmethod
+    def size_multiple(self) -> int:
+        """Divisor of the sides of the views, pixels, after checks of the model's own settings.
+
+        Raises:
+            InputError: impossible settings of the model.
+        """
+
+    def overridden(self, args: argparse.Namespace) -> Self:
+        """The config with the command-line arguments on top of it.
+
+        Args:
+            args: parsed by :func:`training.arguments.get_parser`; None means "not given".
+        """
+        loop = replace(
+            self.loop,
+            **given(
+                epochs=args.epoch,
+                batch_size=args.batch_size,
+                lr=args.lr,
+                workers=args.workers,
+                accumulate=args.accumulate,
+                views_per_sample=args.views_per_sample,
+            ),
+        )
+        view = replace(self.view, **given(img_size=args.img_size, rotation_deg=args.rotation))
+        return replace(self.with_loop(loop), view=view, **given(seed=args.seed))
+
+    def check(self, source: str) -> None:
+        """Refuse impossible values.
+
+        Args:
+            source: the config file or checkpoint, named in messages.
+
+        Raises:
+            InputError: a value outside its range; the message names the argument or the key.
+        """
+        loop, view, validation = self.loop, self.view, self.validation
+        try:
+            multiple = self.size_multiple()
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
+        if not view.img_size or view.img_size < 0 or view.img_size % multiple:
+            raise InputError(
+                f"--img_size {view.img_size}: must be a multiple of {multiple} for this network."
+            )
+        counts = (loop.epochs, loop.batch_size, loop.views_per_sample, validation.views)
+        if min(counts) < 1 or loop.workers < 0:
+            raise InputError(
+                "--epoch, --batch_size, --views_per_sample and validation.views must be at least "
+                "1, --workers at least 0."
+            )
+        if not (0 < loop.lr < float("inf")) or self.seed < 0:
+            raise InputError("--lr must be a number above 0, --seed at least 0.")
+        if (
+            min(*view.scale, *view.zoom, *validation.scale) <= 0
+            or view.long_side < MIN_LONG_SIDE_PX
+        ):
+            raise InputError(
+                f"{source}: scales and zooms must be above 0, view.long_side at least "
+                f"{MIN_LONG_SIDE_PX}."
+            )
+        if not 0 <= view.rotation_deg <= MAX_ROTATION_DEG:
+            raise InputError(
+                f"--rotation {view.rotation_deg:g}: must lie between 0 and 180 degrees."
+            )
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The arguments that were given on the command line: those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def resolve_config(
+    config_type: type[Config],
+    args: argparse.Namespace,
+    saved: dict[str, Any] | None,
+    default_file: str,
+    **fixed: Any,
+) -> Config:
+    """The config of a run: file or checkpoint, with the command-line arguments on top of it.
+
+    A new run takes ``--config`` or the default file. A resumed run takes the settings of its
+    checkpoint and must not differ from them, except in ``FREE_SETTINGS``.
+
+    Args:
+        config_type: the script's subclass of :class:`RunConfig`.
+        args: parsed by :func:`training.arguments.get_parser`; None means "not given".
+        saved: ``config`` entry of the checkpoint that is resumed; None for a new run.
+        default_file: config file of a new run without ``--config``.
+        **fixed: fields that no file decides, such as the stage of LoFTR v3.
+
+    Raises:
+        InputError: unknown keys, impossible values, or a difference from the resumed run.
+    """
+    source = args.config or default_file
+    before = None
+    if saved is not None:
+        # Settings that an earlier version did not have get their defaults here.
+        before = build(config_type, saved["settings"], str(args.resume), from_checkpoint=True)
+    if before is None or args.config:
+        start = replace(build(config_type, read_config(source), source), **fixed)
+    else:
+        start = before
+    resolved = start.overridden(args)
+    if before is not None:
+        _refuse_changes(before, resolved)
+    resolved.check(source)
+    return resolved
+
+
+def _refuse_changes(before: RunConfig, resolved: RunConfig) -> None:
+    free = {name: getattr(before.loop, name) for name in FREE_SETTINGS}
+    as_saved = resolved.with_loop(replace(resolved.loop, **free))
+    changed = differences(to_plain(before), to_plain(as_saved))
+    if changed:
+        raise InputError(
+            f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments "
+            "out, or start a new run from its weights with --pretrained."
+        )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    """Settings that differ, one line each.
+
+    Args:
+        old, new: nested settings, as ``utils.config.to_plain`` returns them.
+        where: prefix of the names in the lines, ending in a dot.
+    """
+    lines = []
+    for name in new:
+        if isinstance(new[name], dict):
+            lines += differences(old.get(name, {}), new[name], f"{where}{name}.")
+        elif old.get(name) != new[name]:
+            lines.append(f"{where}{name} was {old.get(name)} and is now {new[name]}")
+    return lines
