@@ -22,7 +22,7 @@ from dataset.photometric import PhotometricRanges, randomise
 from dataset.samples import MODE_FILES, Sample, discover_samples, load_sample
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
 from geometry.rasters import warp_image
-from utils.config import build, read_yaml
+from utils.config import build, read_config
 from utils.errors import InputError, run_script
 
 # Rasters of a sample as channels of one stack, so that one warp call moves them all.
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--show", required=True, metavar="PNG")
     parser.add_argument("--rows", type=int, default=8)
     args = parser.parse_args()
-    content = read_yaml(args.config)
+    content = read_config(args.config)
     settings = build(DataSettings, content.get("data", {}), f"{args.config}: data")
     samples, _ = discover_samples(args.data, args.mode)
     pairs = GeneratedPairs(
