@@ -55,8 +55,8 @@ weights: setup
 
 compare: setup
 	$(BIN)/python -m synthesis --out data/comparison --eyes 6 --seed 7
-	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--data $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
-	  --generated_mode cffa+cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
+	$(BIN)/python evaluate.py $(if $(wildcard $(REAL)),--real $(wildcard $(REAL)/*)) --generated data/comparison --subset all \
+	  --generated_mode cffa cfoct --draws 1 --compare superretina sift mi identity oracle loftr xfeat aliked-lightglue \
 	  --stress all --wrong_pairs 20 --out save/comparison
 
 clean:

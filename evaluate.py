@@ -1,7 +1,7 @@
 """Compare methods on pairs with known landmarks, under turns, scales and degradations of the moving image.
 
-    python evaluate.py --data ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
-    python evaluate.py --data ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \
+    python evaluate.py --real ROOT --mode cffa --weights save/cffa/demo/best.pth --rotations 0 15 30 45 90 180 --out DIR
+    python evaluate.py --real ../shared/data/real_pairs/* --generated data/generated --split save/cffa/demo/split.yaml \
         --compare superretina sift mi identity oracle --stress all --wrong_pairs 40 --out DIR
 
 Every transform is scored in the moving image, in pixels times 512 / max(height, width) of the moving image as it is given
@@ -67,11 +67,11 @@ RULES = {
 def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, dict[str, Any]]]:
     """The sets of pairs, and what describes each (a cached result of another description is refused)."""
     sets, described = [], {}
-    roots = [] if args.layout == "generated" else args.data or []
+    roots = args.real or []
     modes = args.mode or (["cffa"] if len(roots) == 1 else [Path(root).name for root in roots])
     if roots and len(modes) != len(roots):
         raise InputError(
-            f"--mode {' '.join(modes)}: give one for each of the {len(roots)} --data folders, or none."
+            f"--mode {' '.join(modes)}: give one for each of the {len(roots)} --real folders, or none."
         )
     if len(set(modes)) != len(modes):
         raise InputError(f"--mode {' '.join(modes)}: the names must differ.")
@@ -86,14 +86,7 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
             "fixed_role": args.fixed_role,
             "pairs": len(loaders),
         }
-    if args.layout == "generated" and args.data and (args.generated or len(args.data) > 1):
-        raise InputError(
-            "--layout generated reads one --data folder and nothing else; for several sets give the generated one "
-            "with --generated."
-        )
-    root = args.data[0] if args.layout == "generated" and args.data else args.generated
-    if root:
-        mode = args.generated_mode if args.generated else "+".join(args.mode or ["cffa"])
+    if args.generated:
         draw = GeneratedDraw(
             args.draws,
             args.draw_rotation,
@@ -102,12 +95,12 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
             args.draw_overlap,
             args.seed,
         )
-        loaders = generated_set(root, mode.split("+"), args.split, args.subset, draw)
+        loaders = generated_set(args.generated, args.generated_mode, args.split, args.subset, draw)
         sets.append(EvaluationSet("generated", loaders))
         described["generated"] = {
             "kind": "generated",
-            "data": str(Path(root).resolve()),
-            "mode": mode,
+            "data": str(Path(args.generated).resolve()),
+            "mode": "+".join(args.generated_mode),
             "split": args.split,
             "subset": args.subset,
             **asdict(draw),
@@ -116,7 +109,7 @@ def find_sets(args: argparse.Namespace) -> tuple[list[EvaluationSet], dict[str, 
     for pairs in sets:
         described[pairs.name]["pairs_crc32"] = pairs.checksum()
     if not sets:
-        raise InputError("give --data with folders of real pairs, or --generated, or both.")
+        raise InputError("give --real with folders of real pairs, or --generated, or both.")
     return sets, described
 
 
@@ -172,15 +165,15 @@ def get_args_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--data", nargs="+", metavar="ROOT", help="folders of real pairs (one set each)"
+        "--real", nargs="+", metavar="ROOT", help="folders of real pairs (one set each)"
     )
     parser.add_argument(
         "--mode",
         nargs="+",
-        help="names of the kinds of pairs (default: cffa for one folder, their own names "
-        f"for several); for --layout generated one or several of {', '.join(MODE_FILES)} joined by +",
+        metavar="NAME",
+        help="names of the real sets (default: cffa for one folder, folder names for several)",
     )
-    parser.add_argument("--layout", default="auto", choices=[*LAYOUTS, "generated"])
+    parser.add_argument("--layout", default="auto", choices=LAYOUTS)
     parser.add_argument(
         "--fixed_role",
         default="01",
@@ -251,7 +244,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     generated.add_argument(
         "--generated", metavar="ROOT", help="a set of generated pairs beside the real ones"
     )
-    generated.add_argument("--generated_mode", default="cffa", help="kinds, joined by +")
+    generated.add_argument(
+        "--generated_mode", nargs="+", default=["cffa"], choices=MODE_FILES, metavar="MODE"
+    )
     generated.add_argument("--split", metavar="YAML", help="split.yaml of a run")
     generated.add_argument("--subset", default="test", choices=("train", "val", "test", "all"))
     drawn = GeneratedDraw()

@@ -1,11 +1,18 @@
-"""What each part of the recipe is worth: the same budget with one thing changed, scored on unseen generated and on real pairs.
+"""Ablation study: train with one thing changed and the same budget, then evaluate.
 
-    python -m benchmarks.ablations --data data/release --procedural data/generated --real ../shared/data/real_pairs
+    python -m benchmarks.ablations --data data/release --procedural data/generated \
+        --real ../shared/data/real_pairs
     python -m benchmarks.ablations --only reference "raw stem" --data data/release
 
-Trains what is not trained yet (save/<mode>/ablation_*), evaluates every variant with the same draws, and writes
-save/ablations/table.md and, with --doc, between that file's markers. "staged" is the scheme that the joint objective replaces:
-the same steps in three runs, detector and descriptor first, then the geometric term, then the keypoint expansion.
+Measures for each variant how many pairs have a median error below 5 px at 512: generated pairs of
+held-out eyes and real pairs, with the same draws for all variants. "no <term>" sets the weight of
+one loss term to 0. "staged" trains in three runs with the same total number of steps: detector and
+descriptor first, then with the geometric term, then with the keypoint expansion.
+
+Writes the runs to save/<mode>/ablation_*, an evaluation per variant to save/ablations/<variant> and
+the table to save/ablations/table.md; with --doc the table also goes between the markers of that
+document. Finished runs are not trained again. A variant takes 3 epochs of 154 steps with
+data/release.
 """
 
 from __future__ import annotations
@@ -18,47 +25,52 @@ from typing import Any
 
 import yaml
 
-from benchmarks.loftr_study import write_into
+from benchmarks.documents import markdown_table, write_into
 from evaluation.running import ALL_REAL
+from loss.joint_objective import ObjectiveSettings
 from utils.commands import run
-from utils.config import read_yaml
+from utils.config import merge_settings, read_config
 from utils.errors import run_script
 from utils.files import write_text_atomically
 
 BASE_CONFIG = "configs/superretina_release.yaml"
 MODES = ("cffa", "cfoct")
-# Milder than the release, for a budget of minutes: what is compared is the parts, not the reach.
+# Settings of every variant on top of the base config.
 BUDGET: dict[str, Any] = {
+    # Smaller changes of view than in the base config: 3 epochs are too few for its full range.
     "view": {"ramp_epochs": 2, "scale": [0.7, 1.45], "rotation_deg": 45},
     "data": {"ranges": {"p_apply": 0.3}},
     "train": {"epochs": 3, "views_per_sample": 1},
     "validation": {"views": 16, "pictures": 1},
-    # Copies of the moving image would cover up much of what the variants differ in.
+    # Rotated and smaller copies of the moving image would hide differences between the variants.
     "match": {"try_turns": False, "smaller_copy": 1.0},
 }
-FULL = {"det": 1.0, "des": 1.0, "geo": 0.5, "pke": 0.5}
+WEIGHTS = ObjectiveSettings().weights  # weight of each loss term in the full objective
 VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
     "raw stem": {"model": {"stem": "raw"}},
     "dual encoder": {"model": {"encoders": "dual"}},
     "triplet": {"loss": {"descriptor": "triplet"}},
-    **{f"no {name}": {"loss": {"weights": FULL | {name: 0.0}}} for name in FULL},
-    # data/generated holds a third as many pairs of these kinds as data/release: the same number of steps.
+    **{
+        f"no {term}": {"loss": {"weights": WEIGHTS | {term: 0.0}}}
+        for term, weight in WEIGHTS.items()
+        if weight
+    },
+    # Three views of each sample, because data/generated holds a third as many pairs of these modes
+    # as data/release: the number of steps is the same.
     "procedural only": {"train": {"views_per_sample": 3}},
     "staged": {},
 }
-STAGES = (FULL | {"geo": 0.0, "pke": 0.0}, FULL | {"pke": 0.0}, FULL)
-STAGE_EPOCHS = (1, 1, 1)
+# Weights of the successive runs of "staged"; each run is one epoch.
+STAGES = (WEIGHTS | {"geo": 0.0, "pke": 0.0}, WEIGHTS | {"pke": 0.0}, WEIGHTS)
+# Columns of the table: kind of pairs, rotation of the moving image in degrees.
 SCORES = (("generated", 0.0), ("real", 0.0), ("real", 30.0), ("real", 45.0))
-
-
-def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with the values of ``change`` in place of its own, level by level."""
-    result = dict(base)
-    for name, value in change.items():
-        nested = isinstance(value, dict) and isinstance(result.get(name), dict)
-        result[name] = merged(result[name], value) if nested else value
-    return result
+# The same draws and stresses for every variant.
+EVALUATION = (
+    *("--draws", 1, "--draw_rotation", 45, "--draw_scale", 1.4, "--draw_overlap", 0.5),
+    *("--rotations", *sorted({angle for _, angle in SCORES})),
+    *("--compare", "superretina", "--no_pictures", "--report_cases", 0, "--overwrite"),
+)
 
 
 def train(
@@ -68,138 +80,131 @@ def train(
     args: argparse.Namespace,
     pretrained: Path | None = None,
 ) -> Path:
-    """Train one run if it is not there yet. Returns its last checkpoint."""
-    folder = Path(args.save) / "_".join(MODES) / f"ablation_{name.replace(' ', '_')}"
-    checkpoint = folder / "latest.pth"
-    done = folder / "finished"
-    if not done.is_file():
-        config = merged(merged(read_yaml(BASE_CONFIG), BUDGET), change)
-        file = Path(args.save) / "ablations" / f"{name.replace(' ', '_')}.yaml"
-        write_text_atomically(file, yaml.safe_dump(config, sort_keys=False))
-        start = (
-            ["--resume"]
-            if checkpoint.is_file()
-            else ["--pretrained", pretrained]
-            if pretrained
-            else []
-        )
-        run(
-            "train_multimodal_e2e.py",
-            "--config",
-            file,
-            "--data",
-            data,
-            "--mode",
-            *MODES,
-            "--name",
-            folder.name,
-            "--save",
-            args.save,
-            "--precision",
-            args.precision,
-            *start,
-        )
-        write_text_atomically(done, "")
+    """Train one run unless it is finished; continue it if it was interrupted.
+
+    Args:
+        name: name of the run, without the prefix "ablation_".
+        change: settings on top of ``BASE_CONFIG`` and ``BUDGET``.
+        data: folder of generated data.
+        args: of the command.
+        pretrained: checkpoint with the initial weights; None starts from random weights.
+
+    Returns:
+        The last checkpoint of the run.
+    """
+    file_name = name.replace(" ", "_")
+    folder = Path(args.save) / "_".join(MODES) / f"ablation_{file_name}"
+    checkpoint, finished = folder / "latest.pth", folder / "finished"
+    if finished.is_file():
+        return checkpoint
+    config = Path(args.save) / "ablations" / f"{file_name}.yaml"
+    settings = merge_settings(merge_settings(read_config(BASE_CONFIG), BUDGET), change)
+    write_text_atomically(config, yaml.safe_dump(settings, sort_keys=False))
+    command: list[object] = ["train_multimodal_e2e.py", "--config", config, "--data", data]
+    command += ["--mode", *MODES, "--name", folder.name, "--save", args.save]
+    command += ["--precision", args.precision]
+    if checkpoint.is_file():
+        command += ["--resume"]
+    elif pretrained:
+        command += ["--pretrained", pretrained]
+    run(*command)
+    write_text_atomically(finished, "")
     return checkpoint
 
 
 def train_variant(name: str, args: argparse.Namespace) -> Path:
-    """Train a variant, in its stages if it has several. Returns its last checkpoint."""
+    """Train all runs of a variant. Returns its last checkpoint."""
+    if name == "staged":
+        return train_stages(args)
     data = args.procedural if name == "procedural only" else args.data
-    if name != "staged":
-        return train(name, VARIANTS[name], data, args)
-    checkpoint = None
-    for number, (weights, epochs) in enumerate(zip(STAGES, STAGE_EPOCHS, strict=True), start=1):
-        change = {"loss": {"weights": weights}, "train": {"epochs": epochs}}
-        checkpoint = train(f"staged {number}", change, data, args, checkpoint)
-    return checkpoint
+    return train(name, VARIANTS[name], data, args)
+
+
+def train_stages(args: argparse.Namespace) -> Path:
+    """Train the runs of "staged", each from the weights of the previous one.
+
+    Returns:
+        The checkpoint of the last run.
+    """
+    checkpoints: list[Path | None] = [None]
+    for number, weights in enumerate(STAGES, start=1):
+        change = {"loss": {"weights": weights}, "train": {"epochs": 1}}
+        checkpoints.append(train(f"staged {number}", change, args.data, args, checkpoints[-1]))
+    last = checkpoints[-1]
+    assert last is not None
+    return last
 
 
 def evaluate(name: str, checkpoint: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Records of ``metrics.json`` of a variant; the generated test eyes are those of the reference run for all."""
+    """Evaluate a variant on the test eyes of the reference run and on the real pairs.
+
+    Returns:
+        The records of the evaluation's ``metrics.json``.
+    """
     out = Path(args.save) / "ablations" / name.replace(" ", "_")
-    reference = Path(args.save) / "_".join(MODES) / "ablation_reference" / "split.yaml"
-    real = ["--data", *sorted(Path(args.real).iterdir())] if args.real else []
-    run(
-        "evaluate.py",
-        *real,
-        "--generated",
-        args.data,
-        "--generated_mode",
-        "+".join(MODES),
-        "--split",
-        reference,
-        "--draws",
-        1,
-        "--draw_rotation",
-        45,
-        "--draw_scale",
-        1.4,
-        "--draw_overlap",
-        0.5,
-        "--compare",
-        "superretina",
-        "--weights",
-        checkpoint,
-        "--rotations",
-        *sorted({angle for _, angle in SCORES}),
-        "--no_pictures",
-        "--report_cases",
-        0,
-        "--overwrite",
-        "--out",
-        out,
-    )
+    split = Path(args.save) / "_".join(MODES) / "ablation_reference" / "split.yaml"
+    real = ["--real", *sorted(Path(args.real).iterdir())] if args.real else []
+    generated = ["--generated", args.data, "--generated_mode", *MODES, "--split", split]
+    run("evaluate.py", *real, *generated, *EVALUATION, "--weights", checkpoint, "--out", out)
     return json.loads((out / "metrics.json").read_text())["results"]
 
 
 def score(records: list[dict[str, Any]], kind: str, angle: float) -> str:
-    """Pairs under 5 px of all pairs of a kind at an angle, "-" where there are none."""
-    wanted = (
-        {"generated"}
-        if kind == "generated"
-        else {record["set"] for record in records} - {"generated", ALL_REAL}
-    )
-    chosen = [
-        record for record in records if record["set"] in wanted and record["rotation"] == angle
-    ]
+    """Number of pairs below 5 px at 512 and number of all pairs, "5/8"; "-" where there are none.
+
+    Args:
+        records: results of an evaluation.
+        kind: "generated", or "real" for all sets of real pairs.
+        angle: rotation of the moving image, degrees.
+    """
+    sets = {record["set"] for record in records}
+    wanted = {"generated"} if kind == "generated" else sets - {"generated", ALL_REAL}
+    chosen = [each for each in records if each["set"] in wanted and each["rotation"] == angle]
     total = sum(record["pairs"] for record in chosen)
-    found = sum(record["success_median5"] * record["pairs"] for record in chosen)
-    return f"{found:.0f}/{total:.0f}" if total else "-"
+    below = sum(record["success_median5"] * record["pairs"] for record in chosen)
+    return f"{below:.0f}/{total:.0f}" if total else "-"
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """The table in Markdown."""
-    heads = [f"{kind}, {angle:g}°" for kind, angle in SCORES]
-    lines = ["| variant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    lines += [
-        f"| {name} | " + " | ".join(score(records, *which) for which in SCORES) + " |"
+    """Markdown table of the records of each variant."""
+    rows = {
+        name: {f"{kind}, {angle:g}°": score(records, kind, angle) for kind, angle in SCORES}
         for name, records in results.items()
-    ]
-    return "\n".join(lines) + "\n"
+    }
+    return markdown_table("variant", rows) + "\n"
 
 
-def main() -> None:
-    """Train, evaluate, write the table; after every variant, so that a stopped study shows what it has."""
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="generated data of all sources")
     parser.add_argument(
-        "--procedural", help="generated data of invented eyes alone, for 'procedural only'"
+        "--procedural", help="generated data of procedural eyes only, for 'procedural only'"
     )
-    parser.add_argument("--real", help="folder of folders of real pairs")
+    parser.add_argument("--real", help="folder that holds folders of real pairs")
     parser.add_argument(
-        "--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="VARIANT"
+        "--only",
+        nargs="+",
+        choices=list(VARIANTS),
+        default=list(VARIANTS),
+        metavar="VARIANT",
+        help="variants to train and evaluate besides the reference (default: all)",
     )
-    parser.add_argument("--precision", default="32")
-    parser.add_argument("--save", default="save")
+    parser.add_argument("--precision", default="32", help="of the training")
+    parser.add_argument("--save", default="save", help="folder of all runs")
     parser.add_argument("--doc", type=Path, help="document whose table is replaced")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train and evaluate the variants; write the table after each of them."""
+    args = get_args_parser().parse_args()
     results = {}
     for name in ["reference", *(name for name in args.only if name != "reference")]:
         if name == "procedural only" and not args.procedural:
-            print("procedural only: left out, for --procedural is not given", file=sys.stderr)
+            print("procedural only: left out, because --procedural is not given", file=sys.stderr)
             continue
         results[name] = evaluate(name, train_variant(name, args), args)
         write_text_atomically(Path(args.save) / "ablations" / "table.md", table(results))

@@ -212,7 +212,7 @@ def find_pairs(
     if layout not in LAYOUTS or fixed_role not in FIXED_ROLES:
         raise InputError(f"layout must be one of {LAYOUTS} and fixed_role one of {FIXED_ROLES}.")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder of real pairs; check --data / --val_data.")
+        raise InputError(f"{root}: no such folder of real pairs; check --real / --data / --val_data.")
     if layout == "auto":
         layout = "cfocta" if any(root.glob("Ground_Truth_*")) else "numbered"
     pairs, problems = (

@@ -93,11 +93,9 @@ def main() -> None:
     # Overwritten, because a demo that was trained again must not stop at the results of the training before.
     run(
         "evaluate.py",
-        "--layout",
-        "generated",
-        "--data",
+        "--generated",
         args.data,
-        "--mode",
+        "--generated_mode",
         mode,
         "--split",
         args.run / "split.yaml",
@@ -112,7 +110,7 @@ def main() -> None:
     for folder in real:
         run(
             "evaluate.py",
-            "--data",
+            "--real",
             folder,
             "--mode",
             folder.name,

@@ -385,7 +385,7 @@ def test_evaluation_scores_the_whole_transform(camera_root, tmp_path, monkeypatc
         run_main(
             evaluate,
             monkeypatch,
-            "--data",
+            "--real",
             camera_root,
             "--transform",
             "auto",

@@ -48,7 +48,7 @@ def run_evaluate(untrained_weights, monkeypatch, tmp_path):
 
 def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys):
     rows, metrics = run_evaluate(
-        "--data", numbered_root[0], "--mode", "cffa", "--rotations", 0, 30, 90, "--scales", 1.0, 0.8
+        "--real", numbered_root[0], "--mode", "cffa", "--rotations", 0, 30, 90, "--scales", 1.0, 0.8
     )
     assert len(rows) == 3 * 3 * 2 * 3
     for column in (
@@ -114,7 +114,7 @@ def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys)
 
 def test_evaluation_of_the_cfocta_layout(run_evaluate, cfocta_root, tmp_path):
     rows, _ = run_evaluate(
-        "--data", cfocta_root[0], "--mode", "cfocta", "--rotations", 15, "--no_pictures"
+        "--real", cfocta_root[0], "--mode", "cfocta", "--rotations", 15, "--no_pictures"
     )
     assert {row["id"] for row in rows} == set(cfocta_root[1]) and not (
         tmp_path / "out" / "pictures"
@@ -128,12 +128,11 @@ def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
         encoding="utf-8",
     )
     rows, metrics = run_evaluate(
-        "--data",
+        "--generated",
         generated_root,
-        "--layout",
-        "generated",
-        "--mode",
-        "cffa+cfocta",
+        "--generated_mode",
+        "cffa",
+        "cfocta",
         "--split",
         tmp_path / "split.yaml",
         "--draws",
@@ -159,13 +158,13 @@ def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
 
 
 def test_pictures_of_near_angles_do_not_overwrite_each_other(run_evaluate, numbered_root, tmp_path):
-    run_evaluate("--data", numbered_root[0], "--rotations", 0.2, 0.4)
+    run_evaluate("--real", numbered_root[0], "--rotations", 0.2, 0.4)
     assert len(list((tmp_path / "out" / "pictures").rglob("superretina_matches.jpg"))) == 3 * 2
 
 
 def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, monkeypatch):
     rows, _ = run_evaluate(
-        "--data", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle"
+        "--real", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle"
     )
 
     def never(*arguments: object) -> None:
@@ -173,7 +172,7 @@ def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, mo
 
     monkeypatch.setattr(Registrar, "register", never)
     more, metrics = run_evaluate(
-        "--data",
+        "--real",
         numbered_root[0],
         "--rotations",
         0,
@@ -194,9 +193,9 @@ def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, mo
 def test_results_of_other_settings_are_not_mixed(
     run_evaluate, numbered_root, untrained_weights, monkeypatch, tmp_path, capsys
 ):
-    rows, _ = run_evaluate("--data", numbered_root[0], "--rotations", 0, "--no_pictures")
+    rows, _ = run_evaluate("--real", numbered_root[0], "--rotations", 0, "--no_pictures")
     given = (
-        "--data",
+        "--real",
         numbered_root[0],
         "--rotations",
         0,
@@ -229,7 +228,7 @@ def test_stress_wrong_pairs_and_several_sets_in_one_run(
         encoding="utf-8",
     )
     rows, metrics = run_evaluate(
-        "--data",
+        "--real",
         numbered_root[0],
         "--generated",
         generated_root,
@@ -268,7 +267,7 @@ def test_several_folders_of_real_pairs_are_also_scored_together(
 ):
     shutil.copytree(numbered_root[0], tmp_path / "cfmono")
     _, metrics = run_evaluate(
-        "--data",
+        "--real",
         numbered_root[0],
         tmp_path / "cfmono",
         "--rotations",

@@ -527,7 +527,7 @@ def test_names_cannot_lead_out_of_the_output_folder(
     import evaluate
 
     arguments = (
-        "--data",
+        "--real",
         numbered_root[0],
         "--mode",
         name,

@@ -28,7 +28,7 @@ from registration.pair_table import PairToRegister
 from registration.registrar import Registrar
 from training.joint_step import JointConfig
 from utils.checkpoint import read_checkpoint
-from utils.config import build, read_yaml
+from utils.config import build, read_config
 from utils.errors import InputError
 from utils.image_files import read_color, read_gray, read_mask, write_image
 
@@ -175,7 +175,7 @@ def test_configs(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
     try:
-        config = build(JointConfig, read_yaml(path), str(path))
+        config = build(JointConfig, read_config(path), str(path))
     except InputError as error:
         assert "fuzzed.yaml" in str(error)
     else:
@@ -324,7 +324,7 @@ def test_real_data_sets(tmp_path_factory, small_sets, untrained_weights, data):
         code = run_main(
             evaluate,
             patch,
-            "--data",
+            "--real",
             root,
             "--weights",
             untrained_weights,

@@ -46,7 +46,7 @@ def evaluation(numbered_root, tmp_path_factory) -> Path:
             run_main(
                 evaluate,
                 patch,
-                "--data",
+                "--real",
                 numbered_root[0],
                 "--compare",
                 "sift",

@@ -150,9 +150,7 @@ def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatc
         run_main(
             evaluate,
             monkeypatch,
-            "--layout",
-            "generated",
-            "--data",
+            "--generated",
             data,
             "--split",
             split,
