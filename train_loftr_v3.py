@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from model.loftr_vessel import MODULES
+from model.loftr_modules import MODULES
 from model.pretrained import load_pretrained
 from registration.loftr_matcher import LoFTRMatcher
 from registration.trained_matchers import describe_model
@@ -94,17 +94,10 @@ def train_stage(
         stage: "base" or "v3".
         pretrained: checkpoint that a new run starts from; None starts from random weights.
         fabric: devices and processes.
-
-    Raises:
-        InputError: unusable arguments, settings, data or checkpoint.
     """
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
-    if run.saved is not None and run.saved["settings"]["stage"] != stage:
-        raise InputError(
-            f"--resume: that run is of stage {run.saved['settings']['stage']}, not {stage}; give "
-            "its --stage, or start a new run from its weights with --pretrained."
-        )
+    check_stage(run, stage)
     config = resolve_config(LoFTRConfig, args, run.saved, DEFAULT_CONFIG, stage=stage)
     root = find_or_make_data(args, run, fabric)
     data = prepare_data(run, root, args, config, config.view_draw(), fabric.print)
@@ -114,8 +107,7 @@ def train_stage(
     if pretrained and run.checkpoint is None:
         fabric.print(load_pretrained(model, pretrained))
     model.freeze(config.current.freeze)
-    frozen = ", ".join(config.current.freeze) or "nothing"
-    fabric.print(f"stage {stage}; frozen: {frozen}")
+    fabric.print(f"stage {stage}; frozen: {', '.join(config.current.freeze) or 'nothing'}")
 
     step = VesselStep(model, config.current.loss, fabric.device, fabric.world_size)
 
@@ -138,6 +130,24 @@ def train_stage(
         resume_hint=shlex.join(["python", "train_loftr_v3.py", *resume]),
     )
     train_run(run, task, config, data, fabric, args)
+
+
+def check_stage(run: Run, stage: str) -> None:
+    """Refuse to resume a run of another stage.
+
+    Args:
+        run: new or resumed.
+        stage: "base" or "v3".
+
+    Raises:
+        InputError: the run to resume is of another stage.
+    """
+    was = run.saved["settings"]["stage"] if run.saved else stage
+    if was != stage:
+        raise InputError(
+            f"--resume: that run is of stage {was}, not {stage}; give its --stage, or start a new "
+            "run from its weights with --pretrained."
+        )
 
 
 def find_or_make_data(args: argparse.Namespace, run: Run, fabric: Fabric) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ import torch
 from torch import nn
 
 from geometry.estimation import Plausibility
-from model.loftr_vessel import LoFTRVessel
-from model.super_retina_multimodal import SuperRetinaMultimodal
+from model.loftr_vessel import LoFTRSettings, LoFTRVessel
+from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import SuperRetinaMatcher
 from registration.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
 from registration.matcher import Matcher, MatchSettings
@@ -21,36 +20,6 @@ from utils.config import build, to_plain
 from utils.errors import InputError
 
 KIND, LOFTR_KIND = "superretina_multimodal", "loftr_vessel"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Arguments of :class:`model.super_retina_multimodal.SuperRetinaMultimodal`; see there."""
-
-    architecture: str = "lite"
-    encoders: str = "shared"
-    stem: str = "ridge"
-    ridge_sigmas: tuple[float, ...] = (1.3, 2.2, 3.6)
-    widths: tuple[int, ...] = (16, 32, 64, 96, 96)
-    descriptor_dim: int = 64
-
-
-@dataclass(frozen=True)
-class LoFTRSettings:
-    """Arguments of :class:`model.loftr_vessel.LoFTRVessel`; see there. The defaults are the published size."""
-
-    stem: str = "raw"
-    ridge_sigmas: tuple[float, ...] = (1.3, 2.2, 3.6)
-    initial_dim: int = 128
-    block_dims: tuple[int, ...] = (128, 196, 256)
-    heads: int = 8
-    coarse_layers: int = 4
-    fine_layers: int = 1
-    temperature: float = 0.1
-    unit_features: bool = False
-    position_scale: float = 1.0
-    position_cells: int = 0
-    cell_offset_px: float = -0.5
 
 
 class ModelKind(NamedTuple):
@@ -76,7 +45,7 @@ def _kind_of(settings: ModelSettings | LoFTRSettings) -> str:
 
 def build_model(settings: ModelSettings | LoFTRSettings) -> nn.Module:
     """An untrained network of the kind that the settings belong to."""
-    return TRAINABLE_MATCHERS[_kind_of(settings)].network(**to_plain(settings))
+    return TRAINABLE_MATCHERS[_kind_of(settings)].network(settings)
 
 
 def describe_model(

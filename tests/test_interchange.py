@@ -28,7 +28,7 @@ from geometry.points import warp_points
 from geometry.rasters import register_onto_fixed, warp_image
 from geometry.transform_files import SavedTransform, export_files, itk_transform, read_transform
 from geometry.transforms import MatrixTransform
-from model.super_retina_multimodal import SuperRetinaMultimodal
+from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration import export_onnx
 from registration.export_onnx import export, largest_difference
 from registration.registrar import DEFAULT_WEIGHTS, Registrar
@@ -390,7 +390,7 @@ def test_another_network_would_be_noticed(exported, untrained_weights):
 )
 def test_the_other_networks_are_exported_too(role, arguments, tmp_path):
     torch.manual_seed(0)
-    network = SuperRetinaMultimodal(**arguments).eval()
+    network = SuperRetinaMultimodal(ModelSettings(**arguments)).eval()
     export(network, role, tmp_path / "network.onnx")
     multiple = network.size_multiple
     for size in ((6 * multiple, 5 * multiple), (4 * multiple, 9 * multiple)):

@@ -11,7 +11,7 @@ from dataset.junctions import gaussian_heatmap
 from geometry.matrices import affine_about, image_centre
 from geometry.points import pixel_grid, warp_points
 from geometry.rasters import warp_image
-from model.super_retina_multimodal import SuperRetinaMultimodal
+from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoints import (
     extract_keypoints,
     match_descriptors,
@@ -19,7 +19,7 @@ from registration.keypoints import (
     refine_peaks,
     sample_descriptors,
 )
-from registration.trained_matchers import ModelSettings, build_model
+from registration.trained_matchers import build_model
 
 SIZE = (64, 96)
 

@@ -16,10 +16,11 @@ from geometry.matrices import affine_about, image_centre
 from geometry.points import warp_points
 from geometry.rasters import warp_image
 from loss.vessel_matching import VesselLossSettings, VesselObjective, VesselWeights
-from model.loftr_vessel import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, LoFTRVessel, kornia_config
+from model.loftr_modules import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, kornia_config
+from model.loftr_vessel import LoFTRSettings, LoFTRVessel
 from model.pretrained import load_pretrained
 from registration.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
-from registration.trained_matchers import LoFTRSettings, build_model, describe_model, load_matcher
+from registration.trained_matchers import build_model, describe_model, load_matcher
 from registration.working_frame import WorkingFrame, WorkingImage
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError
@@ -223,18 +224,20 @@ def test_unknown_module_cannot_be_frozen(small):
 )
 def test_sizes_that_do_not_fit_are_refused(wrong):
     with pytest.raises(InputError):
-        LoFTRVessel(**({"initial_dim": 8, "block_dims": (8, 8, 16), "heads": 2} | wrong))
+        LoFTRSettings(**({"initial_dim": 8, "block_dims": (8, 8, 16), "heads": 2} | wrong))
 
 
 def test_positions_of_a_view_come_from_anywhere_in_the_image():
     torch.manual_seed(0)
     model = LoFTRVessel(
-        stem="ridge",
-        initial_dim=8,
-        block_dims=(8, 8, 16),
-        heads=2,
-        coarse_layers=1,
-        position_cells=40,
+        LoFTRSettings(
+            stem="ridge",
+            initial_dim=8,
+            block_dims=(8, 8, 16),
+            heads=2,
+            coarse_layers=1,
+            position_cells=40,
+        )
     )
     coarse = torch.zeros(50, 16, 8, 8)
     crops = model._crop_of_positions(coarse)
@@ -258,15 +261,17 @@ def learner():
     """A network that compares local texture, small enough to learn a few pairs by heart."""
     torch.manual_seed(0)
     return LoFTRVessel(
-        stem="raw",
-        initial_dim=16,
-        block_dims=(16, 16, 32),
-        heads=4,
-        coarse_layers=1,
-        temperature=0.07,
-        unit_features=True,
-        position_scale=0.0,
-        cell_offset_px=0.0,
+        LoFTRSettings(
+            stem="raw",
+            initial_dim=16,
+            block_dims=(16, 16, 32),
+            heads=4,
+            coarse_layers=1,
+            temperature=0.07,
+            unit_features=True,
+            position_scale=0.0,
+            cell_offset_px=0.0,
+        )
     )
 
 

@@ -22,8 +22,9 @@ from loss.detector import detector_loss
 from loss.geometric import geometric_loss
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import Observation, PKESettings, ValueMap
+from model.super_retina_multimodal import ModelSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
-from registration.trained_matchers import ModelSettings, build_model
+from registration.trained_matchers import build_model
 from utils.config import to_plain
 from utils.errors import InputError
 

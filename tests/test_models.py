@@ -13,7 +13,8 @@ from geometry.estimation import Plausibility
 from loss.pke import Observation, ValueMap
 from model.pretrained import load_pretrained
 from model.ridge_stem import RidgeStem
-from registration.trained_matchers import ModelSettings, build_model, load_matcher
+from model.super_retina_multimodal import ModelSettings
+from registration.trained_matchers import build_model, load_matcher
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
 

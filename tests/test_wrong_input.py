@@ -21,9 +21,9 @@ from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from dataset.split import read_manifest
 from dataset.views import ViewGeometry
-from registration.trained_matchers import ModelSettings
-from utils.config import read_yaml
+from model.super_retina_multimodal import ModelSettings
 from training.engine import Engine
+from utils.config import read_yaml
 from utils.errors import InputError
 from utils.image_files import read_color, read_gray, read_mask, write_image
 

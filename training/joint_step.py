@@ -8,15 +8,13 @@ import torch
 
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
-from model.super_retina_multimodal import SuperRetinaMultimodal
+from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoints import extract_keypoints, sample_descriptors
-from registration.matcher import MatchSettings
-from registration.trained_matchers import ModelSettings
+from registration.keypoint_matcher import KeypointMatchSettings
 from training.config import RunConfig
 from training.data import ViewDraw
 from training.settings import TrainSettings
 from training.task import StepOutput
-from utils.config import to_plain
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class JointConfig(RunConfig):
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
-    match: MatchSettings = field(default_factory=MatchSettings)
+    match: KeypointMatchSettings = field(default_factory=KeypointMatchSettings)
     loss: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
 
@@ -54,7 +52,7 @@ class JointConfig(RunConfig):
         Raises:
             InputError: impossible settings of the network.
         """
-        return SuperRetinaMultimodal(**to_plain(self.model))
+        return SuperRetinaMultimodal(self.model)
 
     def view_draw(self) -> ViewDraw:
         """What the training views are drawn with."""

@@ -11,15 +11,14 @@ import torch
 from dataset.generated_pairs import DataSettings
 from geometry.cells import CellMatches, find_cell_matches, vessel_cells
 from loss.vessel_matching import VesselLossSettings, VesselObjective, VesselWeights, choose_for_fine
-from model.loftr_vessel import COARSE_STRIDE, HALF_WINDOW_PX, LoFTRVessel
+from model.loftr_modules import COARSE_STRIDE, HALF_WINDOW_PX
+from model.loftr_vessel import LoFTRSettings, LoFTRVessel
 from registration.loftr_matcher import LoFTRMatchSettings
-from registration.trained_matchers import LoFTRSettings
 from training.config import RunConfig, given
 from training.data import ViewDraw
 from training.settings import TrainSettings
 from training.step_meter import StepMeter
 from training.task import StepOutput
-from utils.config import to_plain
 from utils.errors import InputError
 
 STAGES = ("base", "v3")
@@ -40,7 +39,7 @@ class StageSettings:
     """Settings that differ between the stages.
 
     Attributes:
-        freeze: modules that do not train, see ``model.loftr_vessel.MODULES``.
+        freeze: modules that do not train, see ``model.loftr_modules.MODULES``.
         photometric: randomise brightness, contrast, noise and blur; off in plan LoFTR v3.
         loss: of the vessel loss.
         train: of the training loop.
@@ -146,7 +145,7 @@ class LoFTRConfig(RunConfig):
         Raises:
             InputError: impossible settings of the network.
         """
-        return LoFTRVessel(**to_plain(self.model))
+        return LoFTRVessel(self.model)
 
     def view_draw(self) -> ViewDraw:
         """What the training views of the current stage are drawn with."""
@@ -194,22 +193,23 @@ class VesselStep:
             COARSE_STRIDE,
             self.cell_offset_px,
         )
-        vessels = [
-            vessel_cells(batch[f"{role}_mask"], COARSE_STRIDE, self.settings.min_vessel_area)
-            for role in ("fixed", "moving")
-        ]
-        weights = self.objective.weights(*vessels)
+        min_area = self.settings.min_vessel_area
+        fixed_vessel = vessel_cells(batch["fixed_mask"], COARSE_STRIDE, min_area)
+        moving_vessel = vessel_cells(batch["moving_mask"], COARSE_STRIDE, min_area)
+        weights = self.objective.weights(fixed_vessel, moving_vessel)
         fine_matches = choose_for_fine(
             matches, weights, self.settings.fine_matches * len(batch["key"])
         )
         features = network(batch["fixed_image"], batch["moving_image"], fine_matches)
-        terms = self.objective(*features, matches, fine_matches, weights)
+        terms = self.objective(
+            features.similarity, features.offset_px, features.spread, matches, fine_matches, weights
+        )
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
-        counts = {
-            f"empty_{name}": float(term.n_empty()) for name, term in terms.items()
-        } | cost_of_last_step
-        on_vessels = matches.pick(VesselWeights(*vessels, 0.0).on_vessel(matches))
+        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        counts |= cost_of_last_step
+        strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
+        on_vessels = matches.pick(strict.on_vessel(matches))
         counts |= {
             "vessel_matches": float(len(on_vessels.batch)),
             "right_matches": float(count_right(features.similarity, on_vessels)),
