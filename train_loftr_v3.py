@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
-from model.loftr_modules import MODULES
 from model.pretrained import load_pretrained
 from registration.loftr_matcher import LoFTRMatcher
 from registration.trained_matchers import describe_model
@@ -33,7 +32,8 @@ from training.run import train_run
 from training.run_folder import Run, find_run
 from training.task import TrainingTask
 from training.validation import Validator
-from training.vessel_step import MASKS, STAGES, LoFTRConfig, VesselStep
+from training.vessel_config import LoFTRConfig, add_vessel_arguments
+from training.vessel_step import VesselStep
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError, run_script
 
@@ -41,37 +41,11 @@ DEFAULT_CONFIG = "configs/loftr_v3_lite.yaml"
 DEFAULT_NAMES = {"base": "loftr_v3_base", "v3": "loftr_v3"}
 
 
-def get_loftr_parser() -> argparse.ArgumentParser:
-    """The arguments of all training scripts, and those of this one."""
-    parser = get_parser(__doc__, DEFAULT_CONFIG)
-    add = parser.add_argument
-    add(
-        "--stage", choices=STAGES, help="base trains the whole network, v3 (default) freezes a base"
-    )
-    add(
-        "--freeze",
-        nargs="+",
-        metavar="MODULE",
-        help=f"modules that do not train ({', '.join(MODULES)}), or none",
-    )
-    add(
-        "--mask",
-        choices=list(MASKS),
-        help="strict: vessels only; soft: eps 0.1; none: every true match counts the same",
-    )
-    add("--eps", type=float, help="weight of background in the loss")
-    add(
-        "--photometric",
-        action="store_true",
-        default=None,
-        help="randomise brightness, contrast, noise and blur of the views too",
-    )
-    return parser
-
-
 def main() -> None:
     """Arguments; the base where it is wanted or needed; then v3."""
-    args = get_loftr_parser().parse_args()
+    parser = get_parser(__doc__, DEFAULT_CONFIG)
+    add_vessel_arguments(parser)
+    args = parser.parse_args()
     stage = args.stage or "v3"
     args.name = args.name or DEFAULT_NAMES[stage]
     run = find_run(args.save, args.mode, args.name, args.resume)

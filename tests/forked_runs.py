@@ -1,10 +1,14 @@
-"""A server that runs the training script in forks of itself, so that a test can run it, kill it and resume it many times
-without importing torch each time. Started by ``ForkedRuns`` in tests/helpers.py, which speaks to it in lines of JSON.
+"""A server that runs the training script in forks of itself.
 
-A request: ``arguments`` of the script, ``patch`` (code executed first), ``processes`` (ranks, as torchrun would start them), and
-``signal`` with ``at``: the signal a run sends itself at that event. Events are calls made by the project's own code, counted from
-the start of ``Engine.fit``: they do not depend on the speed of the machine, and lie between the lines of steps, writing and
-validation. The reply: ``codes`` (exit code of each process, negative for a signal), ``output`` and ``events``.
+A test can so run, kill and resume the script many times without importing torch each time. Started
+by ``ForkedRuns`` in tests/helpers.py; requests and replies are lines of JSON.
+
+A request holds ``arguments`` of the script, ``patch`` (code executed first), ``processes`` (ranks,
+as torchrun would start them), and ``signal`` with ``at``: the signal that a run sends itself at
+that event. Events are calls made by the project's own code, counted from the start of
+``Engine.fit``: they do not depend on the speed of the machine, and lie within steps, writing and
+validation. The reply holds ``codes`` (exit code of each process, negative for a signal),
+``output`` and ``events``.
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from utils.errors import run_script
 from utils.files import write_text_atomically
 
 PROJECT = str(Path(__file__).resolve().parents[1])
+
+
+def write_summary(path: Path, history: list[dict[str, float]]) -> None:
+    """Stands in for the curves and the report of a run."""
+    write_text_atomically(path, f"{len(history)} epochs")
 
 
 def count_events(request: dict, count_file: Path) -> None:
@@ -66,10 +75,10 @@ def run_child(request: dict, folder: Path, rank: int, port: int) -> None:
                 "MASTER_PORT": str(port),
                 "TORCHELASTIC_RUN_ID": "test",
             }
-        # Drawing the curves takes nine tenths of so small a run; test_training.py has them drawn.
-        run_folder.draw_curves = lambda path, history: write_text_atomically(
-            path, f"{len(history)} epochs"
-        )
+        # Curves and report take nine tenths of the time of so small a run; test_training.py has
+        # them written.
+        run_folder.draw_curves = write_summary
+        run_folder.write_training_report = write_summary
         exec(request.get("patch", ""), {})
         count_events(request, folder / "events")
         sys.argv = ["train_multimodal_e2e.py", "--device", "cpu", *request["arguments"]]

@@ -13,9 +13,8 @@ from helpers import run_main
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import evaluate
-from training.curves import draw_curves
 from training.epoch_log import EpochLog
-from training.report import MAX_EPOCHS, pick_epochs, read_pair_lines
+from training.report import MAX_EPOCHS, pick_epochs, read_pair_lines, write_training_report
 from utils.image_files import write_image
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -102,7 +101,7 @@ def training(tmp_path_factory) -> Path:
                 "val_rate_generated": epoch / 2,
             }
         )
-        draw_curves(run / "curves.png", history)
+        write_training_report(run / "report.html", history)
     page = tmp_path_factory.mktemp("elsewhere") / "report.html"
     shutil.move(run / "report.html", page)
     shutil.rmtree(run)

@@ -1,7 +1,8 @@
-"""Which views a step sees: their keys, their order, and what stands in for one that cannot be read.
+"""Order of the training views, and the replacement of unreadable ones.
 
-Every draw follows from (seed, epoch, index), so there is no state of a sampler or a worker to be saved: a run that goes on
-in the middle of an epoch asks for the remaining keys and gets what it would have got.
+Every random draw follows from (seed, epoch, index), so neither a sampler nor a worker has state to
+save: a run that is resumed in the middle of an epoch asks for the remaining keys and gets the same
+views as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,22 +15,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler, default_collate
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.views import ViewKey
 from training.settings import TrainSettings
+from training.task import ViewDataset
 from utils.errors import InputError
+
+Skipped = list[tuple[int, str]]  # number of a sample and its error message
 
 
 class ViewBatches(Sampler[list[ViewKey]]):
-    """Batches of view keys for one epoch; each process takes its share of every batch.
+    """Batches of view keys for one epoch; each process gets its share of every batch.
 
-    The order depends on (seed, epoch) alone. Process r of n takes items r, r + n, ... of each batch, so n processes
-    together see exactly the batches that one would see.
+    The order depends on (seed, epoch) alone. Rank r of n takes items r, r + n, ... of each batch,
+    so n processes together see exactly the batches that one process would see.
+
+    Args:
+        n_samples: of the data set.
+        settings: batch size, parts of a batch, views per sample.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes.
 
     Attributes:
-        epoch: whose order comes next.
-        first_step: so many batches are left out, because the run that is resumed has done them.
+        epoch: the epoch whose order comes next, from 1.
+        first_step: number of batches to leave out, because a resumed run has done them.
+
+    Raises:
+        InputError: a batch that the processes and parts cannot share evenly.
     """
 
     def __init__(
@@ -37,17 +52,16 @@ class ViewBatches(Sampler[list[ViewKey]]):
     ) -> None:
         if settings.batch_size % (world_size * settings.accumulate):
             raise InputError(
-                f"--batch_size {settings.batch_size} cannot be shared evenly by {world_size} processes, each in "
-                f"{settings.accumulate} parts."
+                f"--batch_size {settings.batch_size} cannot be shared evenly by {world_size} "
+                f"processes, each in {settings.accumulate} parts."
             )
         self.n_views = n_samples * settings.views_per_sample
-        self.batch_size, self.seed, self.rank, self.world_size = (
-            settings.batch_size,
-            seed,
-            rank,
-            world_size,
-        )
-        self.epoch, self.first_step = 1, 0
+        self.batch_size = settings.batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 1
+        self.first_step = 0
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
@@ -55,7 +69,7 @@ class ViewBatches(Sampler[list[ViewKey]]):
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_views)
-        # A small data set fills its one batch by starting over.
+        # A data set smaller than one batch is repeated to fill it.
         order = np.resize(order, len(self) * self.batch_size)
         for start in range(self.first_step * self.batch_size, len(order), self.batch_size):
             batch = order[start : start + self.batch_size][self.rank :: self.world_size]
@@ -63,25 +77,29 @@ class ViewBatches(Sampler[list[ViewKey]]):
 
 
 class TolerantViews(Dataset):
-    """A data set in which the next readable sample stands in for one that cannot be read.
+    """A data set that replaces an unreadable sample by the next readable one.
 
-    The stand-in follows from the key, so a resumed run takes the same one. An item is the view, or None when more samples in a
-    row are unreadable than a run puts up with, and the samples that were skipped as (number, what is wrong).
+    The replacement follows from the key, so a resumed run uses the same one. An item is the view
+    (None if more consecutive samples are unreadable than allowed) and the samples that were
+    skipped.
 
     Args:
-        dataset: indexed by :class:`ViewKey`; raises ``InputError`` for a sample that cannot be read.
-        max_bad_share: share of the samples that may be unreadable.
+        dataset: raises ``InputError`` for a sample that cannot be read.
+        max_bad_share: share of the samples (rounded up) that may be unreadable.
+
+    Attributes:
+        max_bad: number of samples that may be unreadable.
     """
 
-    def __init__(self, dataset: Dataset, max_bad_share: float) -> None:
+    def __init__(self, dataset: ViewDataset, max_bad_share: float) -> None:
         self.dataset = dataset
         self.max_bad = min(math.ceil(max_bad_share * len(dataset)), len(dataset) - 1)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: ViewKey) -> tuple[dict | None, list[tuple[int, str]]]:
-        skipped: list[tuple[int, str]] = []
+    def __getitem__(self, key: ViewKey) -> tuple[dict[str, Any] | None, Skipped]:
+        skipped: Skipped = []
         for offset in range(self.max_bad + 1):
             try:
                 return self.dataset[ViewKey(key.epoch, key.index + offset)], skipped
@@ -90,17 +108,53 @@ class TolerantViews(Dataset):
         return None, skipped
 
 
-def collate_views(items: list[tuple[dict | None, list[tuple[int, str]]]]) -> dict[str, Any]:
-    """A batch of :class:`TolerantViews`: the collated views (none when one is missing) and ``skipped`` of all items."""
+def make_loader(
+    views: TolerantViews, batches: ViewBatches, workers: int, fabric: Fabric
+) -> DataLoader:
+    """A loader of batches on the device of the process.
+
+    Args:
+        views: the data set.
+        batches: keys of each batch.
+        workers: data loading processes; 0 loads in the main process.
+        fabric: moves the batches to the device.
+    """
+    loader = DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate_views,
+        worker_init_fn=start_worker,
+        persistent_workers=workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+    )
+    wrapped = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    assert not isinstance(wrapped, list), "one loader in, one loader out"
+    return wrapped
+
+
+def collate_views(items: list[tuple[dict[str, Any] | None, Skipped]]) -> dict[str, Any]:
+    """A batch from items of :class:`TolerantViews`.
+
+    Args:
+        items: views and skipped samples.
+
+    Returns:
+        The collated views, or none of them if one is missing, and ``skipped`` of all items.
+    """
     views = [view for view, _ in items]
     skipped = [entry for _, entries in items for entry in entries]
-    return (default_collate(views) if all(view is not None for view in views) else {}) | {
-        "skipped": skipped
-    }
+    batch = default_collate(views) if all(view is not None for view in views) else {}
+    return batch | {"skipped": skipped}
 
 
 def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
-    """A collated batch in ``parts`` equal batches of consecutive items."""
+    """A collated batch in ``parts`` equal batches of consecutive items.
+
+    Args:
+        batch: tensors and lists of equal length, ``key`` among them.
+        parts: divides that length.
+    """
     size = len(batch["key"]) // parts
     return [
         {name: values[start : start + size] for name, values in batch.items()}
@@ -109,19 +163,30 @@ def split_batch(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
 
 
 def start_worker(_: int) -> None:
-    """Set up a data worker: Ctrl-C is the main process's to handle.
+    """Set up a data worker: it ignores Ctrl-C, which the main process handles.
 
-    Not here: ``cv2.setNumThreads``, which waits for ever in a fork for threads that only the main process has.
+    ``cv2.setNumThreads`` must not be called here: in a forked process it waits without end for
+    threads that only the main process has.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Seed every global generator by the place in the run: what a model or a library draws repeats on a resumed run."""
+    """Seed every global random generator by the position in the run.
+
+    Random numbers that a model or a library draws in a step are then the same in a resumed run.
+
+    Args:
+        seed: of the run.
+        epoch: from 1.
+        step: from 0, within the epoch.
+        rank: of this process.
+    """
     value = int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1)[0])
-    # Not torch.manual_seed: for every kind of device that is absent it notes down the stack, which takes milliseconds.
+    # torch.manual_seed would record the call stack for every absent kind of device, which takes
+    # milliseconds.
     torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(value)
     random.seed(value)
-    np.random.seed(value)  # noqa: NPY002  (for libraries; the project itself draws from generators of its own)
+    np.random.seed(value)  # noqa: NPY002  (used by libraries only)

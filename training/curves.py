@@ -6,66 +6,84 @@ import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from training.report import write_training_report
 from utils.files import write_bytes_atomically
 
+KEYPOINT_EXPANSION = "keypoint expansion"
+# The engine logs how many samples contributed nothing to each loss term under this prefix, so the
+# terms of any objective are found by it.
+EMPTY_PREFIX = "empty_"
 
-def curve_panels(history: list[dict[str, float]]) -> dict[str, list[str]]:
-    """Names of the figures of each panel that this run has, by its title."""
+History = list[dict[str, float]]  # one record per epoch: "epoch", figures, "val_" figures
+
+
+def curve_panels(history: History) -> dict[str, list[str]]:
+    """Names of the figures of each panel, by the title of the panel; panels without data are left
+    out.
+
+    Args:
+        history: one record per epoch.
+    """
+    known = {name: None for record in history for name in record}
+    terms = [name.removeprefix(EMPTY_PREFIX) for name in known if name.startswith(EMPTY_PREFIX)]
     panels = {
-        "loss terms": ["total", "det", "des", "geo", "pke", "coarse", "fine"],
+        "loss terms": ["total", *terms],
         "validation: MSE of the registered image": ["val_mse"],
-        "validation: success rates": sorted(
-            {k for record in history for k in record if k.startswith("val_rate")}
-        ),
+        "validation: success rates": sorted(name for name in known if name.startswith("val_rate")),
         "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
-        "keypoint expansion": ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+        KEYPOINT_EXPANSION: ["pke_passed", "pke_labels", "map_places", "map_admitted"],
         "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
         "learning rate": ["lr"],
     }
-    known = set().union(*history)
-    return {title: names for title, names in panels.items() if known & set(names)}
+    return {title: names for title, names in panels.items() if set(known) & set(names)}
 
 
-def draw_curves(path: Path, history: list[dict[str, float]]) -> None:
-    """Draw every figure of the run over the epochs, one panel per group; beside it write ``report.html``, the same curves with
-    the pictures of the epochs.
+def finite_points(history: History, name: str) -> list[tuple[float, float]]:
+    """(epoch, value) of a figure, without infinite values and NaN.
 
     Args:
-        history: one record per epoch with "epoch" and any of the figures below; infinite values are left out.
+        history: one record per epoch.
+        name: of the figure.
     """
-    # Drawn without pyplot: no global state, no window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    return [
+        (record["epoch"], record[name])
+        for record in history
+        if name in record and np.isfinite(record[name])
+    ]
 
+
+def draw_curves(path: Path, history: History) -> None:
+    """Write a picture of every figure of the run over the epochs, one panel per group.
+
+    Args:
+        path: of the picture.
+        history: one record per epoch.
+    """
     panels = curve_panels(history)
+    # Without pyplot: no global state, no window system.
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        for name in names:
-            points = [
-                (record["epoch"], record[name])
-                for record in history
-                if name in record and np.isfinite(record[name])
-            ]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True),
-                    marker="o",
-                    markersize=3,
-                    label=name.removeprefix("val_"),
-                )
-        axis.set(title=title, xlabel="epoch")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(fontsize=8)
-        if title == "keypoint expansion" and axis.lines:
-            axis.set_yscale("symlog")
+        _draw_panel(axis, title, {name: finite_points(history, name) for name in names})
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     write_bytes_atomically(path, buffer.getvalue())
-    write_training_report(path.with_name("report.html"), history, panels)
+
+
+def _draw_panel(axis: Axes, title: str, curves: dict[str, list[tuple[float, float]]]) -> None:
+    for name, points in curves.items():
+        if points:
+            epochs, values = zip(*points, strict=True)
+            axis.plot(epochs, values, marker="o", markersize=3, label=name.removeprefix("val_"))
+    axis.set(title=title, xlabel="epoch")
+    axis.grid(alpha=0.3)
+    if axis.lines:
+        axis.legend(fontsize=8)
+    if title == KEYPOINT_EXPANSION and axis.lines:
+        axis.set_yscale("symlog")

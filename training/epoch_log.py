@@ -12,20 +12,28 @@ HEADER = "== epoch "
 class EpochLog:
     """A text log in blocks, one per epoch.
 
-    Writing an epoch drops the blocks of that and of later epochs first, so a resumed run repeats nothing.
+    Writing an epoch first drops the blocks of that and of later epochs, so a resumed run leaves no
+    duplicates.
+
+    Args:
+        path: of the log.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, epoch: int, text: str) -> None:
-        """Put the block of an epoch at the end of the log."""
+        """Append the block of an epoch.
+
+        Args:
+            epoch: number of the epoch.
+            text: content of the block.
+        """
         kept: list[str] = []
         if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 if line.startswith(HEADER) and int(line[len(HEADER) :].split()[0]) >= epoch:
                     break
                 kept.append(line)
-        write_text_atomically(
-            self.path, "\n".join([*kept, f"{HEADER}{epoch} ==", text.rstrip(), ""])
-        )
+        block = [f"{HEADER}{epoch} ==", text.rstrip(), ""]
+        write_text_atomically(self.path, "\n".join([*kept, *block]))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step under way is finished and saved first."""
+"""Ctrl-C and SIGTERM: finish the current step and save before the run stops."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# torchrun passes a Ctrl-C on that its processes have got already.
+# torchrun forwards a Ctrl-C that its processes have received already; signals closer together than
+# this are one request.
 SAME_REQUEST_SECONDS = 2.0
 
 
 class StopRequest:
     """Whether the user or the system asked the run to stop.
 
-    The first signal is a request, to be looked at between steps; a second one, or one during :meth:`at_once`, raises
-    ``KeyboardInterrupt`` where the program stands.
+    The first signal sets :attr:`requested`, which the loop reads between steps. A second signal,
+    or one during :meth:`at_once`, raises ``KeyboardInterrupt`` immediately.
     """
 
     def __init__(self) -> None:
-        self._asked_at: float | None = None
+        self._requested_at: float | None = None
         self._at_once = False
 
     @property
     def requested(self) -> bool:
-        return self._asked_at is not None
+        """Whether a signal has arrived."""
+        return self._requested_at is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals inside the block. Only the main thread can; elsewhere they stay as they are."""
+        """Handle the signals inside the block; only the main thread can, others do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -44,10 +46,10 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside the block nothing would be lost: stop without waiting.
+        """A block that has nothing to save: a request stops it immediately.
 
         Raises:
-            KeyboardInterrupt: when asked, before or inside the block.
+            KeyboardInterrupt: on a request before or inside the block.
         """
         self._at_once = True
         try:
@@ -58,7 +60,9 @@ class StopRequest:
             self._at_once = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.requested and time.monotonic() - self._asked_at > SAME_REQUEST_SECONDS
-        self._asked_at = time.monotonic() if self._asked_at is None else self._asked_at
-        if again or self._at_once:
+        now = time.monotonic()
+        first = self._requested_at
+        self._requested_at = now if first is None else first
+        repeated = first is not None and now - first > SAME_REQUEST_SECONDS
+        if repeated or self._at_once:
             raise KeyboardInterrupt

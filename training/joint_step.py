@@ -9,8 +9,8 @@ import torch
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.pke import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
-from registration.keypoints import extract_keypoints, sample_descriptors
 from registration.keypoint_matcher import KeypointMatchSettings
+from registration.keypoints import extract_keypoints, sample_descriptors
 from training.config import RunConfig
 from training.data import ViewDraw
 from training.settings import TrainSettings

@@ -1,7 +1,7 @@
-"""Several processes: Fabric for those that ``torchrun`` started, and the few ways in which they talk.
+"""Several processes: Fabric for those that ``torchrun`` started, and their exchange of data.
 
-Processes wait for each other at every exchange, so whatever stops one of them has to stop all: faults are exchanged, and
-raised everywhere together.
+Processes wait for each other at every exchange, so a fault of one process must stop all of them:
+faults are exchanged, and raised on every process.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -18,8 +18,14 @@ from lightning_fabric.strategies import DDPStrategy
 from utils.device import pick_device
 from utils.errors import InputError, RunStoppedError
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-# While the first process validates the others wait; a process that dies breaks the connection at once.
+# Names of the --precision argument and of Fabric.
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+# The other processes wait while rank 0 validates. A process that dies closes its connections, which
+# the others notice without this timeout.
 LONGEST_WAIT = timedelta(hours=12)
 T = TypeVar("T")
 
@@ -28,7 +34,8 @@ def make_fabric(device: str = "auto", precision: str = "32") -> Fabric:
     """Fabric for one process, or for the processes that ``torchrun`` started.
 
     Args:
-        device: "auto" (CUDA where there is one, else the CPU), "cpu" or "cuda". precision: "32", "bf16" or "fp16".
+        device: "auto" (CUDA if available, else the CPU), "cpu" or "cuda".
+        precision: a key of ``PRECISIONS``.
 
     Raises:
         InputError: a device that this machine lacks, or fp16 on a CPU.
@@ -50,7 +57,12 @@ def make_fabric(device: str = "auto", precision: str = "32") -> Fabric:
 
 
 def gather_objects(fabric: Fabric, item: T) -> list[T]:
-    """The items of all processes, in their order, on every process."""
+    """The items of all processes, by rank, on every process.
+
+    Args:
+        fabric: connects the processes.
+        item: of this process; must be picklable.
+    """
     if fabric.world_size == 1:
         return [item]
     gathered: list[T] = [item] * fabric.world_size
@@ -59,22 +71,37 @@ def gather_objects(fabric: Fabric, item: T) -> list[T]:
 
 
 def sum_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
-    """Sum each of the values over all processes; a NaN or an infinity of one reaches all."""
+    """Sum each value over all processes; a NaN or an infinity of one process reaches all.
+
+    Args:
+        fabric: connects the processes.
+        values: equally many on every process.
+    """
     if fabric.world_size == 1:
         return values
     total = torch.tensor(values, dtype=torch.float64, device=fabric.device)
-    return fabric.all_reduce(total, reduce_op="sum").tolist()
+    reduced = fabric.all_reduce(total, reduce_op="sum")
+    assert isinstance(reduced, torch.Tensor)
+    return reduced.tolist()
 
 
 def on_first_process(fabric: Fabric, action: Callable[[], T]) -> T | None:
-    """Do something on the first process alone; what it raises ends the others too.
+    """Call a function on rank 0 only; an exception there stops the other processes too.
+
+    Args:
+        fabric: connects the processes; every process must call this function.
+        action: takes no arguments.
 
     Returns:
-        Its result on the first process, None on the others.
+        Its result on rank 0, None on the other processes.
+
+    Raises:
+        RunStoppedError: on the other processes, if rank 0 raised an exception.
     """
     if fabric.world_size == 1:
         return action()
-    result, failure = None, None
+    result: T | None = None
+    failure: BaseException | None = None
     if fabric.is_global_zero:
         try:
             result = action()

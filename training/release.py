@@ -1,9 +1,9 @@
-"""Turn a checkpoint of a training run into the file that ships: what matching needs, and nothing else.
+"""Reduce a checkpoint of a training run to the parts that matching needs, for distribution.
 
     python -m training.release save/cffa/mine/best.pth save/pretrained/superretina_multimodal.pth
     python -m training.release save/cffa/mine/best.pth OUT --match configs/superretina_release.yaml
 
-With ``--match`` it will match by that config's settings, whatever the run was validated with.
+With ``--match`` the file gets the ``match`` settings of that config instead of those of the run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ INFERENCE_PARTS = ("kind", "model_settings", "match_settings", "plausibility", "
 
 
 def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | None = None) -> float:
-    """Write the inference parts of ``checkpoint`` to ``out``. Returns its size in MB.
+    """Write the inference parts of a checkpoint.
 
     Args:
-        match_config: config whose ``match`` section takes the place of the run's.
+        checkpoint: of a training run.
+        out: the file to write.
+        max_mb: largest allowed size of the weights, MB (10^6 bytes).
+        match_config: config whose ``match`` section replaces that of the run.
+
+    Returns:
+        Size of the file, MB.
 
     Raises:
         InputError: not a checkpoint of a training run, or the result is larger than ``max_mb``.
@@ -32,7 +38,8 @@ def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | Non
     size = sum(tensor.numel() * tensor.element_size() for tensor in content["model"].values()) / 1e6
     if size > max_mb:
         raise InputError(
-            f"{checkpoint}: {size:.1f} MB of weights, more than --max_mb {max_mb:g}; ship a smaller network."
+            f"{checkpoint}: {size:.1f} MB of weights, more than --max_mb {max_mb:g}; release a "
+            "smaller network."
         )
     parts = {part: content[part] for part in INFERENCE_PARTS}
     if match_config is not None:
@@ -45,7 +52,7 @@ def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | Non
 
 
 def main() -> None:
-    """Read, strip, write."""
+    """Read the checkpoint, drop the training state, write the rest."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,5 @@
-"""The folder of a run: one process at a time, checkpoints of which one always survives, logs without repetitions."""
+"""The folder of a run: locked by one process, always with an intact checkpoint, logs without
+duplicates."""
 
 from __future__ import annotations
 
@@ -17,28 +18,36 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training.curves import draw_curves
 from training.epoch_log import EpochLog
+from training.report import write_training_report
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
 from utils.files import write_text_atomically
 from utils.names import is_plain_name
 
-# In the order in which they are tried: every one of them can be resumed.
+# In the order in which --resume tries them; each of them can be resumed.
 CHECKPOINTS = ("latest.pth", "previous.pth", "best.pth")
+LATEST, PREVIOUS, BEST = CHECKPOINTS
 LOCK_NAME = ".lock"
-# The data workers of a killed run notice within five seconds that it is gone, and hold its lock until then.
+# The data workers of a killed run hold its lock until they notice, within 5 s, that it has ended.
 LOCK_SECONDS = 10.0
 
 
 def run_folder(save: str | Path, mode: str, name: str) -> Path:
-    """``save/<mode>/<name>``.
+    """The folder ``save/<mode>/<name>``.
+
+    Args:
+        save: folder of all runs.
+        mode: kinds of pairs, joined by "_".
+        name: of the run.
 
     Raises:
-        InputError: a name that would lead elsewhere.
+        InputError: a name that is not a plain folder name.
     """
     for part in (mode, name):
         if not is_plain_name(part):
             raise InputError(
-                f"--name {name!r}: must be a plain name; the run becomes the folder {save}/<mode>/<name>."
+                f"--name {name!r}: must be a plain name; the run becomes the folder "
+                f"{save}/<mode>/<name>."
             )
     return Path(save) / mode / name
 
@@ -85,50 +94,51 @@ def find_checkpoint(run_dir: Path, resume: str | None) -> tuple[Path, str] | Non
     """The checkpoint to resume, or None for a new run.
 
     Args:
-        resume: None for a new run, "latest" for the newest good checkpoint of the run, or a file.
+        run_dir: folder of the run.
+        resume: None for a new run, "latest" for the newest undamaged checkpoint, or a file.
 
     Returns:
-        The file, and a line for the log where a newer one is damaged.
+        The file, and a line for the log where a newer checkpoint is damaged.
 
     Raises:
-        InputError: nothing to resume, nothing undamaged, or a new run where there is one already.
+        InputError: nothing to resume, no undamaged checkpoint, or a new run in a used folder.
     """
     present = [run_dir / name for name in CHECKPOINTS if (run_dir / name).is_file()]
+    used = f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
     if resume is None:
         if present:
-            raise InputError(
-                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
-            )
+            raise InputError(used)
         return None
     if resume != "latest":
         path = Path(resume)
         if not path.is_file():
             raise InputError(f"{path}: nothing to resume; check the path given to --resume.")
         if present and path.resolve().parent != run_dir.resolve():
-            raise InputError(
-                f"{run_dir}: already holds a run; continue it with --resume, or choose another --name."
-            )
+            raise InputError(used)
         return path, ""
     if not present:
         raise InputError(
-            f"{run_dir / CHECKPOINTS[0]}: nothing to resume; check --mode, --name and --save, or leave --resume "
-            "out."
+            f"{run_dir / LATEST}: nothing to resume; check --mode, --name and --save, or leave "
+            "--resume out."
         )
-    problems = []
+    return _newest_undamaged(run_dir, present)
+
+
+def _newest_undamaged(run_dir: Path, present: list[Path]) -> tuple[Path, str]:
+    problems: list[str] = []
     for path in present:
         try:
             read_checkpoint(path, ["config"])
         except InputError as error:
             problems.append(str(error))
             continue
-        return path, "; ".join(
-            [*problems, f"going on from {path.name}, the last good one"]
-        ) if problems else ""
-    raise InputError(f"{run_dir}: no checkpoint is good: {'; '.join(problems)}")
+        note = f"continuing from {path.name}, the last undamaged one"
+        return path, "; ".join([*problems, note]) if problems else ""
+    raise InputError(f"{run_dir}: every checkpoint is damaged: {'; '.join(problems)}")
 
 
 class RunFolder:
-    """Writes what a run leaves; used by the first process only.
+    """Writes the files of a run; used by rank 0 only.
 
     Args:
         path: ``save/<mode>/<name>``.
@@ -141,22 +151,26 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn a full disk or a missing right into an error of ours that says what is left."""
+        """Turn a full disk or a missing permission into an error that names the intact checkpoint.
+
+        Raises:
+            InputError: a file could not be written.
+        """
         try:
             yield
         except OSError as error:
             survivor = next((name for name in CHECKPOINTS if (self.path / name).is_file()), None)
-            kept = f"; {survivor} is intact: then go on with --resume" if survivor else ""
+            kept = f"; {survivor} is intact: then continue with --resume" if survivor else ""
             raise InputError(
-                f"{self.path}: cannot be written to ({error}). Free space or give the right to "
+                f"{self.path}: cannot be written to ({error}). Free space or grant permission to "
                 f"write{kept}."
             ) from error
 
     def open(self) -> None:
-        """Claim the folder and clear what a killed process left half written.
+        """Lock the folder, and remove incomplete files of a killed process.
 
         Raises:
-            InputError: another process is at work there, or the folder cannot be written to.
+            InputError: another process trains this run, or the folder cannot be written to.
         """
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -164,46 +178,65 @@ class RunFolder:
                 self._lock.acquire(timeout=LOCK_SECONDS)
             except Timeout as error:
                 raise InputError(
-                    f"{self.path}: another process is training this run; wait for it, or choose another "
-                    "--name."
+                    f"{self.path}: another process is training this run; wait for it, or choose "
+                    "another --name."
                 ) from error
             for leftover in self.path.glob(".*.tmp"):
                 leftover.unlink()
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Unlock the folder."""
         if self._events is not None:
             self._events.close()
         self._lock.release()
 
     def save(self, content: dict[str, Any], is_best: bool = False) -> None:
-        """Write the newest checkpoint; the one before stays as ``previous.pth``.
+        """Write the newest checkpoint; the one before it is kept as ``previous.pth``.
 
-        ``best.pth`` is written first: a run killed between the two repeats the decision.
+        ``best.pth`` is written first: a run that is killed between the two repeats the epoch's
+        validation when it is resumed.
+
+        Args:
+            content: of the checkpoint.
+            is_best: also write it as ``best.pth``.
+
+        Raises:
+            InputError: as :meth:`writing`.
         """
         with self.writing():
             if is_best:
-                save_checkpoint(self.path / "best.pth", content)
-            save_checkpoint(
-                self.path / CHECKPOINTS[0], content, previous=self.path / CHECKPOINTS[1]
-            )
+                save_checkpoint(self.path / BEST, content)
+            save_checkpoint(self.path / LATEST, content, previous=self.path / PREVIOUS)
             _flush_folder(self.path)
 
     def write_epoch(
         self, epoch: int, validation_text: str, training_text: str, history: list[dict[str, float]]
     ) -> None:
-        """Logs, curves and TensorBoard events of a finished epoch; what a stopped run had written of it is replaced."""
+        """Write logs, curves, TensorBoard events and the report of a finished epoch.
+
+        They replace what a stopped run had written about the same epoch.
+
+        Args:
+            epoch: number of the epoch.
+            validation_text: for ``validation_log.txt``.
+            training_text: for ``train_log.txt``; "" writes nothing.
+            history: one record per finished epoch.
+
+        Raises:
+            InputError: as :meth:`writing`.
+        """
         with self.writing():
             EpochLog(self.path / "validation_log.txt").write(epoch, validation_text)
             if training_text:
                 EpochLog(self.path / "train_log.txt").write(epoch, training_text)
             self._write_events(history)
             draw_curves(self.path / "curves.png", history)
+            write_training_report(self.path / "report.html", history)
 
     def _write_events(self, history: list[dict[str, float]]) -> None:
         fresh = history[-1:]
         if self._events is None:
-            # Event files can only grow, so a resumed run writes them anew from its history.
+            # Event files are append-only, so a resumed run rewrites them from its history.
             shutil.rmtree(self.path / "events", ignore_errors=True)
             self._events, fresh = SummaryWriter(self.path / "events"), history
         for record in fresh:
@@ -214,7 +247,7 @@ class RunFolder:
 
 
 def _flush_folder(path: Path) -> None:
-    """Make renamed files survive a power loss, where the system can."""
+    """Flush renamed files to the disk, on systems that support it for folders."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -224,5 +257,10 @@ def _flush_folder(path: Path) -> None:
 
 
 def write_run_config(run_dir: Path, config: dict[str, Any]) -> None:
-    """Write the resolved settings of a run as ``config.yaml``."""
+    """Write the resolved settings of a run as ``config.yaml``.
+
+    Args:
+        run_dir: folder of the run.
+        config: plain values.
+    """
     write_text_atomically(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False))

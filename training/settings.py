@@ -14,15 +14,18 @@ class TrainSettings:
     Attributes:
         epochs: number of epochs.
         batch_size: pairs per step over all processes.
-        accumulate: the batch is computed in so many parts, one after the other, to save memory; the result is the same.
-        views_per_sample: how often each sample is seen per epoch, each time in another view.
+        accumulate: number of parts in which a batch is computed, one after the other, to save
+            memory; the result is the same.
+        views_per_sample: views of each sample per epoch, all different.
         lr: largest learning rate of the one-cycle schedule (Smith & Topin, 2018).
-        warmup_share: part of the run in which the rate rises.
+        warmup_share: share of the steps in which the learning rate rises.
         weight_decay: of AdamW.
-        max_gradient_norm: gradients are scaled down to this norm.
+        max_gradient_norm: gradients with a larger L2 norm are scaled down to it.
         workers: data loading processes.
-        max_bad_share: share of the samples (rounded up) that may be unreadable in an epoch before the run stops.
-        save_seconds: least time between two checkpoints within an epoch; 0 saves after every step.
+        max_bad_share: share of the samples (rounded up) that may be unreadable in an epoch before
+            the run stops.
+        save_seconds: shortest time between two checkpoints within an epoch, seconds; 0 saves after
+            every step.
     """
 
     epochs: int = 5
@@ -40,10 +43,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.accumulate < 1 or not self.save_seconds >= 0 or not 0 <= self.max_bad_share < 1:
             raise InputError(
-                "train.accumulate must be at least 1, train.save_seconds at least 0, and train.max_bad_share in "
-                "[0, 1)."
+                "train.accumulate must be at least 1, train.save_seconds at least 0, and "
+                "train.max_bad_share in [0, 1)."
             )
 
 
-# Settings that change nothing in the result, so a resumed run may change them.
+# Settings that do not change the result of a run: a resumed run may change them.
 FREE_SETTINGS = ("workers", "save_seconds")

@@ -1,4 +1,4 @@
-"""What a training step costs: seconds and peak memory."""
+"""Cost of a training step: seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 
 from training.profiling import peak_memory_mb
 
-PROCESS_STATUS, CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PROCESS_STATUS = Path("/proc/self/status")  # Linux: VmHWM, the peak resident memory
+CLEAR_PEAK = Path("/proc/self/clear_refs")  # Linux: writing 5 resets VmHWM
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far. Where the system cannot (CPU on other systems than Linux), the peak of the process stands."""
+    """Reset the peak of the memory; without effect for a CPU on other systems than Linux.
+
+    Args:
+        device: of the training.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif CLEAR_PEAK.exists():
@@ -21,42 +26,57 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def step_memory_mb(device: torch.device) -> float:
-    """Largest memory since :func:`reset_peak_memory`, MB: allocated on a GPU, resident in the process on a CPU."""
+    """Largest memory since :func:`reset_peak_memory`, MB: allocated on a GPU, resident on a CPU.
+
+    Args:
+        device: of the training.
+    """
     if device.type == "cuda" or not PROCESS_STATUS.exists():
         return peak_memory_mb(device)
-    line = next(
-        line for line in PROCESS_STATUS.read_text().splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) / 2**10
+    lines = PROCESS_STATUS.read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 2**10
 
 
 class StepMeter:
-    """Times steps from :meth:`start` to :meth:`stop`; a step that is computed in parts starts with its first.
+    """Measures the time of steps, from :meth:`start` to :meth:`stop`.
 
-    Memory is not its business: the engine logs the peak of an epoch, which would be lost if every step forgot the one before.
+    It does not reset the peak memory, because the engine logs the peak of a whole epoch.
 
     Args:
-        device: where the steps run.
-        world_size: number of processes, over which the engine sums all counts.
+        device: on which the steps run.
+        world_size: number of processes; the engine sums all counts over them.
 
     Attributes:
-        last: ``seconds_per_step`` of the last step.
+        last: ``seconds_per_step`` of the last step; empty before it.
     """
 
     def __init__(self, device: torch.device, world_size: int = 1) -> None:
-        self.device, self.world_size = device, world_size
+        self.device = device
+        self.world_size = world_size
         self.last: dict[str, float] = {}
         self._began: float | None = None
 
     def start(self) -> dict[str, float]:
-        """A step, or a further part of it, begins. Returns what the step before cost, for the log, once per step."""
+        """Begin a step, or a further part of one that has begun.
+
+        Returns:
+            Cost of the previous step for the log, divided by the number of processes; empty for a
+            further part.
+        """
         if self._began is not None:
             return {}
         self._began = time.perf_counter()
         return {name: value / self.world_size for name, value in self.last.items()}
 
     def stop(self) -> None:
-        """The step has ended, with its optimizer's update."""
+        """End a step, after the update of the optimizer.
+
+        Raises:
+            RuntimeError: no step has begun.
+        """
+        if self._began is None:
+            raise RuntimeError("stop() without start()")
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.last = {"seconds_per_step": time.perf_counter() - self._began}
