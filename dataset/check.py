@@ -1,29 +1,33 @@
-"""List every problem of a data set at once, each with its remedy, before a night of training finds them one by one.
+"""List every problem of a data set at once, each with its remedy, before a training run meets them.
 
-    python -m dataset.check ROOT                        # the layout is recognised: generated, numbered or cfocta
-    python -m dataset.check ROOT --mode cffa cfoct      # of the generated layout: these modes only
+    python -m dataset.check ROOT                        # the layout is recognised
+    python -m dataset.check ROOT --mode cffa cfoct      # generated layout: these modes only
 
-Exit code 0 when nothing is wrong, 1 when there are problems. Notes name what is unusual but works.
+Exit code 0 without problems, 1 with problems. Notes name what is unusual but works.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dataset.real_pairs import FIXED_ROLES, RealPairFiles, find_pairs, load_pair
+from dataset.layouts import LAYOUT_BY_NAME, LAYOUTS
+from dataset.real_pair_files import FIXED_ROLES, RealPairFiles
+from dataset.real_pairs import find_pairs, load_pair
 from dataset.samples import MODE_FILES, Sample, discover_samples, problems_between
+from dataset.split import MIN_EYES
+from geometry.point_files import read_points
 from utils.errors import InputError, run_script
 from utils.image_files import read_gray, read_mask, stores_more_than_8_bits
 
-LAYOUTS = ("auto", "generated", "numbered", "cfocta")
-MIN_EYES = 3
+GENERATED = "generated"
 
 
 @dataclass
@@ -31,7 +35,9 @@ class Findings:
     """What a check found; a line that several samples share counts once.
 
     Attributes:
-        problems: would stop a run, or be skipped in it; notes: unusual, but working. checked: samples looked at.
+        problems: would stop a run, or make it skip a sample.
+        notes: unusual, but working.
+        checked: number of samples or pairs that were read.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -39,13 +45,13 @@ class Findings:
     checked: int = 0
 
     def add(self, *problems: str) -> None:
-        """Add problems that are not known yet."""
+        """Add problems that are not in the list yet."""
         self.problems += [
             problem for problem in dict.fromkeys(problems) if problem not in self.problems
         ]
 
     def attempt(self, read: Callable[[], np.ndarray]) -> np.ndarray | None:
-        """The result of ``read``, or None with its ``InputError`` added."""
+        """The image or points (H, W) of ``read``; None, and its error added, on ``InputError``."""
         try:
             return read()
         except InputError as error:
@@ -53,37 +59,53 @@ class Findings:
             return None
 
 
-def recognise_layout(root: Path) -> str:
-    """Which of the layouts a folder has.
+def recognise_any_layout(root: Path) -> str:
+    """Name of the first layout, in alphabetical order, that recognises a folder.
+
+    Args:
+        root: folder of a data set.
+
+    Returns:
+        "generated" or the name of a layout of real pairs.
 
     Raises:
-        InputError: missing folder, or none of them.
+        InputError: missing folder, or no layout recognises it.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; check the path.")
-    if any(root.glob("Ground_Truth_*")):
-        return "cfocta"
-    folders = [path for path in root.iterdir() if path.is_dir()]
-    if any(True for folder in folders for _ in folder.glob(f"{glob_safe(folder.name)}_*.png")):
-        return "generated"
-    if any(path.stem.endswith(("_01", "_02")) for folder in folders for path in folder.iterdir()):
-        return "numbered"
+    recognisers = {layout.name: layout.recognise for layout in LAYOUT_BY_NAME.values()}
+    recognisers[GENERATED] = _is_generated
+    for name in sorted(recognisers):
+        if recognisers[name](root):
+            return name
     raise InputError(
-        f"{root}: none of the layouts of README, 'Your own data', is recognised here; check the path, and that the "
-        "files are named after their folder."
+        f"{root}: none of the layouts of docs/data.md is recognised here; check the "
+        "path, and that the files are named after their folder."
     )
 
 
-def glob_safe(name: str) -> str:
-    """A name as a pattern that matches itself only."""
+def _is_generated(root: Path) -> bool:
+    """Whether a folder below ``root`` holds a PNG file named after the folder."""
+    return any(
+        True
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for _ in folder.glob(f"{_literal_pattern(folder.name)}_*.png")
+    )
+
+
+def _literal_pattern(name: str) -> str:
+    """A glob pattern that matches ``name`` only."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def check_generated(root: Path, modes: list[str] | None) -> Findings:
+def check_generated(root: Path, modes: Sequence[str] | None) -> Findings:
     """Check a generated data set.
 
     Args:
-        modes: those to be served; None checks every mode that at least one folder serves.
+        root: folder of the data set.
+        modes: modes of which every folder must have all files; None checks every mode of which at
+            least one folder has them.
     """
     findings = Findings()
     samples: list[Sample] = []
@@ -98,12 +120,13 @@ def check_generated(root: Path, modes: list[str] | None) -> Findings:
         findings.add(*(f"{line}; add the file, or leave the folder out." for line in lacking))
     if not samples:
         findings.add(
-            f"{root}: no folder has all files of any mode; see README, 'Your own data', for their names."
+            f"{root}: no folder has all files of any mode; see docs/data.md for their names."
         )
     eyes = {sample.eye for sample in samples}
     if 0 < len(eyes) < MIN_EYES:
         findings.add(
-            f"{root}: only {len(eyes)} eyes; train, val and test need at least one each, so add eyes."
+            f"{root}: only {len(eyes)} eyes; train, val and test need at least one each, so add "
+            "eyes."
         )
     by_folder: dict[Path, list[Sample]] = {}
     for sample in samples:
@@ -121,7 +144,7 @@ def check_generated(root: Path, modes: list[str] | None) -> Findings:
 
 
 def _check_folder(group: list[Sample], findings: Findings) -> None:
-    """All modes of one folder, each file read once."""
+    """Check the samples of one folder, one for each mode; each file is read once."""
     readers = {
         path: reader
         for sample in group
@@ -131,27 +154,32 @@ def _check_folder(group: list[Sample], findings: Findings) -> None:
             (sample.mask, read_mask),
         )
     }
-    rasters = {
-        path: findings.attempt(lambda path=path, reader=reader: reader(path))
-        for path, reader in readers.items()
-    }
+    rasters = {path: findings.attempt(partial(reader, path)) for path, reader in readers.items()}
     for sample in group:
         findings.checked += 1
         fixed, moving, mask = (rasters[path] for path in (sample.fixed, sample.moving, sample.mask))
-        # Where the fixed image is at fault already (the OCT of cfoct in octfa), the others would all seem to be.
+        # A fault of the fixed image (the OCT of cfoct is fixed in octfa) would be reported once
+        # more for every image that is compared with it.
         named_already = any(line.startswith(f"{sample.fixed}:") for line in findings.problems)
         if fixed is None or moving is None or mask is None or named_already:
             continue
         findings.add(*problems_between(sample, fixed, moving, mask))
         if np.array_equal(fixed, moving):
-            findings.add(
-                f"{sample.moving}: the same picture as {sample.fixed.name}; put the moving image there."
-            )
+            findings.add(_same_picture(sample.fixed, sample.moving))
     findings.notes += _depth_notes([path for path in readers if rasters[path] is not None])
 
 
 def check_real(root: Path, layout: str, fixed_role: str) -> Findings:
-    """Check real pairs: numbered or CF-OCTA."""
+    """Check real pairs.
+
+    Args:
+        root: folder of the pairs.
+        layout: one of ``LAYOUTS``.
+        fixed_role: "01" or "02", the fixed image of the numbered layout.
+
+    Raises:
+        InputError: no pair of that layout at all.
+    """
     findings = Findings()
     pairs, problems = find_pairs(root, layout, fixed_role)
     findings.add(*problems)
@@ -161,51 +189,59 @@ def check_real(root: Path, layout: str, fixed_role: str) -> Findings:
 
 
 def _check_pair(files: RealPairFiles, findings: Findings) -> None:
-    """Each file of a pair for itself, and then what they say together."""
+    """Check each file of a pair by itself, then, if none has a problem, against each other."""
     findings.checked += 1
     before = len(findings.problems)
-    paths = (files.fixed_path, files.moving_path)
-    images = [findings.attempt(lambda path=path: read_gray(path)) for path in paths]
-    # The size matters for nothing here but the scale of the points.
-    for text in files.texts:
-        alone = files._replace(texts=(text, text) if len(files.texts) == 2 else (text,))
-        findings.attempt(lambda alone=alone: alone.landmarks((256, 256), (256, 256))[0])
-    if len(findings.problems) > before:
+    fixed, moving = (
+        findings.attempt(partial(read_gray, path)) for path in (files.fixed_path, files.moving_path)
+    )
+    for path in files.landmark_files:
+        findings.attempt(partial(read_points, path, files.landmark_columns))
+    if len(findings.problems) > before or fixed is None or moving is None:
         return
     try:
         load_pair(files, "check")
     except InputError as error:
         findings.add(str(error))
-    if images[0].shape == images[1].shape and np.array_equal(*images):
-        findings.add(
-            f"{files.moving_path}: the same picture as {files.fixed_path.name}; put the moving image there."
-        )
-    findings.notes += _depth_notes(list(paths))
+    if np.array_equal(fixed, moving):
+        findings.add(_same_picture(files.fixed_path, files.moving_path))
+    findings.notes += _depth_notes([files.fixed_path, files.moving_path])
+
+
+def _same_picture(fixed: Path, moving: Path) -> str:
+    return f"{moving}: the same picture as {fixed.name}; put the moving image there."
 
 
 def _depth_notes(paths: list[Path]) -> list[str]:
     return [
-        f"{path}: more than 8 bits; read with its own range of values stretched to [0, 1]."
+        f"{path}: more than 8 bits; its own range of values is stretched to [0, 1]."
         for path in paths
         if stores_more_than_8_bits(path)
     ]
 
 
 def check(
-    root: str | Path, layout: str = "auto", modes: list[str] | None = None, fixed_role: str = "01"
+    root: str | Path,
+    layout: str = "auto",
+    modes: Sequence[str] | None = None,
+    fixed_role: str = "01",
 ) -> Findings:
     """Check a data set of any layout.
 
+    Args:
+        root: folder of the data set.
+        layout: "generated" or one of ``LAYOUTS``.
+        modes: see :func:`check_generated`.
+        fixed_role: "01" or "02", the fixed image of the numbered layout.
+
     Raises:
-        InputError: no data set of that layout at all.
+        InputError: missing folder, or no data set of that layout at all.
     """
     root = Path(root)
-    layout = recognise_layout(root) if layout == "auto" else layout
-    return (
-        check_generated(root, modes)
-        if layout == "generated"
-        else check_real(root, layout, fixed_role)
-    )
+    layout = recognise_any_layout(root) if layout == "auto" else layout
+    if layout == GENERATED:
+        return check_generated(root, modes)
+    return check_real(root, layout, fixed_role)
 
 
 def main() -> None:
@@ -214,12 +250,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", metavar="ROOT")
-    parser.add_argument("--layout", default="auto", choices=LAYOUTS)
+    parser.add_argument("--layout", default="auto", choices=(*LAYOUTS, GENERATED))
     parser.add_argument(
         "--mode",
         nargs="+",
         choices=list(MODE_FILES),
-        help="of the generated layout (default: all it serves)",
+        help="of the generated layout (default: all modes with files)",
     )
     parser.add_argument(
         "--fixed_role", default="01", choices=FIXED_ROLES, help="fixed image of the numbered layout"
@@ -231,7 +267,8 @@ def main() -> None:
     for line in findings.problems:
         print(f"problem: {line}")
     print(
-        f"{args.root}: {findings.checked} samples checked, {len(findings.problems)} problems, {len(findings.notes)} notes"
+        f"{args.root}: {findings.checked} samples checked, {len(findings.problems)} problems, "
+        f"{len(findings.notes)} notes"
     )
     if findings.problems:
         sys.exit(1)

@@ -1,9 +1,9 @@
-"""Pairs for training and validation from the user's generated layout: aligned images, known random affine.
+"""Pairs for training and validation: aligned generated images under a known random affine.
 
-A folder ``root/<num>_<letter>/`` holds images of one eye that are aligned pixel to pixel, and a vessel mask. One *sample*
-is such a folder in one mode; one *view* is what the network sees of it: a fixed and a moving image with a known
-``H_fix_to_mov`` between them. Which view comes out depends on (seed, epoch, index) alone, never on the order
-of calls or on the number of workers.
+A folder ``root/<num>_<letter>/`` holds images of one eye that are aligned pixel to pixel, and a
+vessel mask. One *sample* is such a folder in one mode; one *view* is an augmentation of a sample: a
+fixed and a moving image with a known ``H_fix_to_mov`` between them. A view is a function of
+(seed, epoch, index) alone; neither the order of calls nor the number of workers changes it.
 
     python -m dataset.generated_pairs --data data/generated --mode cffa cfoct --show views.png
 """
@@ -12,31 +12,45 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset.photometric import PhotometricRanges, randomise
-from dataset.samples import MODE_FILES, Sample, discover_samples, load_sample
+from dataset.samples import MODE_FILES, Channel, Sample, discover_samples, load_sample
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
+from geometry.matrices import Size
 from geometry.rasters import warp_image
 from utils.config import build, read_config
 from utils.errors import InputError, run_script
 
-# Rasters of a sample as channels of one stack, so that one warp call moves them all.
-FIXED_CHANNELS, MOVING_CHANNELS = [0, 2, 3, 4], [1, 2, 3, 5]
+# Rasters of each image: image, vessel mask, junction heatmap, field of view.
+FIXED_CHANNELS = [Channel.FIXED, Channel.MASK, Channel.HEATMAP, Channel.FIXED_FIELD]
+MOVING_CHANNELS = [Channel.MOVING, Channel.MASK, Channel.HEATMAP, Channel.MOVING_FIELD]
+SHEET_COLUMNS = (
+    "fixed_image",
+    "fixed_heatmap",
+    "moving_image",
+    "moving_heatmap",
+    "moving_mask",
+    "moving_fov",
+    "aligned_moving",
+)
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Split and look of the generated data.
+    """Split of the generated data, and how images are randomised.
 
     Attributes:
         val_test_share: shares of the eyes for validation and test.
-        photometric: switch of the domain randomisation; ranges: its ranges.
-        cache_mb: decoded samples kept in memory, per process.
+        photometric: whether brightness, contrast, noise and field of view are randomised.
+        ranges: ranges of that randomisation.
+        cache_mb: decoded samples kept in memory, MB in each process.
     """
 
     val_test_share: tuple[float, float] = (0.12, 0.12)
@@ -52,25 +66,24 @@ class DataSettings:
 class GeneratedPairs(Dataset):
     """Views of generated samples; index with a :class:`ViewKey`.
 
-    Args:
-        samples: from :func:`discover_samples`.
-        geometry: how views are drawn.
-        photometric: ranges of the domain randomisation; None leaves the images as they are.
-        seed: of all draws.
-        junction_sigma_px: width of the junction heatmap, pixels at ``long_side``.
-        cache_mb: decoded samples kept in memory, per process.
-        n_anchors: vessel points drawn per view, for the descriptor loss.
+    An item is a dict of float32 tensors, H and W the size of the view:
 
-    An item is a dict of float32 tensors: ``fixed_image``, ``moving_image`` (1, H, W) in [0, 1]; ``fixed_mask``,
-    ``moving_mask``, ``fixed_heatmap``, ``moving_heatmap``, ``fixed_fov``, ``moving_fov`` (1, H, W), each in the frame of
-    its image; ``aligned_moving`` (1, H, W), the moving image as it would look in the fixed frame; ``H_fix_to_mov`` and
-    ``H_fix_to_own`` (3, 3); ``anchors`` (n_anchors, 2), random vessel points in fixed pixels that both images show, and
-    ``anchor_valid`` (n_anchors,) bool, which of them are real; and the strings ``key``, ``eye``, ``mode``.
+    - ``fixed_image``, ``moving_image``: (1, H, W) in [0, 1];
+    - ``fixed_mask``, ``moving_mask`` (vessels), ``fixed_heatmap``, ``moving_heatmap`` (junctions),
+      ``fixed_fov``, ``moving_fov`` (field of view): (1, H, W) in [0, 1], each in the frame of its
+      image;
+    - ``aligned_moving``: (1, H, W) in [0, 1], the moving image resampled into the fixed frame;
+    - ``H_fix_to_mov``, ``H_fix_to_own``: (3, 3), from fixed pixels to moving pixels and to pixels
+      of the sample at its working size;
+    - ``anchors``: (n_anchors, 2), random vessel points that both images show, fixed pixels;
+      ``anchor_valid``: (n_anchors,) bool, False for padding;
+
+    and of the strings ``key``, ``eye``, ``mode`` of its :class:`dataset.samples.Sample`.
     """
 
     def __init__(
         self,
-        samples: list[Sample],
+        samples: Sequence[Sample],
         geometry: ViewGeometry,
         photometric: PhotometricRanges | None = None,
         seed: int = 0,
@@ -78,6 +91,21 @@ class GeneratedPairs(Dataset):
         cache_mb: int = 512,
         n_anchors: int = 384,
     ) -> None:
+        """Keep the settings; files are read when an item is.
+
+        Args:
+            samples: from :func:`dataset.samples.discover_samples`.
+            geometry: how views are drawn.
+            photometric: ranges of the domain randomisation; None leaves the images as they are.
+            seed: of all draws.
+            junction_sigma_px: standard deviation of a junction in the heatmaps, pixels at
+                ``long_side``.
+            cache_mb: decoded samples kept in memory, MB in each process.
+            n_anchors: vessel points drawn for each view, for the descriptor loss.
+
+        Raises:
+            InputError: no samples.
+        """
         if not samples:
             raise InputError("the data set is empty; check --data, --mode and the split.")
         self.samples = samples
@@ -90,9 +118,11 @@ class GeneratedPairs(Dataset):
         self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     def __len__(self) -> int:
+        """Number of samples; views of an epoch may show each several times."""
         return len(self.samples)
 
-    def _own_rasters(self, sample: Sample) -> torch.Tensor:
+    def _load_cached(self, sample: Sample) -> torch.Tensor:
+        """The (6, H, W) stack of a sample; least recently used samples leave the cache."""
         if sample.key in self._cache:
             self._cache.move_to_end(sample.key)
         else:
@@ -105,28 +135,29 @@ class GeneratedPairs(Dataset):
                 self._cache.popitem(last=False)
         return self._cache[sample.key]
 
-    def __getitem__(self, key: ViewKey | int) -> dict:
+    def __getitem__(self, key: ViewKey | int) -> dict[str, Any]:
+        """The view of a key; see the class. A number stands for ``ViewKey(0, number)``."""
         key = key if isinstance(key, ViewKey) else ViewKey(0, int(key))
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        stack = self._own_rasters(sample)
+        stack = self._load_cached(sample)
         difficulty = self.geometry.difficulty(key.epoch)
         H_fix_to_own, H_fix_to_mov, size = draw_geometry(
             stack, self.geometry.eased(difficulty), rng
         )
         H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
-        fixed = _seen(stack[FIXED_CHANNELS + MOVING_CHANNELS[:1]], H_fix_to_own, size)
-        moving = _seen(stack[MOVING_CHANNELS], H_mov_to_own, size)
-        view = {
-            "aligned_moving": fixed[4:5],
-            "H_fix_to_mov": _matrix(H_fix_to_mov)[0],
-            "H_fix_to_own": _matrix(H_fix_to_own)[0],
+        fixed = _resampled(stack[[*FIXED_CHANNELS, Channel.MOVING]], H_fix_to_own, size)
+        moving = _resampled(stack[MOVING_CHANNELS], H_mov_to_own, size)
+        view: dict[str, Any] = {
+            "aligned_moving": fixed[-1:],
+            "H_fix_to_mov": _batch_of_one(H_fix_to_mov)[0],
+            "H_fix_to_own": _batch_of_one(H_fix_to_own)[0],
             "key": sample.key,
             "eye": sample.eye,
             "mode": sample.mode,
         }
-        for role, rasters in (("fixed", fixed), ("moving", moving)):
-            view |= self._one_side(role, rasters, difficulty, rng)
+        for role, rasters in (("fixed", fixed[:-1]), ("moving", moving)):
+            view |= self._one_image(role, rasters, difficulty, rng)
         view["anchors"], view["anchor_valid"] = draw_anchors(
             view["fixed_mask"][0].numpy(),
             view["moving_fov"][0].numpy(),
@@ -136,44 +167,48 @@ class GeneratedPairs(Dataset):
         )
         return view
 
-    def _one_side(
+    def _one_image(
         self, role: str, rasters: torch.Tensor, difficulty: float, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
-        """Name the rasters (4, H, W) of one image, and randomise its look."""
-        image, field_of_view = rasters[0].numpy(), rasters[3].numpy() > 0.5
+        """The four items of an image from its rasters (4, H, W), its look randomised."""
+        image, mask, heatmap, field_of_view = rasters
+        look, seen = image.numpy(), field_of_view.numpy() > 0.5
         if self.photometric is not None:
             ranges = replace(self.photometric, p_apply=difficulty * self.photometric.p_apply)
-            image, field_of_view = randomise(image, field_of_view, ranges, rng)
-        seen = torch.from_numpy(field_of_view.astype(np.float32))[None]
+            look, seen = randomise(look, seen, ranges, rng)
+        fov = torch.from_numpy(seen.astype(np.float32))
         return {
-            f"{role}_image": torch.from_numpy(image)[None],
-            f"{role}_fov": seen,
-            f"{role}_mask": (rasters[1:2] > 0.5).float() * seen,
-            f"{role}_heatmap": rasters[2:3] * seen,
+            f"{role}_image": torch.from_numpy(look)[None],
+            f"{role}_fov": fov[None],
+            f"{role}_mask": ((mask > 0.5).float() * fov)[None],
+            f"{role}_heatmap": (heatmap * fov)[None],
         }
 
 
-def _seen(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """A view of uint8 rasters (C, H, W) of one sample: (C, *size) in [0, 1], scaled last because a view has fewer pixels."""
-    return (
-        warp_image(rasters[None].float(), _matrix(H_view_to_own), size, antialias=True)[0] / 255.0
-    )
+def _resampled(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: Size) -> torch.Tensor:
+    """Rasters (C, H, W) uint8 of a sample in the frame of a view: (C, *size) float32 in [0, 1].
+
+    Division by 255 comes last, because a view has fewer pixels than a sample.
+    """
+    warped = warp_image(rasters[None].float(), _batch_of_one(H_view_to_own), size, antialias=True)
+    return warped[0] / 255.0
 
 
-def _matrix(H: np.ndarray) -> torch.Tensor:
+def _batch_of_one(H: np.ndarray) -> torch.Tensor:
+    """A matrix (3, 3) as (1, 3, 3) float32."""
     return torch.from_numpy(H).float()[None]
 
 
 def main() -> None:
-    """Write a contact sheet of what the model will see, by the settings of a training config."""
+    """Write a contact sheet of views, drawn with the settings of a training config."""
     from pictures.drawing import contact_sheet
 
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", default="data/generated")
+    parser.add_argument("--data", default="data/generated", help="folder of the data set")
     parser.add_argument("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES))
     parser.add_argument("--config", default="configs/superretina_lite.yaml")
-    parser.add_argument("--show", required=True, metavar="PNG")
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--show", required=True, metavar="PNG", help="contact sheet to write")
+    parser.add_argument("--rows", type=int, default=8, help="number of views")
     args = parser.parse_args()
     content = read_config(args.config)
     settings = build(DataSettings, content.get("data", {}), f"{args.config}: data")
@@ -183,20 +218,12 @@ def main() -> None:
         build(ViewGeometry, content.get("view", {}), f"{args.config}: view"),
         settings.used_ranges(),
     )
-    names = (
-        "fixed_image",
-        "fixed_heatmap",
-        "moving_image",
-        "moving_heatmap",
-        "moving_mask",
-        "moving_fov",
-        "aligned_moving",
-    )
     chosen = np.linspace(0, len(samples) - 1, max(1, args.rows)).round().astype(int)
+    views = (pairs[ViewKey(1, int(index))] for index in chosen)
     contact_sheet(
         args.show,
-        [[pairs[ViewKey(1, int(i))][name][0].numpy() for name in names] for i in chosen],
-        names,
+        [[view[name][0].numpy() for name in SHEET_COLUMNS] for view in views],
+        SHEET_COLUMNS,
     )
 
 

@@ -1,4 +1,4 @@
-"""Vessel junctions (bifurcations and crossings) of a vessel mask: the seed labels of the detector."""
+"""Junctions (bifurcations and crossings) of a vessel mask: the initial labels of the detector."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from skimage.morphology import skeletonize
 
 
 def find_junctions(mask: np.ndarray, merge_px: int = 3) -> np.ndarray:
-    """Junctions of the vessels' centre lines.
+    """Find branching points of the vessels' centre lines.
 
     Args:
         mask: (H, W) bool, True on vessels.
-        merge_px: junction pixels nearer than about twice this are one junction (a crossing has two on its skeleton).
+        merge_px: junction pixels nearer to each other than about twice this are one junction (the
+            skeleton of a crossing has two), pixels.
 
     Returns:
         (N, 2) float32, (x, y) pixels.
     """
-    # Ragged outlines grow short spurs on the skeleton, and each would pass for a junction: smooth the outline first.
+    # A ragged outline gives the skeleton short spurs, each of which would count as a junction.
     smooth = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.0) > 0.5
     skeleton = skeletonize(smooth)
     neighbours = (
@@ -34,11 +35,12 @@ def find_junctions(mask: np.ndarray, merge_px: int = 3) -> np.ndarray:
 
 
 def gaussian_heatmap(points: np.ndarray, size: tuple[int, int], sigma_px: float) -> np.ndarray:
-    """Heatmap with a Gaussian of height 1 at each point; where two overlap the larger counts.
+    """Draw a Gaussian of height 1 at each point; where two overlap, take the maximum.
 
     Args:
-        points: (N, 2), (x, y) pixels, sub-pixel.
-        size: (height, width).
+        points: (N, 2), pixels (x, y), sub-pixel.
+        size: (height, width) of the heatmap, pixels.
+        sigma_px: standard deviation, pixels.
 
     Returns:
         (H, W) float32 in [0, 1].

@@ -1,7 +1,8 @@
-"""Photometric domain randomisation: the look of an image changes, its geometry does not.
+"""Photometric domain randomisation: changes the grey values of an image, not its geometry.
 
-The two images of a pair are drawn independently, so that nothing but the vessels is left to be learnt from. Each
-effect stands for something that real cameras do; the probabilities and ranges are :class:`PhotometricRanges`.
+The two images of a pair are randomised independently, so that a network learns from the vessels
+rather than from brightness, noise or field of view. Each effect models one of real cameras; its
+probability and range are in :class:`PhotometricRanges`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PhotometricRanges:
-    """How far the look may change; probabilities are in [0, 1], everything else in units of a [0, 1] image or pixels.
+    """Probabilities and ranges of the effects.
+
+    Probabilities are in [0, 1]; strengths in units of an image in [0, 1] unless a unit is given.
 
     Attributes:
-        p_apply: share of the images whose look is changed at all; the two images of a pair are drawn independently.
+        p_apply: share of the images that are changed at all.
         min_contrast: contrast of the faintest image relative to the original.
         max_gamma: gamma is drawn from [1 / max_gamma, max_gamma].
         max_noise: standard deviation of additive noise.
         max_speckle: standard deviation of multiplicative noise.
-        max_blur_px: sigma of the defocus.
-        shading: strength of uneven light.
+        max_blur_px: largest standard deviation of the defocus, pixels.
+        shading: largest amplitude of uneven illumination, relative to the image.
         p_invert: share of negatives (bright vessels become dark).
-        p_banding: share with horizontal stripes, as scanning devices leave.
+        p_banding: share with horizontal stripes, an artefact of scanning devices.
         p_patches: share with dark or bright blobs (haemorrhage, leakage, signal loss).
         p_new_field: share that gets a smaller field of view, round or rectangular.
     """
@@ -43,48 +46,58 @@ class PhotometricRanges:
     p_new_field: float = 0.25
 
 
+def _size_of(image: np.ndarray) -> tuple[int, int]:
+    """(height, width) of an image (H, W)."""
+    return image.shape[0], image.shape[1]
+
+
 def smooth_field(size: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth random field in [-1, 1] with about ``cells`` swings across the image: (H, W) float32."""
+    """Smooth random field, (H, W) float32 in [-1, 1].
+
+    Args:
+        size: (height, width), pixels.
+        cells: about the number of oscillations across the image.
+        rng: of the draws.
+    """
     coarse = rng.uniform(-1.0, 1.0, (cells + 1, cells + 1)).astype(np.float32)
     return np.clip(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC), -1.0, 1.0)
 
 
 def _light(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generator) -> np.ndarray:
-    """Gamma, contrast, brightness and uneven light."""
-    # Warping and inverting leave values a rounding error below 0, of which no power exists.
+    """Gamma, contrast, brightness and uneven illumination of an image (H, W)."""
+    # Warping and inversion leave values a rounding error below 0, whose power would be NaN.
     image = np.clip(image, 0.0, 1.0) ** np.exp(rng.uniform(-1.0, 1.0) * np.log(ranges.max_gamma))
     mean = float(image.mean())
     image = mean + (image - mean) * rng.uniform(ranges.min_contrast, 1.2)
-    image = image * (
-        1.0
-        + rng.uniform(0.0, ranges.shading) * smooth_field(image.shape, int(rng.integers(1, 4)), rng)
-    )
+    shading = rng.uniform(0.0, ranges.shading)
+    cells = int(rng.integers(1, 4))
+    image = image * (1.0 + shading * smooth_field(_size_of(image), cells, rng))
     return image * rng.uniform(0.6, 1.3)
 
 
 def _patches(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Dark or bright blobs that hide what lies below them in part."""
+    """Cover an image (H, W) in part with dark or bright blobs."""
     height, width = image.shape
     cover = np.zeros(image.shape, dtype=np.float32)
     for _ in range(int(rng.integers(1, 5))):
         centre = (int(rng.integers(0, width)), int(rng.integers(0, height)))
-        axes = tuple(int(v) for v in rng.uniform(0.03, 0.14, 2) * max(height, width))
+        axes = rng.uniform(0.03, 0.14, 2) * max(height, width)
         cv2.ellipse(
             cover,
             centre,
-            axes,
+            (int(axes[0]), int(axes[1])),
             float(rng.uniform(0, 180)),
             0,
             360,
             float(rng.uniform(0.4, 1.0)),
             -1,
         )
-    cover = cv2.GaussianBlur(cover, (0, 0), rng.uniform(1.0, 6.0))
-    return image * (1.0 - cover) + cover * rng.uniform(0.0, 1.0)
+    soft = cv2.GaussianBlur(cover, (0, 0), rng.uniform(1.0, 6.0))
+    return image * (1.0 - soft) + soft * rng.uniform(0.0, 1.0)
 
 
 def _sensor(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generator) -> np.ndarray:
-    """Defocus, stripes, speckle and noise, in the order in which a camera adds them."""
+    """Defocus, stripes, speckle and noise of an image (H, W), in the order of a camera."""
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, ranges.max_blur_px))
     if rng.random() < ranges.p_banding:
@@ -102,7 +115,12 @@ def _sensor(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generat
 
 
 def random_field(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A round or rectangular field of view that covers a good part of the frame: (H, W) bool."""
+    """A round or rectangular field of view of random place and extent, (H, W) bool.
+
+    Args:
+        size: (height, width), pixels.
+        rng: of the draws.
+    """
     height, width = size
     field = np.zeros(size, dtype=np.uint8)
     centre = np.array([width, height]) * rng.uniform(0.4, 0.6, 2)
@@ -127,20 +145,23 @@ def randomise(
     ranges: PhotometricRanges,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give an image another look.
+    """Randomise the grey values and the field of view of an image.
 
     Args:
         image: (H, W) float32 in [0, 1].
         field_of_view: (H, W) bool.
+        ranges: probabilities and ranges of the effects.
+        rng: of the draws.
 
     Returns:
-        The new image, float32 in [0, 1], and its field of view, which may have become smaller.
+        The new image, (H, W) float32 in [0, 1], and its field of view, (H, W) bool, which lies
+        inside of the given one.
     """
     if rng.random() >= ranges.p_apply:
         return image, field_of_view
     surround = 0.0 if rng.random() < 0.8 else rng.uniform(0.0, 0.8)
     if rng.random() < ranges.p_new_field:
-        field_of_view = field_of_view & random_field(image.shape, rng)
+        field_of_view = field_of_view & random_field(_size_of(image), rng)
     if rng.random() < ranges.p_invert:
         image = 1.0 - image
     image = _light(image, ranges, rng)
@@ -149,6 +170,6 @@ def randomise(
     image = np.where(field_of_view, image, surround)
     image = _sensor(image.astype(np.float32), ranges, rng)
     if rng.random() < 0.85:
-        # Most cameras blank the surround after the sensor; some leave its noise.
+        # Most cameras set the surround to black after readout; the others leave sensor noise there.
         image = np.where(field_of_view, image, surround)
     return np.clip(image, 0.0, 1.0).astype(np.float32), field_of_view

@@ -1,9 +1,12 @@
-"""Samples of the user's generated layout: folders of aligned images of one eye, found, read and checked."""
+"""Samples of the generated layout: find, read and check folders of aligned images of one eye."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,20 +17,56 @@ from geometry.matrices import fit_within
 from utils.errors import InputError
 from utils.image_files import read_gray, read_mask, resize_image
 
-# Per mode: suffixes of the fixed image, the moving image and the vessel mask; the first that exists counts.
-MODE_FILES: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "cffa": (("cf_512", "cf"), ("fa_gen", "fa"), ("seg",)),
-    "cfoct": (("cf_512", "cf"), ("oct_gen", "oct"), ("seg",)),
-    "octfa": (("oct_gen", "oct"), ("fa_gen", "fa"), ("seg",)),
-    "cfocta": (("cf_clip_512", "cf_clip"), ("octa_gen", "octa"), ("seg_clip",)),
+
+class ModeFiles(NamedTuple):
+    """File name suffixes of one mode; of several suffixes the first that exists is read.
+
+    Attributes:
+        fixed, moving, mask: suffixes of the fixed image, the moving image and the vessel mask; a
+            file is named ``<folder>_<suffix>.png``.
+    """
+
+    fixed: tuple[str, ...]
+    moving: tuple[str, ...]
+    mask: tuple[str, ...]
+
+
+# A mode is a kind of generated pair. To add one, add a line here; nothing else lists them.
+MODE_FILES = {
+    "cffa": ModeFiles(fixed=("cf_512", "cf"), moving=("fa_gen", "fa"), mask=("seg",)),
+    "cfoct": ModeFiles(fixed=("cf_512", "cf"), moving=("oct_gen", "oct"), mask=("seg",)),
+    "octfa": ModeFiles(fixed=("oct_gen", "oct"), moving=("fa_gen", "fa"), mask=("seg",)),
+    "cfocta": ModeFiles(
+        fixed=("cf_clip_512", "cf_clip"), moving=("octa_gen", "octa"), mask=("seg_clip",)
+    ),
 }
-MAX_VESSEL_SHARE = 0.5
+MAX_VESSEL_SHARE = 0.5  # of the pixels; vessels cover 4 to 11 % (CHASE_DB1, HRF), so more: inverted
+MIN_VESSEL_COVERAGE = 0.33  # of a pixel after shrinking, to count as vessel; keeps thin vessels
+
+
+class Channel(IntEnum):
+    """Channels of the (6, H, W) stack of :func:`load_sample`, which one call can warp."""
+
+    FIXED = 0
+    MOVING = 1
+    MASK = 2
+    HEATMAP = 3
+    FIXED_FIELD = 4
+    MOVING_FIELD = 5
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One folder in one mode. ``key`` is unique within a data set and safe as a file name; ``eye`` groups visits; ``n_bytes``
-    is the size of its files when it was found, by which a change under a run is noticed."""
+    """One folder in one mode.
+
+    Attributes:
+        key: unique within a data set and safe as a file name.
+        eye: number of the eye; several visits of one eye share it.
+        mode: key of ``MODE_FILES``.
+        fixed, moving, mask: paths of the images and of the vessel mask.
+        n_bytes: size of the three files together when they were found, to notice a change during a
+            run; None skips that check.
+    """
 
     key: str
     eye: str
@@ -38,14 +77,20 @@ class Sample:
     n_bytes: int | None = None
 
 
-def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], list[str]]:
-    """Find all samples below ``root``.
+def discover_samples(root: str | Path, modes: Sequence[str]) -> tuple[list[Sample], list[str]]:
+    """Find all samples below a folder.
+
+    Args:
+        root: folder of the data set, with sample folders ``<num>_<letter>``.
+        modes: keys of ``MODE_FILES``.
 
     Returns:
-        Samples in a fixed order, and one line for every folder that lacks a file of a mode.
+        Samples by mode, then by number and name of the folder; and one line for every folder that
+        lacks a file of a mode.
 
     Raises:
-        InputError: no such folder, no sample folders, unknown mode, or a mode that no folder can serve.
+        InputError: no such folder, no sample folders, an unknown mode, or a mode for which no
+            folder has all files.
     """
     root = Path(root)
     if not root.is_dir():
@@ -57,31 +102,15 @@ def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], 
     )
     if not folders:
         raise InputError(f"{root}: holds no sample folders named <num>_<letter> (for example 1_A).")
-    samples, lacking = [], []
+    samples: list[Sample] = []
+    lacking: list[str] = []
     for mode in modes:
         if mode not in MODE_FILES:
             raise InputError(f"mode '{mode}' is unknown; choose from {', '.join(MODE_FILES)}.")
-        found_before = len(samples)
-        for folder in folders:
-            roles = [_first_existing(folder, suffixes) for suffixes in MODE_FILES[mode]]
-            missing = [
-                _candidates(folder, suffixes)
-                for suffixes, path in zip(MODE_FILES[mode], roles, strict=True)
-                if path is None
-            ]
-            if missing:
-                lacking.append(f"{folder}: no {' and no '.join(missing)} for mode {mode}")
-            else:
-                samples.append(
-                    Sample(
-                        f"{mode}_{folder.name}",
-                        folder.name.split("_")[0],
-                        mode,
-                        *roles,
-                        _bytes_of(roles),
-                    )
-                )
-        if len(samples) == found_before:
+        found = [_sample_of(folder, mode) for folder in folders]
+        samples += [sample for sample in found if isinstance(sample, Sample)]
+        lacking += [line for line in found if isinstance(line, str)]
+        if not any(isinstance(sample, Sample) for sample in found):
             raise InputError(
                 f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
                 "Add the files or leave the mode out of --mode."
@@ -89,75 +118,120 @@ def discover_samples(root: str | Path, modes: list[str]) -> tuple[list[Sample], 
     return samples, lacking
 
 
+def _sample_of(folder: Path, mode: str) -> Sample | str:
+    """The sample of a folder in a mode, or a line that names the missing files."""
+    suffixes = MODE_FILES[mode]
+    fixed, moving, mask = (_first_existing(folder, each) for each in suffixes)
+    if fixed is None or moving is None or mask is None:
+        missing = [
+            " or ".join(path.name for path in _candidates(folder, each))
+            for each, path in zip(suffixes, (fixed, moving, mask), strict=True)
+            if path is None
+        ]
+        return f"{folder}: no {' and no '.join(missing)} for mode {mode}"
+    return Sample(
+        key=f"{mode}_{folder.name}",
+        eye=folder.name.split("_")[0],
+        mode=mode,
+        fixed=fixed,
+        moving=moving,
+        mask=mask,
+        n_bytes=_bytes_of([fixed, moving, mask]),
+    )
+
+
 def _natural_order(path: Path) -> tuple[int, str]:
+    """Sort key of a sample folder: by number, folders without one last."""
     number = path.name.split("_")[0]
     return (int(number) if number.isdigit() else 10**9, path.name)
 
 
+def _candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return [folder / f"{folder.name}_{suffix}.png" for suffix in suffixes]
+
+
 def _first_existing(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
-    paths = (folder / f"{folder.name}_{suffix}.png" for suffix in suffixes)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in _candidates(folder, suffixes) if path.is_file()), None)
 
 
 def _bytes_of(paths: list[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _candidates(folder: Path, suffixes: tuple[str, ...]) -> str:
-    return " or ".join(f"{folder.name}_{suffix}.png" for suffix in suffixes)
-
-
 def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> torch.Tensor:
-    """Read a sample at its working size: the *own frame* in which its value map lives.
+    """Read a sample at its working size.
+
+    Convention: the pixels of the result are the *own frame* of the sample, in which a value map
+    keeps what it has learnt of the sample.
+
+    Args:
+        sample: from :func:`discover_samples`.
+        long_side: long side of the result, pixels.
+        junction_sigma_px: standard deviation of a junction in the heatmap, pixels of the result.
 
     Returns:
-        (6, H, W) uint8: fixed, moving, vessel mask (255 = vessel), junction heatmap, fields of view of both (0 / 255).
+        (6, H, W) uint8 in [0, 255], channels as in :class:`Channel`; mask and fields are 0 or 255.
 
     Raises:
-        InputError: an unreadable file, a file that changed since it was found, images of different size, or a mask that is
-            mostly "vessel".
+        InputError: an unreadable file, a file that changed since it was found, images of different
+            sizes, or a mask without vessels or inverted.
     """
     fixed, moving, mask = read_gray(sample.fixed), read_gray(sample.moving), read_mask(sample.mask)
     problems = problems_between(sample, fixed, moving, mask)
     if problems:
         raise InputError(problems[0])
-    size = fit_within(fixed.shape, long_side)
+    size = fit_within((fixed.shape[0], fixed.shape[1]), long_side)
     fields = [estimate_field_of_view(image) for image in (fixed, moving)]
-    rasters = [resize_image(raster, size) for raster in (fixed, moving, mask, *fields)]
-    # A thin vessel covers a pixel in part after shrinking: a third is enough to keep it.
-    rasters[2:] = [rasters[2] > 0.33, rasters[3] > 0.5, rasters[4] > 0.5]
-    heatmap = gaussian_heatmap(find_junctions(rasters[2]), size, junction_sigma_px)
-    stack = np.stack([*rasters[:3], heatmap, *rasters[3:]]).astype(np.float32)
+    fixed, moving, mask, fixed_field, moving_field = (
+        resize_image(raster, size) for raster in (fixed, moving, mask, *fields)
+    )
+    mask = mask > MIN_VESSEL_COVERAGE
+    rasters = {
+        Channel.FIXED: fixed,
+        Channel.MOVING: moving,
+        Channel.MASK: mask,
+        Channel.HEATMAP: gaussian_heatmap(find_junctions(mask), size, junction_sigma_px),
+        Channel.FIXED_FIELD: fixed_field > 0.5,
+        Channel.MOVING_FIELD: moving_field > 0.5,
+    }
+    stack = np.stack([rasters[channel] for channel in Channel]).astype(np.float32)
     return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
 
 
 def problems_between(
     sample: Sample, fixed: np.ndarray, moving: np.ndarray, mask: np.ndarray
 ) -> list[str]:
-    """What is wrong with the images of a sample taken together: one line each, with the remedy.
+    """Check the images of a sample against each other.
 
     Args:
-        fixed, moving: (H, W); mask: (H, W) bool, as read.
+        sample: gives the paths for the messages, and the size of its files when they were found.
+        fixed, moving: (H, W) float32 in [0, 1], as read.
+        mask: (H, W) bool, True on vessels.
+
+    Returns:
+        One line for each problem, with its remedy.
     """
     problems = []
     if sample.n_bytes not in (None, _bytes_of([sample.fixed, sample.moving, sample.mask])):
         problems.append(
-            f"{sample.fixed.parent}: files changed since the run began; put them back, or begin a new run."
+            f"{sample.fixed.parent}: files changed since the run began; restore them, or begin a "
+            "new run."
         )
     for path, raster in ((sample.moving, moving), (sample.mask, mask)):
         if raster.shape != fixed.shape:
             problems.append(
                 f"{path}: {raster.shape[1]} x {raster.shape[0]} px, but {sample.fixed.name} has "
-                f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be aligned, so resize "
-                "or regenerate it."
+                f"{fixed.shape[1]} x {fixed.shape[0]}; images of a generated folder must be "
+                "aligned, so resize or regenerate it."
             )
     if not mask.any():
         problems.append(
-            f"{sample.mask}: no vessel is marked; masks must be white on black. Mend or remove this folder."
+            f"{sample.mask}: no vessel is marked; masks must be white on black. Correct or remove "
+            "this folder."
         )
     elif mask.mean() > MAX_VESSEL_SHARE:
         problems.append(
-            f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on black, "
-            "so invert the mask."
+            f"{sample.mask}: {mask.mean():.0%} of the mask is marked; vessels must be white on "
+            "black, so invert the mask."
         )
     return problems

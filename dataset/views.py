@@ -1,19 +1,28 @@
-"""Draw the geometry of a training view: which part of a sample, and the affine matrix between both images."""
+"""Geometry of a training view: the part of a sample it shows, and the affine between its images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from geometry.matrices import affine_about, image_centre
+from dataset.samples import Channel
+from geometry.matrices import Size, affine_about, image_centre
 from geometry.points import inside, warp_points
 
+MAX_ATTEMPTS = 12  # draws of a geometry until both images overlap enough
+OVERLAP_GRID = 17  # points a side on which the overlap is measured
 
-class ViewKey(NamedTuple):
-    """Index of a view: equal keys give equal views. View ``index`` shows sample ``index % len(dataset)``."""
+
+@dataclass(frozen=True)
+class ViewKey:
+    """Index of a view: equal keys give equal views.
+
+    Attributes:
+        epoch: from 1 in training; 0 for views outside of training.
+        index: of the view in its epoch; it shows sample ``index % len(dataset)``.
+    """
 
     epoch: int
     index: int
@@ -25,15 +34,18 @@ class ViewGeometry:
 
     Attributes:
         img_size: side of the square views in pixels; None takes the whole image.
-        long_side: the images are first brought to this long side, so that vessels have the width of inference.
-        rotation_deg: the moving side is turned by up to this angle either way (180 = any).
-        scale: range of the scale from fixed to moving, drawn evenly in its logarithm.
-        translation: largest shift of the moving side, as a share of the view.
+        long_side: long side in pixels to which samples are resized first, so that vessels have the
+            width that they have at inference.
+        rotation_deg: largest rotation of the moving image in either direction (180 = any angle).
+        scale: range of the scale from fixed to moving, uniform in its logarithm.
+        translation: largest shift of the moving image, as a share of the view.
         shear: largest shear (tangent).
-        zoom: range of the magnification of the fixed side (crops only).
-        min_overlap: least overlap of the two views, as a share of the retina in the one that shows less of it.
+        zoom: range of the magnification of the fixed image (crops only).
+        min_overlap: least overlap of the two images, as a share of the retina in the image that
+            shows less of it.
         mirror: mirror both images together in half of the views.
-        ramp_epochs: over so many epochs the ranges of rotation, scale and look grow to those given here; 0 = at once.
+        ramp_epochs: the ranges of rotation, scale and look grow linearly to those given here over
+            this number of epochs; 0 = full ranges at once.
     """
 
     img_size: int | None = 256
@@ -52,39 +64,52 @@ class ViewGeometry:
         return min(1.0, max(epoch, 1) / self.ramp_epochs) if self.ramp_epochs else 1.0
 
     def eased(self, share: float) -> ViewGeometry:
-        """The same with ``share`` of the range of rotation and of (the logarithm of) scale."""
+        """The same with ``share`` of the range of rotation and of the logarithm of scale."""
         return replace(
             self,
             rotation_deg=share * self.rotation_deg,
-            scale=tuple(end**share for end in self.scale),
+            scale=(self.scale[0] ** share, self.scale[1] ** share),
         )
 
 
 def overlap_share(
-    stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: tuple[int, int]
+    stack: torch.Tensor, H_fix_to_own: np.ndarray, H_fix_to_mov: np.ndarray, size: Size
 ) -> float:
-    """Overlap of two views of a size, as a share of the retina in the view that shows less of it; on a coarse grid."""
+    """Overlap of the two images of a view, measured on a coarse grid.
+
+    Args:
+        stack: (6, H, W) uint8 of :func:`dataset.samples.load_sample`.
+        H_fix_to_own, H_fix_to_mov: (3, 3) float64, from fixed pixels to pixels of the stack and to
+            moving pixels.
+        size: (height, width) of both images.
+
+    Returns:
+        Share of the retina in the image that shows less of it, in [0, 1].
+    """
     H_mov_to_fix = np.linalg.inv(H_fix_to_mov)
+    fields = (Channel.FIXED_FIELD, Channel.MOVING_FIELD)
     return max(
-        _share_seen(stack, (4, 5), H_fix_to_own, H_fix_to_mov, size),
-        _share_seen(stack, (5, 4), H_fix_to_own @ H_mov_to_fix, H_mov_to_fix, size),
+        _share_seen(stack, fields, H_fix_to_own, H_fix_to_mov, size),
+        _share_seen(stack, fields[::-1], H_fix_to_own @ H_mov_to_fix, H_mov_to_fix, size),
     )
 
 
 def _share_seen(
     stack: torch.Tensor,
-    fields: tuple[int, int],
+    fields: tuple[Channel, Channel],
     H_view_to_own: np.ndarray,
     H_view_to_other: np.ndarray,
-    size: tuple[int, int],
+    size: Size,
 ) -> float:
-    """Share of one view's retina that the other shows; ``fields`` are their channels of the stack."""
+    """Share of one image's retina that the other shows; ``fields``: their fields of view."""
     ys, xs = np.meshgrid(
-        np.linspace(0, size[0] - 1, 17), np.linspace(0, size[1] - 1, 17), indexing="ij"
+        np.linspace(0, size[0] - 1, OVERLAP_GRID),
+        np.linspace(0, size[1] - 1, OVERLAP_GRID),
+        indexing="ij",
     )
     points = np.stack([xs.ravel(), ys.ravel()], axis=1)
     own = np.round(warp_points(points, H_view_to_own)).astype(int)
-    in_frame = inside(own, tuple(stack.shape[-2:]))
+    in_frame = inside(own, _size_of(stack))
     x, y = np.where(in_frame[:, None], own, 0).T
     here, there = (in_frame & (stack[channel].numpy()[y, x] > 127) for channel in fields)
     return float(
@@ -93,22 +118,30 @@ def _share_seen(
     )
 
 
+def _size_of(stack: torch.Tensor) -> Size:
+    """(height, width) of a stack (C, H, W)."""
+    return stack.shape[-2], stack.shape[-1]
+
+
 def draw_geometry(
     stack: torch.Tensor, geometry: ViewGeometry, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+) -> tuple[np.ndarray, np.ndarray, Size]:
     """Draw one view of a sample.
 
     Args:
-        stack: (6, H, W) of :func:`load_sample`.
+        stack: (6, H, W) uint8 of :func:`dataset.samples.load_sample`.
+        geometry: ranges of the draws.
+        rng: of all draws.
 
     Returns:
-        ``H_fix_to_own``, ``H_fix_to_mov`` (3, 3), and the size (height, width) of both views.
+        ``H_fix_to_own``, ``H_fix_to_mov`` (3, 3) float64, from fixed pixels to pixels of the stack
+        and to moving pixels; and the size (height, width) of both images.
     """
-    own_size = tuple(stack.shape[-2:])
+    own_size = _size_of(stack)
     size = own_size if geometry.img_size is None else (geometry.img_size, geometry.img_size)
     mirror = geometry.mirror and rng.random() < 0.5
     H_fix_to_own = np.eye(3)
-    for attempt in range(12):
+    for attempt in range(MAX_ATTEMPTS):
         if geometry.img_size is not None:
             zoom = np.exp(rng.uniform(*np.log(geometry.zoom)))
             H_fix_to_own = affine_about(
@@ -121,8 +154,9 @@ def draw_geometry(
             )
         elif mirror:
             H_fix_to_own = affine_about(0.0, 1.0, 0.0, image_centre(size), image_centre(size), True)
-        # Each failed attempt asks for less shift, so that the last one overlaps for certain where there is retina.
-        reach = geometry.translation * (1.0 - attempt / 12.0)
+        # The largest shift decreases with every failed attempt, so that the last overlaps wherever
+        # there is retina.
+        reach = geometry.translation * (1.0 - attempt / MAX_ATTEMPTS)
         shift = rng.uniform(-reach, reach, 2) * np.array(size[::-1])
         H_fix_to_mov = affine_about(
             rng.uniform(-geometry.rotation_deg, geometry.rotation_deg),
@@ -137,11 +171,18 @@ def draw_geometry(
 
 
 def _crop_centre(
-    stack: torch.Tensor, size: tuple[int, int], zoom: float, rng: np.random.Generator
+    stack: torch.Tensor, size: Size, zoom: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Centre of a crop in the own frame: on a vessel that both images show, moved so that the crop stays inside."""
-    own_height, own_width = stack.shape[-2:]
-    vessels = torch.nonzero((stack[2] > 127) & (stack[4] > 127) & (stack[5] > 127))
+    """Centre (2,) of a crop in the own frame: a vessel pixel that both images show.
+
+    It is moved so that the crop stays inside of the frame. Without such a pixel: the middle.
+    """
+    own_height, own_width = _size_of(stack)
+    vessels = torch.nonzero(
+        (stack[Channel.MASK] > 127)
+        & (stack[Channel.FIXED_FIELD] > 127)
+        & (stack[Channel.MOVING_FIELD] > 127)
+    )
     half = np.minimum(0.5 * np.array(size[::-1]) / zoom, 0.5 * np.array([own_width, own_height]))
     centre = image_centre((own_height, own_width))
     if len(vessels):
@@ -156,22 +197,27 @@ def draw_anchors(
     n_anchors: int,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random vessel points that both images show.
+    """Draw random vessel points that both images show.
 
     Args:
-        fixed_mask: (H, W), vessels of the fixed view; moving_fov: (Hm, Wm), field of view of the moving view.
+        fixed_mask: (H, W) in [0, 1], vessels of the fixed image.
+        moving_fov: (Hm, Wm) in [0, 1], field of view of the moving image.
+        H_fix_to_mov: (3, 3), from fixed to moving pixels.
+        n_anchors: number of rows of the results.
+        rng: of the draws.
 
     Returns:
-        (n_anchors, 2) float32 fixed pixels in random order, zeros behind the real ones, and (n_anchors,) bool.
+        (n_anchors, 2) float32, fixed pixels (x, y) in random order, then zeros where there are
+        fewer points; and (n_anchors,) bool, True for points.
     """
     rows, columns = np.nonzero(fixed_mask > 0.5)
     points = np.stack([columns, rows], axis=1).astype(np.float64)
     mapped = np.round(warp_points(points, H_fix_to_mov)).astype(int)
-    on_image = inside(mapped, moving_fov.shape)
+    on_image = inside(mapped, (moving_fov.shape[0], moving_fov.shape[1]))
     x, y = np.where(on_image[:, None], mapped, 0).T
     points = points[on_image & (moving_fov[y, x] > 0.5)] if len(points) else points
     chosen = points[rng.permutation(len(points))[:n_anchors]]
     anchors = np.zeros((n_anchors, 2), dtype=np.float32)
-    # Off the pixel grid, so that descriptors are learnt between the centres too.
+    # Sub-pixel offsets train descriptors between pixel centres too.
     anchors[: len(chosen)] = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
     return torch.from_numpy(anchors), torch.from_numpy(np.arange(n_anchors) < len(chosen))

@@ -1,8 +1,9 @@
-"""``python -m dataset.check`` finds every problem of a data set in one go, and none where there is none."""
+"""``python -m dataset.check`` lists every problem of a data set, and none of a good one."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ def run_check(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:
 
 
 def assert_each_is_named(problems: list[str], expected: dict[str, str]) -> None:
-    """One problem for each file, with the words of its remedy, and no other problem."""
+    """Exactly one problem for each file, with words of its remedy."""
     for name, words in expected.items():
         found = [line for line in problems if name in line and words in line]
         assert len(found) == 1, (name, words, problems)
@@ -39,21 +40,8 @@ def test_good_data_of_every_layout(generated_root, numbered_root, cfocta_root, m
         assert code == 0 and f"{n_checked} samples checked, 0 problems, 0 notes" in output, output
 
 
-def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monkeypatch, capsys):
-    root = tmp_path / "set"
-    for eye in ("1_A", "2_A", "3_A", "4_A", "5_A", "6_A"):
-        shutil.copytree(generated_root / eye, root / eye)
-
-    def file(eye: str, suffix: str) -> Path:
-        return next(
-            path
-            for path in (
-                root / eye / f"{eye}_{name}.png"
-                for name in (f"{suffix}_512", suffix, f"{suffix}_gen")
-            )
-            if path.exists()
-        )
-
+def damage_generated(root: Path, file: Callable[[str, str], Path]) -> None:
+    """Give each of the folders 1_A to 6_A one or two faults."""
     cut_off(file("1_A", "cf"))
     file("1_A", "oct").write_bytes(b"")
     write_image(file("2_A", "fa"), np.zeros((192, 192), np.uint8))
@@ -68,6 +56,19 @@ def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monk
     deep = (read_gray(file("6_A", "oct")) * 4095).astype(np.uint16)
     assert cv2.imwrite(str(file("6_A", "oct")), deep)
     (root / "notes").mkdir()
+
+
+def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "set"
+    for eye in ("1_A", "2_A", "3_A", "4_A", "5_A", "6_A"):
+        shutil.copytree(generated_root / eye, root / eye)
+
+    def file(eye: str, suffix: str) -> Path:
+        names = (f"{suffix}_512", suffix, f"{suffix}_gen")
+        paths = (root / eye / f"{eye}_{name}.png" for name in names)
+        return next(path for path in paths if path.exists())
+
+    damage_generated(root, file)
     code, output = run_check(monkeypatch, capsys, root)
     assert code == 1
     lines = output.splitlines()
@@ -91,7 +92,7 @@ def test_every_problem_of_a_generated_set_at_once(generated_root, tmp_path, monk
         and any("more than 8 bits" in line for line in notes)
         and any("ignored" in line for line in notes)
     )
-    # Of one mode only what concerns it.
+    # With --mode, only files of that mode are checked.
     code, output = run_check(monkeypatch, capsys, root, "--mode", "cfocta")
     assert code == 1 and output.count("problem: ") == 1 and "4_A" in output
 

@@ -1,14 +1,19 @@
-"""Real pairs: both layouts, the landmarks' matrix and its residual, and landmarks that cannot be right."""
+"""Real pairs: layouts, the affine through the landmarks, and landmarks that are refused."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import REAL_DATA, make_pair, run_main, write_numbered_pair, write_points
 
 import dataset.real_pairs
+from dataset.layouts import LAYOUTS
 from dataset.real_pairs import load_real_pairs
 from geometry.points import warp_points
 from utils.errors import InputError
@@ -17,7 +22,7 @@ from utils.image_files import read_color, read_gray, write_image
 
 @pytest.fixture
 def one_pair(generated_root, tmp_path):
-    """A folder with one writable pair in the numbered layout: its root, its folder and what was written."""
+    """One writable pair in the numbered layout: its root, its folder, and what was written."""
     pair = make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9)
     return tmp_path / "set", write_numbered_pair(tmp_path / "set", "1_1", "001", pair), pair
 
@@ -39,7 +44,7 @@ def test_numbered_layout_gives_the_known_matrices(numbered_root):
 
 
 def test_roles_are_a_setting(generated_root, tmp_path):
-    """A set with 01 = OCT and 02 = CF: as fixed_role 02 the photograph is fixed, and the matrix follows."""
+    """A set with 01 = OCT and 02 = CF: with fixed_role 02 the photograph is the fixed image."""
     pair = make_pair(generated_root / "2_A", "cf", "oct_gen", -8.0, 1.0)
     folder = write_numbered_pair(tmp_path, "2_1", "007", pair, roles=("02", "01"))
     (right,), (swapped,) = (
@@ -53,7 +58,7 @@ def test_roles_are_a_setting(generated_root, tmp_path):
         load_real_pairs(tmp_path, "cfoct", fixed_role="03")
 
 
-def test_octfa_is_just_as_numbered(generated_root, tmp_path):
+def test_oct_fa_pairs_in_the_numbered_layout(generated_root, tmp_path):
     pair = make_pair(generated_root / "3_A", "oct_gen", "fa_gen", 15.0, 1.05)
     write_numbered_pair(tmp_path, "3_2", "011", pair)
     (loaded,) = load_real_pairs(tmp_path, "octfa")
@@ -74,7 +79,7 @@ def test_cfocta_layout_scales_from_its_256_space(cfocta_root):
         .read_text(encoding="utf-8")
         .split()[:4]
     )
-    # 256 cells lie on 192 columns and 168 rows of the photograph: (x + 1/2) / 256 of the width, likewise of the height.
+    # The photograph has 192 x 168 px; pixel centres lie at (x + 1/2) / 256 of its width.
     wanted = [(float(line[0]) + 0.5) * 192 / 256 - 0.5, (float(line[1]) + 0.5) * 168 / 256 - 0.5]
     assert np.allclose(pairs["cfocta_Ts_1"].fixed_landmarks[0], wanted, atol=1e-4)
 
@@ -90,9 +95,54 @@ def test_an_image_that_fits_twice_or_never_is_refused(cfocta_root, tmp_path):
         load_real_pairs(root, "cfocta")
 
 
+NEW_LAYOUT = """
+from dataset.real_pair_files import Layout, RealPairFiles
+
+def find(root, fixed_role):
+    text = root / "pair.dat"
+    return [RealPairFiles("1", "1", root / "a.png", root / "b.png", (text,))], []
+
+LAYOUT = Layout("toy", "a.png, b.png, pair.dat", lambda root: (root / "pair.dat").exists(), find)
+"""
+
+
+@pytest.mark.slow
+def test_a_new_file_is_enough_for_a_new_layout(generated_root, tmp_path):
+    """A copy of the package with one more file recognises, offers and checks the new layout."""
+    assert LAYOUTS == ("auto", "cfocta", "numbered")
+    project = Path(dataset.real_pairs.__file__).resolve().parents[1]
+    shutil.copytree(project / "dataset", tmp_path / "dataset")
+    (tmp_path / "dataset" / "layouts" / "toy.py").write_text(NEW_LAYOUT, encoding="utf-8")
+    fixed, moving, _, *points = make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9)
+    write_image(tmp_path / "set" / "a.png", fixed)
+    write_image(tmp_path / "set" / "b.png", moving)
+    write_points(tmp_path / "set" / "pair.dat", np.hstack(points))
+    command = (
+        "import sys, runpy; from dataset.real_pairs import load_real_pairs as load;"
+        "print(len(load('set', 'x', 'toy')[0].fixed_landmarks), load('set')[0].key, flush=True);"
+        "sys.argv = ['check', 'set']; runpy.run_module('dataset.check', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(project)))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["8 cffa_1", "set: 1 samples checked, 0 problems, 0 notes"]
+    assert done.returncode == 0
+
+
+def test_a_folder_of_no_layout_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no pairs of any layout.*NNN_01.png"):
+        load_real_pairs(tmp_path)
+    with pytest.raises(InputError, match="no pairs of the cfocta layout.*Ground_Truth"):
+        load_real_pairs(tmp_path, layout="cfocta")
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".tif", ".PNG"])
 def test_other_image_types(one_pair, suffix):
-    """Capital endings, as Windows cameras write them, count for both images of a pair."""
+    """File name endings in capitals are accepted for both images of a pair."""
     root, folder, pair = one_pair
     for role in ("01", "02"):
         color = read_color(folder / f"001_{role}.png")
@@ -106,14 +156,14 @@ def test_other_image_types(one_pair, suffix):
 
 
 def test_residual_of_imprecise_landmarks_is_reported(one_pair):
-    """Noise of s pixels on the moving landmarks leaves about that much, in px at 512."""
+    """Noise of 1 px on the moving landmarks gives its median length as residual, px at 512."""
     root, folder, pair = one_pair
     rng = np.random.default_rng(0)
     fixed = rng.uniform(50, 140, (60, 2))
     write_points(folder / "001_01.txt", fixed)
     write_points(folder / "001_02.txt", warp_points(fixed, pair[2]) + rng.normal(0, 1.0, (60, 2)))
     (loaded,) = load_real_pairs(root)
-    # The median length of a two-dimensional Gaussian error is 1.18 times its spread.
+    # The median length of a two-dimensional Gaussian is 1.18 times its standard deviation.
     assert loaded.median_residual == pytest.approx(1.18 * 512 / 200, rel=0.25)
 
 
@@ -137,7 +187,7 @@ def test_landmarks_in_another_order_are_refused(one_pair):
 
 
 def test_landmarks_of_the_other_image_are_refused(one_pair):
-    """Exchanged roles show where a landmark falls outside of its image."""
+    """With exchanged roles a landmark lies outside of its image."""
     root, folder, pair = one_pair
     write_points(folder / "001_01.txt", np.vstack([pair[3], [[100.0, 190.0]]]))
     write_points(folder / "001_02.txt", np.vstack([pair[4], [[100.0, 190.0]]]))

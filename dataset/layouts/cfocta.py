@@ -1,0 +1,85 @@
+"""CF-OCTA pairs: ``CF_<part>/NNN*.png``, ``OCTA_<part>/NNNOCTA.png`` and one landmark file each.
+
+``Ground_Truth_<part>/NNNFundus_OCTA_points.txt`` holds ``cf_x cf_y octa_x octa_y`` a line, both
+images scaled to 256 x 256 px whatever their size. The photograph is the fixed image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataset.real_pair_files import Layout, RealPairFiles
+from utils.errors import InputError
+from utils.image_files import IMAGE_SUFFIXES
+
+LANDMARK_SIZE = (256, 256)  # (height, width) that both images have in the landmark files, pixels
+LANDMARK_FOLDER = "Ground_Truth_"
+LANDMARK_ENDING = "Fundus_OCTA_points.txt"
+
+
+def recognise(root: Path) -> bool:
+    """Whether ``root`` holds a folder of landmark files."""
+    return any(root.glob(f"{LANDMARK_FOLDER}*"))
+
+
+def find(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
+    """See :class:`dataset.real_pair_files.Layout`; ``fixed_role`` has no effect here."""
+    pairs: list[RealPairFiles] = []
+    problems: list[str] = []
+    for truth_folder in sorted(root.glob(f"{LANDMARK_FOLDER}*")):
+        part = truth_folder.name.removeprefix(LANDMARK_FOLDER)
+        for text in sorted(truth_folder.glob(f"*{LANDMARK_ENDING}")):
+            number = text.name.removesuffix(LANDMARK_ENDING)
+            try:
+                fixed_path = _only_image(root, f"CF_{part}", f"{number}*", text)
+                moving_path = _only_image(root, f"OCTA_{part}", f"{number}OCTA*", text)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            pairs.append(
+                RealPairFiles(
+                    name=f"{part}_{number}",
+                    eye=number,
+                    fixed_path=fixed_path,
+                    moving_path=moving_path,
+                    landmark_files=(text,),
+                    landmark_size=LANDMARK_SIZE,
+                )
+            )
+    return pairs, problems
+
+
+def _only_image(root: Path, folder_name: str, pattern: str, text: Path) -> Path:
+    """The one image of a pair in a folder.
+
+    Folder names are compared without regard to capitals, which differ between releases of the data
+    (``CF_ts`` beside ``Ground_Truth_Ts``).
+
+    Raises:
+        InputError: no image matches, or several do.
+    """
+    folders = [path for path in root.iterdir() if path.name.lower() == folder_name.lower()]
+    prefix = pattern.split("*")[0]
+    found = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        # "1" is also a prefix of 10.png: no digit may follow the number.
+        if path.name.startswith(prefix)
+        and path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.stem[len(prefix) :][:1].isdigit()
+    ]
+    if len(found) != 1:
+        raise InputError(
+            f"{text}: {len(found)} images match {folder_name}/{pattern}; exactly one is needed."
+        )
+    return found[0]
+
+
+LAYOUT = Layout(
+    name="cfocta",
+    expected_files="Ground_Truth_<part>/NNNFundus_OCTA_points.txt",
+    recognise=recognise,
+    find=find,
+)
