@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.documents import markdown_table, write_into
-from evaluation.running import ALL_REAL
+from evaluation.statistics import ALL_REAL
 from loss.joint_objective import ObjectiveSettings
 from utils.commands import run
 from utils.config import merge_settings, read_config

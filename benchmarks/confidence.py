@@ -1,10 +1,14 @@
-"""Fit the confidence of a registration: how likely is a matrix right, given its matches and how the vessels agree?
+"""Fit the coefficients of the confidence of a registration.
 
-    python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml --weights best.pth
+    python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml \
+        --weights save/<mode>/<name>/best.pth
 
-Runs right pairs and pairs of different eyes of the *validation* eyes without any limit on the evidence, and fits a logistic
-model to what comes out. Prints its coefficients, beside which ``registration/confidence.py`` says why it holds others, and how well
-either part the two.
+Registers pairs of one eye and pairs of different eyes, both of the *validation* eyes, without
+limits on significance and confidence, and fits a logistic model: is the matrix correct, given the
+significance of its matches and the agreement of the ridges? Prints percentiles of both for correct
+and wrong matrices, the fitted coefficients, and the highest confidences of wrong matrices under the
+coefficients in use; ``registration/confidence.py`` explains why those differ from the fit. Writes
+nothing.
 """
 
 from __future__ import annotations
@@ -27,65 +31,121 @@ from registration.pipeline import register_pair
 from registration.registrar import Registrar
 from utils.errors import InputError, run_script
 
-RIGHT_PX = 10.0  # mean corner error, px at 512, up to which a matrix counts as right
-PRIOR_STRENGTH = 0.02  # keeps the coefficients finite where right and wrong are parted completely
+CORRECT_PX = 10.0  # largest mean landmark error of a correct matrix, px at 512; chosen by hand
+# Weight of the squared coefficients in the cost. Keeps them finite where the evidence separates
+# correct and wrong matrices completely. Chosen by hand.
+REGULARISATION = 0.02
+PERCENTILES = (1, 10, 50, 90, 99)  # that are printed
+# Same-eye pairs: any rotation, shift up to 20 %, scale 1/1.7 to 1.7, overlap of at least a half.
+DRAW = GeneratedDraw(rotation_deg=180.0, shift=0.2, scale=1.7, overlap=0.5)
 
 
 class Evidence(NamedTuple):
-    """What a pair showed: significance of its matches, agreement of its ridges, and whether its matrix is right."""
+    """Evidence for one matrix: significance of its matches, agreement of the ridges, and whether
+    the matrix is correct."""
 
     significance: float
     agreement: float
-    right: bool
+    correct: bool
 
 
 def gather(loaders: list[PairLoader], matcher: Matcher, limits: Plausibility) -> list[Evidence]:
-    """Evidence of all pairs for which any matrix comes out; wrong pairs have no landmarks and are never right."""
+    """Evidence of every pair for which a matrix is found.
+
+    Pairs of different eyes have no landmarks; their matrices are wrong.
+    """
     evidence = []
     for load in tqdm(loaders, unit="pair"):
         pair = load()
         result = register_pair(matcher, pair.fixed, pair.moving, plausibility=limits)
         if result.H_fix_to_mov is None:
             continue
-        right = (
-            len(pair.fixed_landmarks) > 0
-            and pair_error(
+        correct = False
+        if len(pair.fixed_landmarks):
+            error = pair_error(
                 result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
-            ).mean
-            <= RIGHT_PX
-        )
-        evidence.append(Evidence(result.significance, result.agreement, right))
+            )
+            correct = error.mean <= CORRECT_PX
+        evidence.append(Evidence(result.significance, result.agreement, correct))
     return evidence
 
 
 def fit_logistic(evidence: list[Evidence]) -> np.ndarray:
-    """Bias and weights (3,) of the most likely logistic model; right and wrong count alike, however many there are.
+    """Fit a logistic model by regularised maximum likelihood.
+
+    Correct and wrong matrices have the same total weight, whatever their numbers.
+
+    Returns:
+        (3,) float64: bias, weight of the significance, weight of the agreement.
 
     Raises:
-        InputError: only right or only wrong pairs.
+        InputError: only correct or only wrong matrices.
     """
-    right = np.array([item.right for item in evidence], dtype=bool)
-    if right.all() or not right.any():
+    correct = np.array([item.correct for item in evidence], dtype=bool)
+    if correct.all() or not correct.any():
         raise InputError(
-            f"{right.sum()} right and {(~right).sum()} wrong matrices: both are needed; give more pairs."
+            f"{correct.sum()} correct and {(~correct).sum()} wrong matrices: both are needed; "
+            "give more pairs."
         )
     design = np.array(
         [[1.0, min(item.significance, MAX_SIGNIFICANCE), item.agreement] for item in evidence]
     )
-    weight = np.where(right, 0.5 / right.sum(), 0.5 / (~right).sum())
+    weight = np.where(correct, 0.5 / correct.sum(), 0.5 / (~correct).sum())
 
     def cost(coefficients: np.ndarray) -> float:
-        margin = design @ coefficients * np.where(right, 1.0, -1.0)
-        return float(
-            (weight * np.logaddexp(0.0, -margin)).sum()
-            + PRIOR_STRENGTH * (coefficients[1:] ** 2).sum()
-        )
+        margin = design @ coefficients * np.where(correct, 1.0, -1.0)
+        loss = (weight * np.logaddexp(0.0, -margin)).sum()
+        return float(loss + REGULARISATION * (coefficients[1:] ** 2).sum())
 
     return minimize(cost, np.zeros(3)).x
 
 
-def main() -> None:
-    """Gather, fit, print."""
+def gather_all(args: argparse.Namespace) -> list[Evidence]:
+    """Evidence of the pairs of all modes of the command."""
+    registrar = Registrar(args.weights)
+    matcher = registrar.matcher
+    matcher.settings = replace(matcher.settings, min_significance=0.0, min_confidence=0.0)
+    draw = replace(DRAW, draws=args.draws)
+    evidence = []
+    for mode in args.modes:
+        loaders = generated_set(args.data, [mode], args.split, "val", draw)
+        loaders = loaders + wrong_pairs(loaders, args.wrong, draw.seed)
+        evidence += gather(loaders, matcher, registrar.plausibility)
+    return evidence
+
+
+def report(evidence: list[Evidence], coefficients: np.ndarray) -> str:
+    """Format percentiles, fit, and the largest confidences of wrong matrices.
+
+    Args:
+        evidence: correct and wrong matrices.
+        coefficients: (3,) of :func:`fit_logistic`.
+    """
+    correct = [item for item in evidence if item.correct]
+    wrong = [item for item in evidence if not item.correct]
+    lines = []
+    for name, items in (("correct", correct), ("wrong", wrong)):
+        values = np.array([(item.significance, item.agreement) for item in items])
+        significance, agreement = np.percentile(values, PERCENTILES, axis=0).T.round(2)
+        lines.append(
+            f"{len(items)} {name} matrices; percentiles {', '.join(map(str, PERCENTILES))} of "
+            f"significance {significance}, of agreement {agreement}"
+        )
+    bias, per_significance, per_agreement = coefficients
+    lines.append(
+        f"bias {bias:.2f}, per significance {per_significance:.3f}, "
+        f"per agreement {per_agreement:.3f}"
+    )
+    in_use = sorted(confidence_of(item.significance, item.agreement) for item in wrong)
+    lines.append(
+        "largest confidences of wrong matrices under the coefficients in use: "
+        f"{np.round(in_use[-5:][::-1], 3)}"
+    )
+    return "\n".join(lines)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,38 +154,16 @@ def main() -> None:
     parser.add_argument(
         "--weights", help="checkpoint (default: the weights shipped in save/pretrained)"
     )
-    parser.add_argument("--modes", nargs="+", default=list(MODE_FILES))
-    parser.add_argument("--draws", type=int, default=1, help="right pairs per sample")
-    parser.add_argument("--wrong", type=int, default=60, help="wrong pairs per mode")
-    args = parser.parse_args()
-    registrar = Registrar(args.weights)
-    matcher = registrar.matcher
-    matcher.settings = replace(matcher.settings, min_significance=0.0, min_confidence=0.0)
-    draw = GeneratedDraw(args.draws, rotation_deg=180.0, shift=0.2, scale=1.7, overlap=0.5)
-    evidence = []
-    for mode in args.modes:
-        loaders = generated_set(args.data, [mode], args.split, "val", draw)
-        evidence += gather(
-            loaders + wrong_pairs(loaders, args.wrong, draw.seed), matcher, registrar.plausibility
-        )
-    bias, per_significance, per_agreement = fit_logistic(evidence)
-    for name, items in (
-        ("right", [e for e in evidence if e.right]),
-        ("wrong", [e for e in evidence if not e.right]),
-    ):
-        table = np.array([(e.significance, e.agreement) for e in items])
-        print(
-            f"{len(items)} {name} matrices; percentiles 1, 10, 50, 90, 99 of significance "
-            f"{np.percentile(table[:, 0], (1, 10, 50, 90, 99)).round(2)}, of agreement "
-            f"{np.percentile(table[:, 1], (1, 10, 50, 90, 99)).round(2)}"
-        )
-    print(
-        f"bias {bias:.2f}, per significance {per_significance:.3f}, per agreement {per_agreement:.3f}"
-    )
-    highest = sorted(
-        (confidence_of(e.significance, e.agreement) for e in evidence if not e.right), reverse=True
-    )[:5]
-    print(f"under the coefficients in use wrong matrices come to at most {np.round(highest, 3)}")
+    parser.add_argument("--modes", nargs="+", default=list(MODE_FILES), help="kinds of pairs")
+    parser.add_argument("--draws", type=int, default=1, help="pairs of one eye per sample")
+    parser.add_argument("--wrong", type=int, default=60, help="pairs of different eyes per mode")
+    return parser
+
+
+def main() -> None:
+    """Gather the evidence, fit the model and print both."""
+    evidence = gather_all(get_args_parser().parse_args())
+    print(report(evidence, fit_logistic(evidence)))
 
 
 if __name__ == "__main__":

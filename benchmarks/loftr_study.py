@@ -25,7 +25,7 @@ from benchmarks.loftr_scores import score
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA
 from training.processes import PRECISIONS
-from training.vessel_step import LoFTRConfig
+from training.vessel_config import LoFTRConfig
 from utils.checkpoint import read_checkpoint
 from utils.commands import run
 from utils.config import build, read_config

@@ -1,4 +1,4 @@
-"""Pairs of image files for the benchmarks: real ones, or synthesised ones where there are none."""
+"""Write pairs of image files for the benchmarks: from real pairs, or synthesised ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.image_files import read_gray, resize_image, write_image
 
 
 class WrittenPair(NamedTuple):
-    """Two image files of one eye."""
+    """Name of a pair and its two image files."""
 
     name: str
     fixed: Path
@@ -26,36 +26,40 @@ class WrittenPair(NamedTuple):
 def write_pairs(
     folder: Path, data: str | None, count: int, side: int, seed: int
 ) -> list[WrittenPair]:
-    """Write ``count`` pairs with a long side of ``side`` pixels, the moving image turned by a random angle.
+    """Write pairs of grey images, the moving image rotated by a random angle in [0, 360) degrees.
 
     Args:
-        folder: where to.
-        data: root of real pairs, which are repeated when there are fewer; None synthesises CF-FA pairs.
-        seed: of the angles and of the eyes.
+        folder: where the files are written.
+        data: folder of real pairs, repeated when it holds fewer than ``count``; None synthesises
+            CF-FA pairs.
+        count: number of pairs.
+        side: long side of every image file, pixels.
+        seed: seed of the angles and of the synthesised eyes.
     """
     rng, pairs = np.random.default_rng(seed), []
-    for number, (fixed, moving) in zip(
-        range(count), _images(folder, data, count, side, seed), strict=True
-    ):
-        H_moving_to_canvas, canvas = turn_about_centre(
-            moving.shape, float(rng.uniform(0, 360)), 1.0
-        )
+    images = _read_images(folder, data, count, side, seed)
+    for number, (fixed, moving) in enumerate(images):
+        angle_deg = float(rng.uniform(0, 360))
+        H_moving_to_canvas, canvas = turn_about_centre(moving.shape, angle_deg, 1.0)
         moving = register_onto_fixed(moving, np.linalg.inv(H_moving_to_canvas), canvas)
-        paths = [folder / f"{number}_{role}.png" for role in ("fixed", "moving")]
-        for path, image in zip(paths, (fixed, moving), strict=True):
+        pair = WrittenPair(
+            str(number), folder / f"{number}_fixed.png", folder / f"{number}_moving.png"
+        )
+        for path, image in ((pair.fixed, fixed), (pair.moving, moving)):
             write_image(path, resize_image(image, fit_within(image.shape, side)))
-        pairs.append(WrittenPair(str(number), *paths))
+        pairs.append(pair)
     return pairs
 
 
-def _images(
+def _read_images(
     folder: Path, data: str | None, count: int, side: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """``count`` pairs of fixed and moving images, (H, W) float32 in [0, 1] each."""
     if data is not None:
         real = load_real_pairs(data, Path(data).name)
         return [real[number % len(real)].images() for number in range(count)]
-    root = folder / "eyes"
-    return [
-        tuple(read_gray(root / name / file_names(name, side)[role]) for role in ("cf", "fa"))
-        for name in write_generated_set(root, count, seed, side, progress=False)
-    ]
+    root, images = folder / "eyes", []
+    for name in write_generated_set(root, count, seed, side, progress=False):
+        files = file_names(name, side)
+        images.append((read_gray(root / name / files["cf"]), read_gray(root / name / files["fa"])))
+    return images

@@ -36,7 +36,8 @@ from synthesis.generated_set import write_generated_set
 from training.joint_step import JointConfig, JointStep
 from training.processes import PRECISIONS, make_fabric
 from training.task import StepOutput
-from training.vessel_step import LoFTRConfig, VesselStep
+from training.vessel_config import LoFTRConfig
+from training.vessel_step import VesselStep
 from utils.config import build, read_config
 from utils.device import DEVICES
 from utils.errors import InputError, run_script

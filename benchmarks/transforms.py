@@ -1,26 +1,36 @@
-"""Every transform on the same pairs, beside the oracle of each model; how often anything folds.
+"""Accuracy of every transform on the same pairs, beside the oracle of each model; folding.
 
     python -m synthesis.camera_pairs --out data/camera --eyes 20 --modes cffa cfoct --seed 21
-    python -m benchmarks.transforms --data data/camera/cffa data/camera/cfoct ../shared/data/real_pairs/cffa
-    python -m benchmarks.transforms --data data/camera/cffa --fold 500        # random and wrong pairs: does anything fold?
+    python -m benchmarks.transforms --data data/camera/cffa data/camera/cfoct \
+        ../shared/data/real_pairs/cffa
+    python -m benchmarks.transforms --data data/camera/cffa --fold 500
 
-An oracle is fitted to all landmarks of a pair but a tenth (at least one) and predicts those, so a model with more parameters is
-not better by counting. Errors are px at 512, per pair the median for hand-placed landmarks and the mean where the correspondence
-is dense (more than 100 points); a failed pair is infinite.
+Measures the error of each pair, px at 512: the median for hand-placed landmarks, the mean for a
+dense correspondence (more than 100 points); infinite where the registration failed. The oracle of a
+model is its least-squares fit to the landmarks of a pair, scored on held-out landmarks (ten-fold
+cross-validation), so that more parameters alone do not lower its error.
+
+With --fold N, counts instead how many transforms fold among N refinements that start from slightly
+wrong matrices of true pairs and from random matrices of mixed pairs.
+
+Prints one table for each folder, and writes nothing. An affine registration takes about 0.4 s on
+2 cores, a curved one longer.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.documents import markdown_table
 from dataset.real_pairs import RealPair, load_real_pairs
-from geometry.accuracy import FAILED, PairError, pair_error, to_reference_px
+from geometry.accuracy import PairError, pair_error, to_reference_px
 from geometry.curved_transforms import quadratic_terms
-from geometry.matrices import affine_about, compose, image_centre, translation_matrix
+from geometry.matrices import Size, affine_about, compose, image_centre, translation_matrix
 from geometry.points import pixel_grid
 from geometry.transforms import MatrixTransform
 from registration.curved_refinement import estimate_beyond_affine
@@ -30,175 +40,277 @@ from registration.ridges import RidgePair
 from registration.working_frame import to_working_frame
 from utils.errors import InputError, run_script
 
-DENSE = 100  # more landmarks than a hand places
+DENSE = 100  # more landmarks than this are a dense correspondence, not hand-placed
+FOLDS = 10  # of the cross-validation of the oracles
+# Models of the oracles: number of landmarks that determine one. For affine and quadratic it is
+# also the number of terms per coordinate.
 ORACLES = {"similarity": 2, "affine": 3, "homography": 4, "quadratic": 6}
+START_NOISE_PX = 2.0  # standard deviation of the shift of a true pair's matrix, working pixels
+GRID_STEP_PX = 7  # distance of the pixels that are mapped there and back
+JACOBIAN_STEP_PX = 4  # distance of the pixels at which the Jacobian is evaluated
 
 
-def figure_of(pair: RealPair, error: PairError) -> float:
-    """The figure of a pair: the mean of a dense correspondence, the median of landmarks."""
+class FolderErrors(NamedTuple):
+    """Results for the pairs of a folder.
+
+    Attributes:
+        errors: by transform, px at 512, infinite where the registration failed.
+        kinds: by transform, the kind of transform that was chosen, or "failed".
+        oracles: by model, px at 512, NaN where a pair has too few landmarks.
+    """
+
+    errors: dict[str, list[float]]
+    kinds: dict[str, list[str]]
+    oracles: dict[str, list[float]]
+
+
+class FoldTest(NamedTuple):
+    """A refined transform.
+
+    Attributes:
+        refined: whether a curved transform was chosen.
+        least_jacobian: least determinant of the Jacobian over the image, relative to that of the
+            initial matrix; not positive where the transform folds.
+        round_trip_px: largest distance between a pixel and where mapping it there and back brings
+            it, px; infinite where the inverse does not converge.
+    """
+
+    refined: bool
+    least_jacobian: float
+    round_trip_px: float
+
+
+def summary_error(pair: RealPair, error: PairError) -> float:
+    """The error of a pair: mean for a dense correspondence, median for hand-placed landmarks."""
     return error.mean if len(pair.fixed_landmarks) > DENSE else error.median
 
 
-def oracle_error(pair: RealPair, model: str, moving_size: tuple[int, int]) -> float:
-    """Error of a model fitted to the other landmarks, px at 512; every tenth part is left out where there are many."""
+# --- oracles --------------------------------------------------------------------------------------
+
+
+def oracle_error(pair: RealPair, model: str, moving_size: Size) -> float:
+    """Cross-validated error of a model that is fitted to landmarks.
+
+    Args:
+        pair: with landmarks of both images.
+        model: one of ``ORACLES``.
+        moving_size: (height, width) of the moving image.
+
+    Returns:
+        The mean or median distance of held-out landmarks, px at 512; NaN where there are too few.
+    """
     fixed, moving = pair.fixed_landmarks, pair.moving_landmarks
     if len(fixed) <= ORACLES[model]:
         return float("nan")
-    parts = np.arange(len(fixed)) % min(len(fixed), 10)
-    left = np.concatenate(
+    folds = np.arange(len(fixed)) % min(len(fixed), FOLDS)
+    distances = []
+    for fold in np.unique(folds):
+        kept, held_out = folds != fold, folds == fold
+        predicted = fit_and_map(model, fixed[kept], moving[kept], fixed[held_out])
+        distances.append(np.linalg.norm(predicted - moving[held_out], axis=1))
+    errors = np.concatenate(distances) * to_reference_px(moving_size)
+    return float(errors.mean() if len(fixed) > DENSE else np.median(errors))
+
+
+def fit_and_map(
+    model: str, fixed: np.ndarray, moving: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """Fit a model to landmarks by least squares and map other points with it.
+
+    Args:
+        model: one of ``ORACLES``.
+        fixed, moving: (N, 2) float64, pixels (x, y) of each image; row i corresponds.
+        points: (M, 2) float64, fixed pixels.
+
+    Returns:
+        (M, 2) float64, moving pixels.
+    """
+    centre, spread = fixed.mean(axis=0), np.abs(fixed - fixed.mean(axis=0)).max()
+    known, wanted = (fixed - centre) / spread, (points - centre) / spread
+    if model == "similarity":
+        return _map_by_similarity(known, moving, wanted)
+    if model == "homography":
+        return _map_by_homography(known, moving, wanted)
+    # Halved, so that all landmarks lie in the unit circle, where quadratic_terms are quadratic.
+    n_terms = ORACLES[model]
+    known_terms = quadratic_terms(known / 2.0)[:, :n_terms]
+    wanted_terms = quadratic_terms(wanted / 2.0)[:, :n_terms]
+    return wanted_terms @ np.linalg.lstsq(known_terms, moving, rcond=None)[0]
+
+
+def _map_by_similarity(known: np.ndarray, moving: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """:func:`fit_and_map` for a similarity; ``known`` and ``wanted`` are normalised."""
+    ones, zeros = np.ones(len(known)), np.zeros(len(known))
+    rows = np.concatenate(
         [
-            np.linalg.norm(
-                _predict(model, fixed[parts != part], moving[parts != part], fixed[parts == part])
-                - moving[parts == part],
-                axis=1,
-            )
-            for part in np.unique(parts)
+            np.stack([known[:, 0], -known[:, 1], ones, zeros], 1),
+            np.stack([known[:, 1], known[:, 0], zeros, ones], 1),
         ]
     )
-    left = left * to_reference_px(moving_size)
-    return float(left.mean() if len(fixed) > DENSE else np.median(left))
+    a, b, x, y = np.linalg.lstsq(rows, moving.T.ravel(), rcond=None)[0]
+    return wanted @ np.array([[a, b], [-b, a]]) + [x, y]
 
 
-def _predict(model: str, fixed: np.ndarray, moving: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Least squares of a model on landmarks, read at other points."""
-    centre, spread = fixed.mean(axis=0), np.abs(fixed - fixed.mean(axis=0)).max()
-    known, asked = (fixed - centre) / spread, (points - centre) / spread
-    if model == "similarity":
-        ones, zeros = np.ones(len(known)), np.zeros(len(known))
-        rows = np.concatenate(
-            [
-                np.stack([known[:, 0], -known[:, 1], ones, zeros], 1),
-                np.stack([known[:, 1], known[:, 0], zeros, ones], 1),
-            ]
-        )
-        a, b, x, y = np.linalg.lstsq(rows, moving.T.ravel(), rcond=None)[0]
-        return asked @ np.array([[a, b], [-b, a]]) + [x, y]
-    if model == "homography":
-        offset, scale = moving.mean(axis=0), np.abs(moving - moving.mean(axis=0)).max()
-        (u, v), (x, y) = known.T, ((moving - offset) / scale).T
-        ones, zeros = np.ones(len(known)), np.zeros(len(known))
-        rows = np.concatenate(
-            [
-                np.stack([u, v, ones, zeros, zeros, zeros, -u * x, -v * x, -x], 1),
-                np.stack([zeros, zeros, zeros, u, v, ones, -u * y, -v * y, -y], 1),
-            ]
-        )
-        H = np.linalg.svd(rows)[2][-1].reshape(3, 3)
-        mapped = np.column_stack([asked, np.ones(len(asked))]) @ H.T
-        return mapped[:, :2] / mapped[:, 2:] * scale + offset
-    # All landmarks within the circle in which quadratic_terms are quadratic.
-    terms, wanted = (quadratic_terms(each / 2.0)[:, : ORACLES[model]] for each in (known, asked))
-    return wanted @ np.linalg.lstsq(terms, moving, rcond=None)[0]
+def _map_by_homography(known: np.ndarray, moving: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """:func:`fit_and_map` for a homography, by the normalised DLT (Hartley & Zisserman, 4.1, 4.4);
+    ``known`` and ``wanted`` are normalised."""
+    offset, scale = moving.mean(axis=0), np.abs(moving - moving.mean(axis=0)).max()
+    (u, v), (x, y) = known.T, ((moving - offset) / scale).T
+    ones, zeros = np.ones(len(known)), np.zeros(len(known))
+    rows = np.concatenate(
+        [
+            np.stack([u, v, ones, zeros, zeros, zeros, -u * x, -v * x, -x], 1),
+            np.stack([zeros, zeros, zeros, u, v, ones, -u * y, -v * y, -y], 1),
+        ]
+    )
+    H = np.linalg.svd(rows)[2][-1].reshape(3, 3)
+    mapped = np.column_stack([wanted, np.ones(len(wanted))]) @ H.T
+    return mapped[:, :2] / mapped[:, 2:] * scale + offset
 
 
-def measure(
-    root: Path, registrar: Registrar, transforms: list[str]
-) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, list[str]]]:
-    """Errors of each transform, of each oracle, and what kind came out, over the pairs of a folder."""
-    found: dict[str, list[float]] = {name: [] for name in transforms}
-    kinds: dict[str, list[str]] = {name: [] for name in transforms}
-    oracles: dict[str, list[float]] = {name: [] for name in ORACLES}
+# --- accuracy -------------------------------------------------------------------------------------
+
+
+def measure(root: Path, registrar: Registrar, transforms: list[str]) -> FolderErrors:
+    """Errors of each transform and of each oracle for the pairs of a folder."""
+    found = FolderErrors(
+        errors={name: [] for name in transforms},
+        kinds={name: [] for name in transforms},
+        oracles={name: [] for name in ORACLES},
+    )
     for pair in tqdm(load_real_pairs(root, root.name), desc=root.name, unit="pair"):
         fixed, moving = pair.images()
         for name in transforms:
             result = register_pair(registrar.matcher, fixed, moving, name, registrar.plausibility)
-            error = (
-                FAILED
-                if result.transform is None
-                else pair_error(
-                    result.transform, pair.fixed_landmarks, pair.moving_landmarks, moving.shape
-                )
+            error = pair_error(
+                result.transform, pair.fixed_landmarks, pair.moving_landmarks, moving.shape
             )
-            found[name].append(figure_of(pair, error))
-            kinds[name].append("failed" if result.transform is None else result.transform.kind)
+            found.errors[name].append(summary_error(pair, error))
+            kind = "failed" if result.transform is None else result.transform.kind
+            found.kinds[name].append(kind)
         for name in ORACLES:
-            oracles[name].append(oracle_error(pair, name, moving.shape))
-    return found, oracles, kinds
+            found.oracles[name].append(oracle_error(pair, name, moving.shape))
+    return found
 
 
-def as_table(
-    found: dict[str, list[float]], oracles: dict[str, list[float]], kinds: dict[str, list[str]]
-) -> str:
-    """A Markdown table of one folder."""
-    affine = np.array(found["affine"])
-    both = np.isfinite(affine)
-    lines = [
-        "| transform | failed | median | mean of found | mean over affine's | worst against affine | oracle, median | came "
-        "out |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, values in found.items():
-        errors = np.array(values)
-        ok = both & np.isfinite(errors)
-        worst = f"{(errors[both] - affine[both]).max():+.2f}" if both.any() else "-"
-        oracle = (
-            f"{np.nanmedian(oracles[name]):.2f}"
-            if name in oracles and np.isfinite(oracles[name]).any()
-            else ""
-        )
-        came = ", ".join(f"{kinds[name].count(kind)} {kind}" for kind in dict.fromkeys(kinds[name]))
-        means = (errors[ok].mean(), affine[ok].mean()) if ok.any() else (np.nan, np.nan)
-        lines.append(
-            f"| {name} | {int((~np.isfinite(errors)).sum())}/{len(errors)} | {np.median(errors):.2f} | {means[0]:.2f} | "
-            f"{means[0] / means[1]:.2f} | {worst} | {oracle} | {came} |"
-        )
-    return "\n".join(lines)
+def as_table(found: FolderErrors) -> str:
+    """Markdown table of one folder; "affine" must be among the transforms."""
+    affine = np.array(found.errors["affine"])
+    affine_ok = np.isfinite(affine)
+    rows = {}
+    for name, values in found.errors.items():
+        errors, kinds = np.array(values), found.kinds[name]
+        ok = affine_ok & np.isfinite(errors)
+        mean, affine_mean = (errors[ok].mean(), affine[ok].mean()) if ok.any() else (np.nan, np.nan)
+        oracle = np.array(found.oracles.get(name, [np.nan]))
+        rows[name] = {
+            "failed": f"{int((~np.isfinite(errors)).sum())}/{len(errors)}",
+            "median": f"{np.median(errors):.2f}",
+            "mean of found": f"{mean:.2f}",
+            "mean over affine's": f"{mean / affine_mean:.2f}",
+            "worst against affine": f"{(errors[affine_ok] - affine[affine_ok]).max():+.2f}"
+            if affine_ok.any()
+            else "-",
+            "oracle, median": f"{np.nanmedian(oracle):.2f}" if np.isfinite(oracle).any() else "",
+            "came out": ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)),
+        }
+    return markdown_table("transform", rows)
+
+
+# --- folding --------------------------------------------------------------------------------------
 
 
 def refine_random_pairs(
     roots: list[Path], registrar: Registrar, count: int, seed: int
-) -> list[tuple[bool, float, float]]:
-    """Refine pairs as if their matrix had been found: in turn a true pair from the affine through its landmarks, a few pixels
-    off, and the images of two pairs, most of them of different eyes, from a random matrix.
+) -> list[FoldTest]:
+    """Refine pairs from given matrices, without registering them first.
 
-    Returns:
-        Of each: whether it was refined beyond the matrix, the least Jacobian relative to the matrix, and how far a pixel is from
-        where mapping it there and back brings it, at most, px.
+    Alternates between a true pair, from the affine through its landmarks with a random shift, and
+    the images of two random pairs, most of them of different eyes, from a random matrix.
+
+    Args:
+        roots: folders of pairs.
+        registrar: for the working size.
+        count: number of refinements.
+        seed: of the choice of the pairs and of the matrices.
     """
     rng = np.random.default_rng(seed)
     pairs = [pair for root in roots for pair in load_real_pairs(root, root.name)]
     found = []
     for index in tqdm(range(count), desc="folding", unit="pair"):
         first, second = rng.integers(len(pairs), size=2)
-        true = index % 2 == 0
-        images = pairs[first].images()[0], pairs[first if true else second].images()[1]
+        is_true = index % 2 == 0
+        images = pairs[first].images()[0], pairs[first if is_true else second].images()[1]
         ridges = RidgePair(
             *(to_working_frame(image, registrar.matcher.settings.long_side) for image in images)
         )
-        frames, sizes = (
-            [each.frame.H_image_to_working for each in ridges.images],
-            [each.image.shape for each in ridges.images],
-        )
-        if true:
-            H = compose(
-                np.linalg.inv(frames[0]),
-                pairs[first].H_fix_to_mov,
-                frames[1],
-                translation_matrix(rng.normal(0, 2, 2)),
-            )
-        else:
-            H = affine_about(
-                rng.uniform(-180, 180),
-                np.exp(rng.uniform(-0.3, 0.3)),
-                rng.uniform(-0.1, 0.1),
-                image_centre(sizes[0]),
-                image_centre(sizes[1]) + rng.uniform(-0.2, 0.2, 2) * sizes[1],
-            )
-        transform = estimate_beyond_affine(ridges, H, "deformable").transform
-        grid = pixel_grid(sizes[0]).double().numpy()[::7]
-        back = transform.map_back(transform.map(grid))
-        found.append(
-            (
-                not isinstance(transform, MatrixTransform),
-                transform.least_jacobian(sizes[0], 4) / abs(np.linalg.det(H[:2, :2])),
-                float(np.nan_to_num(np.linalg.norm(back - grid, axis=1), nan=np.inf).max()),
-            )
-        )
+        H = shifted_matrix(pairs[first], ridges, rng) if is_true else random_matrix(ridges, rng)
+        found.append(refine_and_test(ridges, H))
     return found
 
 
-def main() -> None:
-    """Print a table for every folder, or count what folds."""
+def shifted_matrix(pair: RealPair, ridges: RidgePair, rng: np.random.Generator) -> np.ndarray:
+    """The true ``H_fix_to_mov`` (3, 3) of a pair in working pixels, with a random shift."""
+    H_fixed_to_working, H_moving_to_working = (
+        image.frame.H_image_to_working for image in ridges.images
+    )
+    return compose(
+        np.linalg.inv(H_fixed_to_working),
+        pair.H_fix_to_mov,
+        H_moving_to_working,
+        translation_matrix(rng.normal(0, START_NOISE_PX, 2)),
+    )
+
+
+def random_matrix(ridges: RidgePair, rng: np.random.Generator) -> np.ndarray:
+    """A random affine ``H_fix_to_mov`` (3, 3) in working pixels: any rotation, scale exp(+-0.3),
+    shear up to 0.1, shift up to 20 % of the image."""
+    fixed_size, moving_size = (each.image.shape for each in ridges.images)
+    return affine_about(
+        rng.uniform(-180, 180),
+        np.exp(rng.uniform(-0.3, 0.3)),
+        rng.uniform(-0.1, 0.1),
+        image_centre(fixed_size),
+        image_centre(moving_size) + rng.uniform(-0.2, 0.2, 2) * moving_size,
+    )
+
+
+def refine_and_test(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> FoldTest:
+    """Refine a matrix beyond affine and test the result for folds.
+
+    Args:
+        ridges: of both working images.
+        H_fix_to_mov: (3, 3) affine, working pixels.
+    """
+    size = ridges.images[0].image.shape
+    transform = estimate_beyond_affine(ridges, H_fix_to_mov, "deformable").transform
+    grid = pixel_grid(size).double().numpy()[::GRID_STEP_PX]
+    back = transform.map_back(transform.map(grid))
+    distances = np.nan_to_num(np.linalg.norm(back - grid, axis=1), nan=np.inf)
+    initial = abs(np.linalg.det(H_fix_to_mov[:2, :2]))
+    return FoldTest(
+        refined=not isinstance(transform, MatrixTransform),
+        least_jacobian=transform.least_jacobian(size, JACOBIAN_STEP_PX) / initial,
+        round_trip_px=float(distances.max()),
+    )
+
+
+def describe_folds(found: list[FoldTest]) -> str:
+    """Sum up the tests in a sentence."""
+    folded = sum(each.least_jacobian <= 0 for each in found)
+    refined = sum(each.refined for each in found)
+    return (
+        f"{folded} of {len(found)} fold; {refined} were refined beyond the matrix; least relative "
+        f"Jacobian {min(each.least_jacobian for each in found):.2f}; largest error of mapping "
+        f"there and back {max(each.round_trip_px for each in found):.4f} px"
+    )
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -209,37 +321,41 @@ def main() -> None:
         required=True,
         help="folders of real pairs, or of camera pairs",
     )
-    parser.add_argument("--weights")
     parser.add_argument(
-        "--transforms", nargs="+", default=[name for name in TRANSFORMS], choices=TRANSFORMS
+        "--weights", help="checkpoint (default: the weights shipped in save/pretrained)"
+    )
+    parser.add_argument(
+        "--transforms",
+        nargs="+",
+        default=list(TRANSFORMS),
+        choices=TRANSFORMS,
+        help="transforms to compare; affine must be among them",
     )
     parser.add_argument(
         "--fold",
         type=int,
         default=0,
         metavar="N",
-        help="instead: N random pairs, and whether anything folds",
+        help="test N refinements for folds instead",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=0, help="seed of --fold")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
+    return parser
+
+
+def main() -> None:
+    """Print a table for every folder, or the number of transforms that fold."""
+    args = get_args_parser().parse_args()
     if "affine" not in args.transforms:
         raise InputError(
-            "--transforms: affine must be among them, for the others are compared with it."
+            "--transforms: affine must be among them, because the others are compared with it."
         )
     registrar = Registrar(args.weights, device=args.device)
     if args.fold:
-        refined, least, back = map(
-            np.array,
-            zip(*refine_random_pairs(args.data, registrar, args.fold, args.seed), strict=True),
-        )
-        print(
-            f"{int((least <= 0).sum())} of {len(least)} fold; {int(refined.sum())} were refined beyond the matrix; least "
-            f"relative Jacobian {least.min():.2f}; there and back a pixel is off by at most {back.max():.4f} px"
-        )
+        print(describe_folds(refine_random_pairs(args.data, registrar, args.fold, args.seed)))
         return
     for root in args.data:
-        print(f"\n{root}\n\n{as_table(*measure(root, registrar, args.transforms))}", flush=True)
+        print(f"\n{root}\n\n{as_table(measure(root, registrar, args.transforms))}", flush=True)
 
 
 if __name__ == "__main__":

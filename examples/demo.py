@@ -1,6 +1,9 @@
-"""The demo behind ``make demo``: data, training, registration and evaluation, by the same commands that a user types.
+"""The demo behind ``make demo``: runs the commands for data, training, registration and evaluation.
 
-python -m examples.demo --data data/generated --run save/cffa/demo
+    python -m examples.demo --data data/generated --run save/cffa/demo
+
+Writes the run to --run, and the registered example and the evaluations to its folder results/. A
+finished training is not repeated.
 """
 
 from __future__ import annotations
@@ -19,34 +22,14 @@ from utils.image_files import read_gray, write_image
 EPOCHS = 5
 
 
-def real_example(folders: list[Path]) -> tuple[Path, Path] | None:
-    """Images of the first real pair, where there is one."""
-    for folder in folders:
-        for fixed in sorted(folder.glob("*/*_01.png")):
-            return fixed, fixed.with_name(fixed.name.replace("_01", "_02"))
-    return None
-
-
-def turned_example(data: Path, manifest: Path, out: Path) -> tuple[Path, Path]:
-    """A generated pair of an unseen eye, its angiogram turned by 20 degrees and shifted."""
-    eye = read_manifest(manifest)["test"][0]
-    folder = data / f"{eye}_A"
-    fixed, moving = (
-        folder / f"{folder.name}_cf_512.png",
-        read_gray(folder / f"{folder.name}_fa_gen.png"),
-    )
-    centre = image_centre(moving.shape)
-    H_turned_to_moving = affine_about(-20.0, 1.0, 0.0, centre, centre + [30.0, -20.0])
-    write_image(out / "moving.png", register_onto_fixed(moving, H_turned_to_moving, moving.shape))
-    return fixed, out / "moving.png"
-
-
-def main() -> None:
-    """Make the data, train, register, evaluate, and say where everything is."""
+def get_args_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("data/generated"))
+    parser.add_argument(
+        "--data", type=Path, default=Path("data/generated"), help="where the data is written"
+    )
     parser.add_argument(
         "--run", type=Path, default=Path("save/cffa/demo"), help="save/<mode>/<name>"
     )
@@ -54,86 +37,115 @@ def main() -> None:
         "--real",
         type=Path,
         default=Path("../shared/data/real_pairs"),
-        help="folders of real landmark pairs, evaluated when there",
+        help="folder that holds folders of real landmark pairs; evaluated where it exists",
     )
-    args = parser.parse_args()
-    save, mode, name = args.run.parent.parent, args.run.parent.name, args.run.name
-    weights, results = args.run / "best.pth", args.run / "results"
+    return parser
 
-    run("-m", "synthesis", "--out", args.data, "--eyes", DEFAULT_EYES, "--processes", 2)
-    seconds = 0.0
-    latest = args.run / "latest.pth"
+
+def train(run_folder: Path, data: Path) -> float:
+    """Train for ``EPOCHS`` epochs; continue an interrupted run and leave a finished one as it is.
+
+    Returns:
+        The seconds of the training, 0 when the run was finished.
+    """
+    latest = run_folder / "latest.pth"
     if latest.exists() and read_checkpoint(latest, ["epoch"])["epoch"] >= EPOCHS:
-        print(f"\n{args.run} is trained already; delete it to train again.")
-    else:
-        seconds = run(
-            "train_multimodal_e2e.py",
-            "--epoch",
-            EPOCHS,
-            "--mode",
-            mode,
-            "--name",
-            name,
-            "--save",
-            save,
-            "--data",
-            args.data,
-            *(["--resume"] if latest.exists() else []),
-        )
+        print(f"\n{run_folder} is trained already; delete it to train again.")
+        return 0.0
+    mode, save = run_folder.parent.name, run_folder.parent.parent
+    command: list[object] = ["train_multimodal_e2e.py", "--epoch", EPOCHS, "--mode", mode]
+    command += ["--name", run_folder.name, "--save", save, "--data", data]
+    command += ["--resume"] if latest.exists() else []
+    return run(*command)
 
-    real = (
-        sorted(folder for folder in args.real.iterdir() if folder.is_dir())
-        if args.real.is_dir()
-        else []
-    )
-    fixed, moving = real_example(real) or turned_example(
-        args.data, args.run / "split.yaml", results / "example"
-    )
-    run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
-    # Overwritten, because a demo that was trained again must not stop at the results of the training before.
-    run(
-        "evaluate.py",
-        "--generated",
-        args.data,
-        "--generated_mode",
-        mode,
-        "--split",
-        args.run / "split.yaml",
-        "--weights",
-        weights,
-        "--rotations",
-        0,
-        "--out",
-        results / "generated_test",
-        "--overwrite",
-    )
+
+def find_real_folders(root: Path) -> list[Path]:
+    """The folders of real pairs below ``root``, which need not exist."""
+    return sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+
+
+def real_example(folders: list[Path]) -> tuple[Path, Path] | None:
+    """Fixed and moving image of the first real pair; None where there is none."""
+    for folder in folders:
+        for fixed in sorted(folder.glob("*/*_01.png")):
+            return fixed, fixed.with_name(fixed.name.replace("_01", "_02"))
+    return None
+
+
+def generated_example(data: Path, manifest: Path, out: Path) -> tuple[Path, Path]:
+    """A generated pair of a held-out eye, its FA image rotated by 20 degrees and shifted.
+
+    Args:
+        data: folder of generated data.
+        manifest: ``split.yaml`` of the run, which names the test eyes.
+        out: folder to which the moving image is written.
+
+    Returns:
+        The files of the fixed and of the moving image.
+    """
+    eye = read_manifest(manifest)["test"][0]
+    folder = data / f"{eye}_A"
+    fixed = folder / f"{folder.name}_cf_512.png"
+    moving = read_gray(folder / f"{folder.name}_fa_gen.png")
+    centre = image_centre(moving.shape)
+    H_turned_to_moving = affine_about(-20.0, 1.0, 0.0, centre, centre + [30.0, -20.0])
+    write_image(out / "moving.png", register_onto_fixed(moving, H_turned_to_moving, moving.shape))
+    return fixed, out / "moving.png"
+
+
+def evaluate(run_folder: Path, data: Path, real: list[Path], results: Path) -> None:
+    """Evaluate the best checkpoint on generated pairs of held-out eyes and on each real set.
+
+    Results of an earlier training of the demo are overwritten.
+    """
+    weights = ["--weights", run_folder / "best.pth", "--overwrite"]
+    generated = ["--generated", data, "--generated_mode", run_folder.parent.name]
+    generated += ["--split", run_folder / "split.yaml", "--rotations", 0]
+    run("evaluate.py", *generated, *weights, "--out", results / "generated_test")
     for folder in real:
-        run(
-            "evaluate.py",
-            "--real",
-            folder,
-            "--mode",
-            folder.name,
-            "--weights",
-            weights,
-            "--out",
-            results / folder.name,
-            "--overwrite",
-        )
-    if not real:
-        print(
-            f"\n{args.real}: not here, so no real pairs were evaluated (see README, 'Your own data')."
-        )
+        real_set = ["--real", folder, "--mode", folder.name]
+        run("evaluate.py", *real_set, *weights, "--out", results / folder.name)
 
-    print(f"\nDone{f'; the training took {seconds / 60:.1f} minutes' if seconds else ''}. Look at:")
+
+def print_overview(run_folder: Path, results: Path, seconds: float) -> None:
+    """List the files that the demo wrote.
+
+    Args:
+        run_folder: of the training.
+        results: folder of the registered example and the evaluations.
+        seconds: of the training; 0 leaves it out.
+    """
+    training = f"; the training took {seconds / 60:.1f} minutes" if seconds else ""
+    print(f"\nDone{training}. Results:")
     for path, what in (
-        (args.run / "report.html", "the training: curves, and the same pairs epoch by epoch"),
-        (args.run / f"epoch{EPOCHS}", "pictures of the last epoch"),
-        (args.run / "validation_log.txt", "every validation pair"),
+        (run_folder / "report.html", "the training: curves, and the same pairs in every epoch"),
+        (run_folder / f"epoch{EPOCHS}", "pictures of the last epoch"),
+        (run_folder / "validation_log.txt", "every validation pair"),
         (results / "registered", "a registered pair, with transform.json"),
         (results, "the evaluations: */report.html, */metrics.json, */pairs.csv"),
     ):
         print(f"  {path}: {what}")
+
+
+def main() -> None:
+    """Write the data, train, register one pair, evaluate, and list the results."""
+    args = get_args_parser().parse_args()
+    results = args.run / "results"
+
+    run("-m", "synthesis", "--out", args.data, "--eyes", DEFAULT_EYES, "--processes", 2)
+    seconds = train(args.run, args.data)
+
+    real = find_real_folders(args.real)
+    fixed, moving = real_example(real) or generated_example(
+        args.data, args.run / "split.yaml", results / "example"
+    )
+    weights = args.run / "best.pth"
+    run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
+
+    evaluate(args.run, args.data, real, results)
+    if not real:
+        print(f"\n{args.real}: no such folder, so no real pairs were evaluated (docs/data.md).")
+    print_overview(args.run, results, seconds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmarks run, and their bookkeeping is right."""
+"""The benchmarks: their commands run, and their tables hold the right figures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 
 import benchmarks.train_step
-from benchmarks.ablations import BASE_CONFIG, BUDGET, VARIANTS, merged, score
+from benchmarks.ablations import BASE_CONFIG, BUDGET, STAGES, VARIANTS, score, table
 from benchmarks.confidence import Evidence, fit_logistic
+from benchmarks.documents import MARKERS, markdown_table, write_into
 from benchmarks.pairs import write_pairs
 from benchmarks.register import StageClock
-from evaluation.running import ALL_REAL
+from evaluation.statistics import ALL_REAL
+from loss.joint_objective import ObjectiveSettings
 from tests.helpers import run_main
 from training.joint_step import JointConfig
-from utils.config import build, read_yaml
+from utils.config import build, merge_settings, read_config
 from utils.errors import InputError
 from utils.image_files import read_gray
 
 
-def test_a_stage_leaves_out_the_stages_inside_it():
+def test_time_of_a_stage_excludes_the_stages_that_it_calls():
     clock = StageClock()
 
     def wait(seconds):
@@ -79,7 +81,7 @@ def test_benchmark_of_the_registration(untrained_weights, monkeypatch, tmp_path,
     assert "robust fit" in capsys.readouterr().out
 
 
-def test_pairs_have_the_size_that_was_asked_for(tmp_path):
+def test_written_pairs_have_the_requested_size(tmp_path):
     for pair in write_pairs(tmp_path, None, 2, 128, seed=1):
         assert max(read_gray(pair.fixed).shape) == max(read_gray(pair.moving).shape) == 128
 
@@ -113,17 +115,19 @@ def test_benchmark_of_the_training_step(monkeypatch, capsys):
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
 
 
-def test_confidence_parts_right_from_wrong():
+def test_confidence_separates_correct_and_wrong_matrices():
     rng = np.random.default_rng(0)
     evidence = [Evidence(*values, True) for values in rng.normal((10, 8), (3, 2), (200, 2))]
     evidence += [Evidence(*values, False) for values in rng.normal((2, 0), (0.5, 1), (50, 2))]
     bias, per_significance, per_agreement = fit_logistic(evidence)
     assert per_significance > 0 and per_agreement > 0
-    says_right = [
+    predicted = [
         bias + per_significance * min(e.significance, 15) + per_agreement * e.agreement > 0
         for e in evidence
     ]
-    assert np.mean([said == e.right for said, e in zip(says_right, evidence, strict=True)]) > 0.97
+    assert (
+        np.mean([guess == e.correct for guess, e in zip(predicted, evidence, strict=True)]) > 0.97
+    )
     with pytest.raises(InputError, match="both are needed"):
         fit_logistic(evidence[:10])
 
@@ -147,22 +151,30 @@ def test_confidence_is_fitted_from_pairs(
         "--wrong",
         2,
     )
-    # An untrained network may find nothing at all: then that is said, and nothing is fitted.
+    # An untrained network may find no correct matrix: then the command reports an error.
     text = capsys.readouterr()
     assert (code == 0 and "per significance" in text.out) or (
         code == 2 and "both are needed" in text.err
     )
 
 
-def test_ablations_change_one_thing_and_count_pairs():
+def test_ablations_merge_their_settings_and_count_pairs():
     base = {"model": {"stem": "ridge", "widths": [1, 2]}, "seed": 0}
-    assert merged(base, {"model": {"stem": "raw"}}) == {
+    assert merge_settings(base, {"model": {"stem": "raw"}}) == {
         "model": {"stem": "raw", "widths": [1, 2]},
         "seed": 0,
     }
     assert base["model"]["stem"] == "ridge"
     for change in VARIANTS.values():
-        build(JointConfig, merged(merged(read_yaml(BASE_CONFIG), BUDGET), change), "ablation")
+        build(
+            JointConfig,
+            merge_settings(merge_settings(read_config(BASE_CONFIG), BUDGET), change),
+            "ablation",
+        )
+    assert {name for name in VARIANTS if name.startswith("no ")} == {
+        f"no {term}" for term in ObjectiveSettings().weights
+    }
+    assert [stage["pke"] for stage in STAGES] == [0.0, 0.0, 0.5]
     records = [
         {"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share}
         for name, pairs, share in (
@@ -174,3 +186,26 @@ def test_ablations_change_one_thing_and_count_pairs():
     ]
     assert score(records, "real", 30.0) == "5/8" and score(records, "generated", 30.0) == "9/10"
     assert score(records, "generated", 0.0) == "-"
+    assert table({"reference": records}).splitlines() == [
+        "| variant | generated, 0° | real, 0° | real, 30° | real, 45° |",
+        "|---|---|---|---|---|",
+        "| reference | - | - | 5/8 | - |",
+    ]
+
+
+def test_table_is_written_between_the_markers(tmp_path):
+    doc = tmp_path / "doc.md"
+    doc.write_text(f"Before.\n{MARKERS[0]}\nold\n{MARKERS[1]}\nAfter.\n")
+    text = markdown_table("variant", {"base": {"a": "1", "b": "2"}, "v3": {"a": "3", "b": "4"}})
+    assert text.splitlines() == [
+        "| variant | a | b |",
+        "|---|---|---|",
+        "| base | 1 | 2 |",
+        "| v3 | 3 | 4 |",
+    ]
+    for _ in range(2):
+        write_into(doc, text)
+        assert doc.read_text() == f"Before.\n{MARKERS[0]}\n\n{text}\n\n{MARKERS[1]}\nAfter.\n"
+    doc.write_text("nothing")
+    with pytest.raises(InputError, match="lacks the lines"):
+        write_into(doc, text)

@@ -1,4 +1,4 @@
-"""The study of plan v3: its retention set, its cost figures, and the table that it writes."""
+"""The study of LoFTR v3: its photographs, its scores and its cost figures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks.loftr_study import (
-    MARKERS,
+from benchmarks.loftr_cost import compare_costs, measure_cost
+from benchmarks.loftr_scores import (
     PHOTOGRAPHS,
-    as_table,
     find_error,
-    measure_cost,
-    retention_pairs,
+    photograph_pairs,
     score_generated,
     score_real,
     share,
-    write_into,
 )
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
@@ -24,17 +21,16 @@ from geometry.estimation import Plausibility
 from geometry.matrices import turn_about_centre
 from geometry.points import image_corners, warp_points
 from registration.matcher import MatchSettings, WorkingMatches
-from training.vessel_step import LoFTRConfig
+from training.vessel_config import LoFTRConfig
 from utils.config import build
-from utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    return retention_pairs(views=1)
+    return photograph_pairs(views=1)
 
 
-def test_retention_pairs_show_one_photograph_under_their_homography(pairs):
+def test_photograph_pairs_agree_under_their_homography(pairs):
     assert len({pair.key for pair in pairs}) == len(PHOTOGRAPHS) == len(pairs)
     for pair in pairs:
         height, width = pair.fixed.shape
@@ -52,13 +48,13 @@ def test_retention_pairs_show_one_photograph_under_their_homography(pairs):
         ), pair.key
 
 
-def test_retention_pairs_are_the_same_every_time(pairs):
-    again = retention_pairs(views=1)
+def test_photograph_pairs_depend_on_the_seed_only(pairs):
+    again = photograph_pairs(views=1)
     assert all(np.array_equal(a.moving, b.moving) for a, b in zip(pairs, again, strict=True))
-    assert not np.array_equal(retention_pairs(views=1, seed=1)[0].moving, pairs[0].moving)
+    assert not np.array_equal(photograph_pairs(views=1, seed=1)[0].moving, pairs[0].moving)
 
 
-def test_cost_of_frozen_and_unfrozen_steps(generated_root):
+def small_config():
     model = {
         "stem": "ridge",
         "initial_dim": 8,
@@ -66,7 +62,7 @@ def test_cost_of_frozen_and_unfrozen_steps(generated_root):
         "heads": 2,
         "coarse_layers": 1,
     }
-    config = build(
+    return build(
         LoFTRConfig,
         {
             "model": model,
@@ -75,16 +71,29 @@ def test_cost_of_frozen_and_unfrozen_steps(generated_root):
         },
         "test",
     )
+
+
+def test_cost_of_frozen_and_unfrozen_steps(generated_root):
+    config = small_config()
     frozen, unfrozen = (
-        measure_cost(config, freeze, str(generated_root), "cffa", 3) for freeze in (None, ())
+        measure_cost(config, freeze, str(generated_root), "cffa", 3)
+        for freeze in (config.v3.freeze, ())
     )
     for cost in (frozen, unfrozen):
-        assert cost["seconds"] > 0 and cost["memory"] > 50
-    assert "(100%)" in unfrozen["parameters"] and "(100%)" not in frozen["parameters"]
+        assert cost.seconds > 0 and cost.memory_mb > 50
+    assert "(100%)" in unfrozen.parameters and "(100%)" not in frozen.parameters
 
 
-class Knowing:
-    """A matcher that knows where the pixels of a pair lie, instead of a trained one."""
+def test_costs_are_measured_in_new_processes_and_compared(generated_root):
+    text = compare_costs(small_config(), str(generated_root), "cffa", steps=3, repeats=1)
+    head, _, frozen, unfrozen, _, sentence = text.splitlines()
+    assert head == "|  | parameters | seconds per step | peak memory, MB |"
+    assert frozen.startswith("| frozen |") and "(100%)" in unfrozen
+    assert sentence.startswith("A frozen step is ") and sentence.endswith(" MB less.")
+
+
+class TrueMatcher:
+    """A matcher that returns exact matches under a given ``H_fix_to_mov`` (3, 3)."""
 
     def __init__(self, H_fix_to_mov):
         self.H, self.settings = (
@@ -102,20 +111,20 @@ class Knowing:
         )
 
 
-def test_right_and_wrong_matrices_are_told_apart(generated_root, tmp_path):
+def test_errors_of_true_and_wrong_matrices_differ(generated_root, tmp_path):
     (tmp_path / "split.yaml").write_text("train: ['3']\nval: ['2']\ntest: ['1']\n")
     samples = [
         sample for sample in discover_samples(generated_root, ["cffa"])[0] if sample.eye == "1"
     ]
     assert len(samples) == 2
     wrong = score_generated(
-        Knowing(np.eye(3)), Plausibility(), generated_root, "cffa", tmp_path / "split.yaml"
+        TrueMatcher(np.eye(3)), Plausibility(), generated_root, "cffa", tmp_path / "split.yaml"
     )
     assert len(wrong) == 4 and min(wrong) > 5
-    pair = retention_pairs(views=1)[0]
+    pair = photograph_pairs(views=1)[0]
     corners = image_corners(pair.fixed.shape)
     error = find_error(
-        Knowing(pair.H_fix_to_mov),
+        TrueMatcher(pair.H_fix_to_mov),
         Plausibility(),
         pair.fixed,
         pair.moving,
@@ -128,30 +137,12 @@ def test_right_and_wrong_matrices_are_told_apart(generated_root, tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [0, 30])
-def test_real_pairs_are_turned_with_their_landmarks(numbered_root, rotation):
+def test_landmarks_of_real_pairs_are_rotated_with_their_images(numbered_root, rotation):
     root, truth = numbered_root
     for pair in load_real_pairs(root, "cffa"):
         H_turn, _ = turn_about_centre(pair.images()[1].shape, rotation)
-        errors = score_real(Knowing(H_turn @ truth[pair.key]), Plausibility(), [root], rotation)
+        errors = score_real(TrueMatcher(H_turn @ truth[pair.key]), Plausibility(), [root], rotation)
         assert min(errors) < 0.5 and len(errors) == 3
-
-
-def test_table_goes_between_the_markers(tmp_path):
-    doc = tmp_path / "doc.md"
-    doc.write_text(f"Before.\n{MARKERS[0]}\nold\n{MARKERS[1]}\nAfter.\n")
-    table = as_table("variant", {"base": {"a": "1", "b": "2"}, "v3": {"a": "3", "b": "4"}})
-    assert table.splitlines() == [
-        "| variant | a | b |",
-        "|---|---|---|",
-        "| base | 1 | 2 |",
-        "| v3 | 3 | 4 |",
-    ]
-    for _ in range(2):
-        write_into(doc, table)
-        assert doc.read_text() == f"Before.\n{MARKERS[0]}\n\n{table}\n\n{MARKERS[1]}\nAfter.\n"
-    doc.write_text("nothing")
-    with pytest.raises(InputError, match="lacks the lines"):
-        write_into(doc, table)
 
 
 def test_both_configs_fit_their_schema():

@@ -1,4 +1,4 @@
-"""The file that ships holds what matching needs and matches as the run did."""
+"""The release of a checkpoint: it holds only what matching needs, and matches as the run did."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_a_release_matches_like_its_checkpoint(tmp_path):
     assert len(first.fixed_points) > 5 and np.array_equal(first.fixed_points, second.fixed_points)
 
 
-def test_the_release_matches_by_the_config_that_is_named(tmp_path):
+def test_a_release_matches_with_the_settings_of_the_given_config(tmp_path):
     config, out = tmp_path / "match.yaml", tmp_path / "out.pth"
     config.write_text("match: {long_side: 320}")
     release(save_untrained(tmp_path / "run.pth"), out, 1.0, config)
     assert load_matcher(out)[0].settings.long_side == 320
 
 
-def test_too_large_or_foreign_files_are_refused(tmp_path):
+def test_too_large_or_incomplete_checkpoints_are_refused(tmp_path):
     checkpoint = save_untrained(tmp_path / "run.pth")
     with pytest.raises(InputError, match="more than --max_mb"):
         release(checkpoint, tmp_path / "out.pth", 0.001)
