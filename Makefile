@@ -1,9 +1,15 @@
 # Two commands do everything on a machine with Python 3.11+ and make:
-#   make demo    build the data, train 5 epochs on the CPU, register, evaluate; prints where the pictures are
-#   make test    run the tests
-# And:
-#   make compare all methods under every stress on the real and on the generated pairs, with a report (half an hour)
-#   make weights train the weights that ship (hours; docs/model_card.md)
+#   make demo      build the data, train 5 epochs on the CPU, register, evaluate; prints where the
+#                  pictures are
+#   make test      run the tests
+# For developers:
+#   make check     lint, types and the fast tests, in under a minute
+#   make lint      lint and types
+#   make figures   sizes, layers and docstrings of the code
+# Studies:
+#   make compare   all methods under every stress on the real and on generated pairs, with a report
+#                  (half an hour)
+#   make weights   train the weights in save/pretrained (hours; docs/model_card.md)
 PYTHON ?= python3
 BIN := .venv/bin
 DATA ?= data/generated
@@ -11,35 +17,54 @@ RUN := save/cffa/demo
 REAL := ../shared/data/real_pairs
 SOURCES := ../shared/data
 RELEASE := save/cffa_cfoct_octfa_cfocta/release
+OLD_PYTHON := Python 3.11 or newer is needed, found
 
-.PHONY: demo test lint setup browser weights compare clean
+.PHONY: demo test check lint figures setup setup-dev browser weights compare clean
 
 setup: .venv/installed
 
-.venv/installed: requirements.txt
-	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed, found ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
+setup-dev: .venv/installed-dev
+
+.venv/python:
+	$(PYTHON) -c "import sys; sys.exit('$(OLD_PYTHON) ' + sys.version.split()[0] if sys.version_info < (3, 11) else 0)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/python requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-test: setup
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+test: setup-dev
 	$(BIN)/python -m pytest
 
-lint: setup
-	$(BIN)/ruff check .
+check: lint
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
-# The reports are tested in a real browser, the system's Chromium; without one those tests are skipped and say so.
+lint: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+figures: setup-dev
+	$(BIN)/python tests/code_figures.py
+
+# The reports are tested in Chromium; without it those tests are skipped with a reason.
 browser:
 	@if which chromium chromium-browser google-chrome 2>/dev/null | grep -q .; then true; \
 	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null 2>&1; then \
 	  (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null) \
 	  || echo "Chromium could not be installed: the browser tests will be skipped"; \
-	else echo "no Chromium, and no right to install it (root and apt-get needed): the browser tests will be skipped"; fi
+	else echo "no Chromium, and no permission to install it: the browser tests will be skipped"; fi
 
 demo: setup
 	$(BIN)/python -m examples.demo --data $(DATA) --run $(RUN) --real $(REAL)
 
-# Real pictures are used where they are; red-free frames among the angiograms have no bright vessels and stay out.
+# Real pictures are used if present; the red-free frames among the angiograms are left out, because
+# their vessels are dark.
 weights: setup
 	$(BIN)/python -m synthesis --out data/release --eyes 170 --seed 1 --processes 2 $(if $(wildcard $(SOURCES)), \
 	  --from_cf $(SOURCES)/cf_vessel --from_octa $(SOURCES)/octa_rossa \
