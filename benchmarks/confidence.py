@@ -25,7 +25,8 @@ from dataset.samples import MODE_FILES
 from evaluation.sets import GeneratedDraw, PairLoader, generated_set, wrong_pairs
 from geometry.accuracy import pair_error
 from geometry.estimation import Plausibility
-from registration.confidence import MAX_SIGNIFICANCE, confidence_of
+from registration.confidence import CONFIDENCE_MODEL, confidence_of
+from registration.keypoint_matcher import KeypointMatchSettings
 from registration.matcher import Matcher
 from registration.pipeline import register_pair
 from registration.registrar import Registrar
@@ -87,9 +88,8 @@ def fit_logistic(evidence: list[Evidence]) -> np.ndarray:
             f"{correct.sum()} correct and {(~correct).sum()} wrong matrices: both are needed; "
             "give more pairs."
         )
-    design = np.array(
-        [[1.0, min(item.significance, MAX_SIGNIFICANCE), item.agreement] for item in evidence]
-    )
+    limit = CONFIDENCE_MODEL.max_significance
+    design = np.array([[1.0, min(item.significance, limit), item.agreement] for item in evidence])
     weight = np.where(correct, 0.5 / correct.sum(), 0.5 / (~correct).sum())
 
     def cost(coefficients: np.ndarray) -> float:
@@ -104,11 +104,13 @@ def gather_all(args: argparse.Namespace) -> list[Evidence]:
     """Evidence of the pairs of all modes of the command."""
     registrar = Registrar(args.weights)
     matcher = registrar.matcher
-    matcher.settings = replace(matcher.settings, min_significance=0.0, min_confidence=0.0)
+    matcher.settings = replace(matcher.settings, min_confidence=0.0)
+    if isinstance(matcher.settings, KeypointMatchSettings):
+        matcher.settings = replace(matcher.settings, min_significance=0.0)
     draw = replace(DRAW, draws=args.draws)
     evidence = []
     for mode in args.modes:
-        loaders = generated_set(args.data, [mode], args.split, "val", draw)
+        loaders = generated_set(args.data, [mode], args.split, "val", draw).loaders
         loaders = loaders + wrong_pairs(loaders, args.wrong, draw.seed)
         evidence += gather(loaders, matcher, registrar.plausibility)
     return evidence

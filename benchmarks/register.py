@@ -37,7 +37,8 @@ import registration.pipeline
 import registration.registrar
 from benchmarks.pairs import WrittenPair, write_pairs
 from benchmarks.processes import in_new_process
-from evaluation.method import Method, MethodSetting, NotAvailable, load_method
+from evaluation.method import Method, MethodOptions, NotAvailable
+from evaluation.method_registry import load_method
 from evaluation.sets import EvaluationPair
 from model.super_retina_multimodal import SuperRetinaMultimodal
 from registration.keypoint_matcher import SuperRetinaMatcher
@@ -143,14 +144,14 @@ def time_stages(pairs: list[WrittenPair], registrar: Registrar) -> dict[str, Row
 
 
 def time_methods(
-    pairs: list[WrittenPair], names: list[str], setting: MethodSetting
+    pairs: list[WrittenPair], names: list[str], options: MethodOptions
 ) -> dict[str, Row]:
     """Mean and largest seconds per pair of each method, and the ratio to the first.
 
     Args:
         pairs: on which the methods alternate; a first round on the first pair is not timed.
         names: of the methods.
-        setting: of all methods.
+        options: of all methods.
 
     Returns:
         The figures by method; "missing" holds the reason where a method is not available.
@@ -159,7 +160,7 @@ def time_methods(
     rows: dict[str, Row] = {}
     for name in names:
         try:
-            methods[name] = load_method(name, setting)
+            methods[name] = load_method(name, options)
         except NotAvailable as missing:
             rows[name] = {"missing": str(missing)}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -290,8 +291,8 @@ def main() -> None:
         registrar = Registrar(args.weights)
         registrar.register(pairs[0].fixed, pairs[0].moving)  # warm-up, not timed
         stages = time_stages(pairs, registrar)
-        setting = MethodSetting(weights={"superretina": args.weights})
-        methods = time_methods(pairs, args.compare, setting)
+        options = MethodOptions(weights={"superretina": args.weights})
+        methods = time_methods(pairs, args.compare, options)
         large = write_pairs(Path(folder) / "large", args.data, 1, max(args.sizes), args.seed)[0]
         sizes = time_sizes(large, args.sizes, args.weights)
     print(report(stages, methods, sizes))

@@ -1,1 +1,1 @@
-"""Compares methods of registration on pairs with known landmarks."""
+"""Compares registration methods on pairs with known landmarks."""

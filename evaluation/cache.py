@@ -1,8 +1,8 @@
-"""Results pair by pair, kept in ``pairs.csv``: what every figure and the report are computed from.
+"""Results per pair, kept in ``pairs.csv``; all metrics and the report are computed from them.
 
-Beside the table stands ``pairs.settings.json``: everything that the rows depend on, for all of them (the protocol), for
-each set of pairs and for each method. A row is computed once; a run that finds rows of other settings refuses to go on
-instead of mixing them.
+``pairs.settings.json`` beside the table holds everything that the rows depend on: the protocol for
+all rows, and the settings of each set of pairs and of each method. A row is computed once. Rows of
+other settings are an error, so results of different settings are never mixed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ from geometry.accuracy import PairError
 from utils.errors import InputError
 from utils.files import write_text_atomically
 
+# Set, method, pair and stress.
+RowKey = tuple[str, str, str, Stress]
+
 
 @dataclass(frozen=True)
 class EvaluationRow:
     """One method on one pair under one stress: a row of ``pairs.csv``.
 
     Attributes:
-        set, method, id, eye: what was done to what.
-        stress: what was done to the moving image first.
-        status, reason: "ok", or "failed" and why.
-        error: px at 512; infinite when failed.
-        h: the matrix ``H_fix_to_mov`` row by row, in the pixels of the stressed pair, of a curved transform the affine
-            matrix that it refines (the errors are those of the whole transform); empty when failed.
-        checksum: of the pair as it was before the stress.
+        set, method, id, eye: names of the set, the method, the pair and the eye.
+        stress: degradation of the moving image.
+        status: "ok" or "failed".
+        reason: why it failed; "" when it did not.
+        error: px at 512; infinite when failed, not a number without landmarks.
+        n_matches, n_inliers: numbers of matches, and of those that agree with the matrix.
+        seconds: run time of the method.
+        matrix: the 9 values of ``H_fix_to_mov`` row by row, in pixels of the degraded pair; empty
+            when failed. For a curved transform its affine part (``error`` is that of the whole
+            transform).
+        checksum: of the pair before the stress.
     """
 
     set: str
@@ -45,12 +52,12 @@ class EvaluationRow:
     n_matches: int
     n_inliers: int
     seconds: float
-    h: tuple[float, ...]
+    matrix: tuple[float, ...]
     checksum: str
 
     @property
-    def key(self) -> tuple:
-        """What the row is found by."""
+    def key(self) -> RowKey:
+        """What identifies the row."""
         return (self.set, self.method, self.id, self.stress)
 
 
@@ -89,7 +96,9 @@ def _to_record(row: EvaluationRow) -> dict[str, object]:
             "checksum",
         )
     }
-    matrix = dict(zip(MATRIX_COLUMNS, map(repr, row.h) if row.h else [""] * 9, strict=True))
+    matrix = dict(
+        zip(MATRIX_COLUMNS, map(repr, row.matrix) if row.matrix else [""] * 9, strict=True)
+    )
     return plain | asdict(row.stress) | asdict(row.error) | matrix
 
 
@@ -97,18 +106,20 @@ def _from_record(record: dict[str, str]) -> EvaluationRow:
     stress = Stress(**{name: float(record[name]) for name in LEVEL_NAMES})
     error = PairError(**{name: float(record[name]) for name in ERROR_NAMES})
     matrix = tuple(float(record[name]) for name in MATRIX_COLUMNS) if record["h00"] else ()
-    names = ("set", "method", "id", "eye")
     return EvaluationRow(
-        *(record[name] for name in names),
-        stress,
-        record["status"],
-        record["reason"],
-        error,
-        int(record["n_matches"]),
-        int(record["n_inliers"]),
-        float(record["seconds"]),
-        matrix,
-        record["checksum"],
+        set=record["set"],
+        method=record["method"],
+        id=record["id"],
+        eye=record["eye"],
+        stress=stress,
+        status=record["status"],
+        reason=record["reason"],
+        error=error,
+        n_matches=int(record["n_matches"]),
+        n_inliers=int(record["n_inliers"]),
+        seconds=float(record["seconds"]),
+        matrix=matrix,
+        checksum=record["checksum"],
     )
 
 
@@ -116,7 +127,7 @@ def read_rows(path: Path) -> list[EvaluationRow]:
     """Read ``pairs.csv``.
 
     Raises:
-        InputError: no such table, or not one of ours.
+        InputError: no such table, or a table of another format.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table of results; evaluate.py writes it.")
@@ -127,19 +138,24 @@ def read_rows(path: Path) -> list[EvaluationRow]:
         return [_from_record(record) for record in reader]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError, csv.Error, InputError) as error:
         raise InputError(
-            f"{path}: not a table of results of this version ({error}); evaluate into another --out, or "
-            "--overwrite it."
+            f"{path}: not a table of results of this version ({error}); evaluate into another "
+            "--out, or --overwrite it."
         ) from error
 
 
 class PairCache:
-    """The rows of a folder, and the settings that they were made with.
+    """The rows of a folder, and the settings that they were computed with.
 
     Args:
         folder: of the evaluation.
-        protocol: what all rows depend on.
+        protocol: settings that all rows depend on.
         name: of the table, without its suffix.
-        overwrite: forget what is there.
+        overwrite: ignore existing rows.
+
+    Attributes:
+        table, settings_file: paths of the table and of its settings.
+        settings: by kind ("protocol", "sets", "methods").
+        rows: by key.
 
     Raises:
         InputError: the folder holds rows of another protocol, or rows without settings.
@@ -154,11 +170,11 @@ class PairCache:
             "sets": {},
             "methods": {},
         }
-        self.rows: dict[tuple, EvaluationRow] = {}
+        self.rows: dict[RowKey, EvaluationRow] = {}
         if overwrite or not (self.table.exists() or self.settings_file.exists()):
             return
         known = self._read_settings()
-        self._refuse(known["protocol"], self.settings["protocol"], "of the protocol")
+        self._require_equal(known["protocol"], self.settings["protocol"], "of the protocol")
         self.settings |= {"sets": known["sets"], "methods": known["methods"]}
         if self.table.exists():
             self.rows = {row.key: row for row in read_rows(self.table)}
@@ -169,11 +185,11 @@ class PairCache:
             return {name: dict(content[name]) for name in ("protocol", "sets", "methods")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.settings_file}: missing or unreadable, so it is not known what the rows of "
-                f"{self.table.name} were made with; evaluate into another --out, or --overwrite them."
+                f"{self.settings_file}: missing or unreadable, so the settings of the rows of "
+                f"{self.table.name} are unknown; evaluate into another --out, or --overwrite them."
             ) from error
 
-    def _refuse(self, old: dict[str, Any], new: dict[str, Any], whose: str) -> None:
+    def _require_equal(self, old: dict[str, Any], new: dict[str, Any], whose: str) -> None:
         changed = [
             f"{name} was {old.get(name)!r} and is now {new.get(name)!r}"
             for name in sorted({*old, *new})
@@ -181,12 +197,16 @@ class PairCache:
         ]
         if changed:
             raise InputError(
-                f"{self.table}: holds results of other settings {whose}: {'; '.join(changed)}. They are not mixed: "
-                "evaluate into another --out, or --overwrite them."
+                f"{self.table}: holds results of other settings {whose}: {'; '.join(changed)}. "
+                "They are not mixed: evaluate into another --out, or --overwrite them."
             )
 
     def declare_set(self, name: str, settings: dict[str, Any]) -> None:
-        """Say what a set of pairs is, before its rows are asked for or added.
+        """State the settings of a set of pairs, before its rows are read or added.
+
+        Args:
+            name: of the set.
+            settings: everything that its pairs depend on.
 
         Raises:
             InputError: there are rows of a set of this name with other settings.
@@ -194,7 +214,11 @@ class PairCache:
         self._declare("sets", name, settings, any(row.set == name for row in self.rows.values()))
 
     def declare_method(self, name: str, settings: dict[str, Any]) -> None:
-        """Say what a method's rows depend on, before they are asked for or added.
+        """State the settings of a method, before its rows are read or added.
+
+        Args:
+            name: of the method.
+            settings: everything that its results depend on.
 
         Raises:
             InputError: there are rows of this method with other settings.
@@ -206,20 +230,24 @@ class PairCache:
     def _declare(self, kind: str, name: str, settings: dict[str, Any], has_rows: bool) -> None:
         settings = _as_json(settings)
         if has_rows:
-            self._refuse(self.settings[kind].get(name, {}), settings, f"of {name}")
+            self._require_equal(self.settings[kind].get(name, {}), settings, f"of {name}")
         self.settings[kind][name] = settings
 
     def get(
         self, set_name: str, method: str, pair_id: str, stress: Stress, checksum: str
     ) -> EvaluationRow | None:
-        """The row, if it was computed before.
+        """The row, or None if it has not been computed.
+
+        Args:
+            set_name, method, pair_id, stress: the key of the row.
+            checksum: of the pair before the stress.
 
         Raises:
-            InputError: it was, on other images or landmarks of the same name.
+            InputError: the row was computed on other images or landmarks of the same name.
         """
         row = self.rows.get((set_name, method, pair_id, stress))
         if row is not None:
-            self._refuse(
+            self._require_equal(
                 {"images and landmarks": row.checksum},
                 {"images and landmarks": checksum},
                 f"of {pair_id}",
@@ -227,11 +255,11 @@ class PairCache:
         return row
 
     def add(self, row: EvaluationRow) -> None:
-        """Keep a row; :meth:`write` brings it to the disk."""
+        """Add a row in memory; :meth:`write` writes it to the disk."""
         self.rows[row.key] = row
 
     def write(self) -> None:
-        """Write settings and table; settings first, because rows without settings are of no use."""
+        """Write the settings, then the table: a table without settings cannot be read back."""
         write_text_atomically(self.settings_file, json.dumps(self.settings, indent=2) + "\n")
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -241,5 +269,6 @@ class PairCache:
 
 
 def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    """As they will be read back: tuples as lists."""
-    return json.loads(json.dumps(settings))
+    """The settings as JSON returns them: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

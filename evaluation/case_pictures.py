@@ -1,10 +1,9 @@
-"""Small pictures of an evaluated pair, from which the report is made: all in the fixed frame, so that they can be laid on each
-other.
+"""Small pictures of an evaluated pair for the report, all in the fixed frame.
 
-    <folder>/<set>/<id>/fixed.jpg
-    <folder>/<set>/<id>/<stress>/unregistered.jpg            the moving image laid on the fixed one, centre on centre
-    <folder>/<set>/<id>/<stress>/<method>_registered.jpg     absent when failed
-    <folder>/<set>/<id>/<stress>/<method>_matches.jpg        absent for methods without matches
+<folder>/<set>/<id>/fixed.jpg
+<folder>/<set>/<id>/<stress>/unregistered.jpg            the moving image, centre on centre
+<folder>/<set>/<id>/<stress>/<method>_registered.jpg     absent when failed
+<folder>/<set>/<id>/<stress>/<method>_matches.jpg        absent for methods without matches
 """
 
 from __future__ import annotations
@@ -22,15 +21,16 @@ from geometry.transforms import Transform, as_transform
 from pictures.drawing import draw_matches
 from utils.image_files import resize_image, write_image
 
-PICTURE_PX = 512
+PICTURE_PX = 512  # long side of a picture, pixels
 
 
 def case_folder(folder: Path, set_name: str, pair_id: str, stress_slug: str) -> Path:
-    """Where the pictures of one pair under one stress are."""
+    """Folder of the pictures of one pair under one stress."""
     return folder / set_name / pair_id / stress_slug
 
 
 def _onto_small_fixed(pair: EvaluationPair, fix_to_mov: np.ndarray | Transform) -> np.ndarray:
+    """The moving image resampled in the reduced fixed frame: (h, w) float32 in [0, 1]."""
     size = fit_within(pair.fixed.shape, PICTURE_PX)
     small_to_mov = as_transform(fix_to_mov).rescaled(
         resize_matrix(size, pair.fixed.shape), np.eye(3)
@@ -39,7 +39,12 @@ def _onto_small_fixed(pair: EvaluationPair, fix_to_mov: np.ndarray | Transform) 
 
 
 def write_unregistered(folder: Path, pair: EvaluationPair) -> None:
-    """Write ``fixed.jpg`` and ``unregistered.jpg`` of a pair; ``folder`` is that of :func:`case_folder`."""
+    """Write ``fixed.jpg`` and ``unregistered.jpg`` of a pair.
+
+    Args:
+        folder: of :func:`case_folder`.
+        pair: the degraded pair.
+    """
     write_image(
         folder.parent / "fixed.jpg",
         resize_image(pair.fixed, fit_within(pair.fixed.shape, PICTURE_PX)),
@@ -51,8 +56,16 @@ def write_unregistered(folder: Path, pair: EvaluationPair) -> None:
 
 
 def write_outcome(folder: Path, method: str, pair: EvaluationPair, outcome: Outcome) -> None:
-    """Write ``<method>_registered.jpg`` and ``<method>_matches.jpg``, and remove those of an earlier run that do not apply any
-    more."""
+    """Write ``<method>_registered.jpg`` and ``<method>_matches.jpg``.
+
+    Pictures of an earlier run are removed, also where the new outcome has none.
+
+    Args:
+        folder: of :func:`case_folder`.
+        method: name of the method.
+        pair: the degraded pair.
+        outcome: result of the method on this pair.
+    """
     registered, matches = folder / f"{method}_registered.jpg", folder / f"{method}_matches.jpg"
     for path in (registered, matches):
         path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
-"""Figures of merit, one definition each. A failed pair has an infinite error and counts in every one of them.
+"""Metrics over the errors of many pairs. A failed pair has an infinite error and counts in each.
 
-All errors are in "px at 512": pixels of the moving image times 512 / max(height, width) of the moving image.
+All errors are in "px at 512": pixels of the moving image times 512 / max(height, width) of the
+moving image.
 """
 
 from __future__ import annotations
@@ -9,17 +10,32 @@ import numpy as np
 
 from geometry.accuracy import PairError
 
-N_BOOTSTRAP = 1000
+N_BOOTSTRAP = 1000  # resamples of an interval
 
 
 def area_under_curve(errors: np.ndarray, limit_px: float) -> float:
-    """Area under the cumulative error curve up to ``limit_px``, in [0, 1]; 1 when every error is 0."""
+    """Normalised area under the cumulative error curve up to a limit.
+
+    Args:
+        errors: (N,) float, px at 512; infinite for a failed pair.
+        limit_px: upper end of the curve, px at 512.
+
+    Returns:
+        The area in [0, 1]; 1 when every error is 0.
+    """
     errors = np.asarray(errors, dtype=float)
     return float(np.clip(1.0 - errors / limit_px, 0.0, None).mean())
 
 
 def median_with_failures(errors: np.ndarray) -> float:
-    """Median in which infinite errors count; infinite when at least half of the pairs failed."""
+    """Median that counts failed pairs.
+
+    Args:
+        errors: (N,) float, N >= 1; infinite for a failed pair.
+
+    Returns:
+        The median; infinite if at least half of the pairs failed.
+    """
     ordered = np.sort(np.asarray(errors, dtype=float))
     middle = len(ordered) // 2
     if len(ordered) % 2 or not np.isfinite(ordered[middle]):
@@ -28,10 +44,14 @@ def median_with_failures(errors: np.ndarray) -> float:
 
 
 def pair_scores(pairs: list[PairError]) -> dict[str, np.ndarray]:
-    """What each pair contributes to every figure that is a mean over pairs: name -> (N,) in [0, 1].
+    """Contribution of each pair to the metrics that are means over pairs.
 
-    ``success_median5`` (median error < 5), ``SR_ME`` (mean <= 5), ``SR_MAE`` (max <= 10), ``AUC@5/10/20`` of the mean error,
-    ``mAUC`` (mean over i = 1..25 of the share with mean error < i), ``failed_rate``.
+    ``success_median5`` (median error < 5), ``SR_ME`` (mean <= 5), ``SR_MAE`` (max <= 10),
+    ``AUC@5``, ``AUC@10`` and ``AUC@20`` of the mean error, ``mAUC`` (mean over i = 1..25 of the
+    share with mean error < i), ``failed_rate``.
+
+    Returns:
+        (N,) float64 in [0, 1] by the name of the metric.
     """
     mean, median, largest = (
         np.array([getattr(pair, name) for pair in pairs]) for name in ("mean", "median", "max")
@@ -46,16 +66,16 @@ def pair_scores(pairs: list[PairError]) -> dict[str, np.ndarray]:
 def aggregate(
     pairs: list[PairError], eyes: list[str] | None = None, n_bootstrap: int = N_BOOTSTRAP
 ) -> dict[str, float]:
-    """All figures over pairs.
+    """All metrics over pairs.
 
     Args:
-        pairs: at least one.
+        pairs: errors, at least one.
         eyes: eye of each pair, for the bootstrap intervals over eyes; no intervals when None.
-        n_bootstrap: resamples, seeded.
+        n_bootstrap: number of resamples; the seed is fixed.
 
     Returns:
-        ``pairs``, the means of :func:`pair_scores`, ``median_of_medians``; with ``eyes`` also their number and, for each figure,
-        ``<figure>_low`` and ``<figure>_high`` (95 % interval).
+        ``pairs``, the means of :func:`pair_scores`, ``median_of_medians``. With ``eyes`` also their
+        number and, for each metric, ``<metric>_low`` and ``<metric>_high`` (95 % interval).
     """
     scores, medians = pair_scores(pairs), np.array([pair.median for pair in pairs])
     result = {"pairs": float(len(pairs))} | {
@@ -75,8 +95,18 @@ def aggregate(
 
 
 def bootstrap_weights(eyes: list[str], n_bootstrap: int = N_BOOTSTRAP) -> np.ndarray:
-    """How often each pair is drawn when whole eyes are drawn with replacement: (n_bootstrap, N) int. Pairs of one eye succeed
-    or fail together, so drawing single pairs would promise more certainty than there is. Seeded."""
+    """How often each pair occurs when whole eyes are resampled with replacement.
+
+    Errors of the pairs of one eye are correlated, so resampling single pairs would give too narrow
+    intervals. The seed is fixed.
+
+    Args:
+        eyes: eye of each of the N pairs.
+        n_bootstrap: number of resamples.
+
+    Returns:
+        (n_bootstrap, N) int.
+    """
     names, index_of_pair = np.unique(np.array(eyes), return_inverse=True)
     drawn = np.random.default_rng(0).integers(0, len(names), (n_bootstrap, len(names)))
     times = np.stack([np.bincount(draw, minlength=len(names)) for draw in drawn])
@@ -84,7 +114,15 @@ def bootstrap_weights(eyes: list[str], n_bootstrap: int = N_BOOTSTRAP) -> np.nda
 
 
 def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """:func:`median_with_failures` of values (N,) that count ``weights`` (B, N) times each: (B,)."""
+    """:func:`median_with_failures` of resampled values.
+
+    Args:
+        values: (N,) float; infinite for a failed pair.
+        weights: (B, N) int, how often each value occurs in each resample.
+
+    Returns:
+        (B,) float64.
+    """
     order = np.argsort(values)
     ordered, counted = values[order], np.cumsum(weights[:, order], axis=1)
     total = counted[:, -1]
@@ -97,6 +135,14 @@ def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def interval(resampled: np.ndarray) -> tuple[float, float]:
-    """95 % interval of resampled figures; order statistics, because a figure may be infinite."""
+    """95 % interval of a metric.
+
+    Args:
+        resampled: (B,) float, the metric of each resample. It may be infinite, so the limits are
+            order statistics without interpolation.
+
+    Returns:
+        The lower and the upper limit.
+    """
     low, high = np.percentile(resampled, [2.5, 97.5], method="inverted_cdf")
     return float(low), float(high)

@@ -1,22 +1,21 @@
-"""``report.html`` of an evaluation: figures, curves, and every pair to look at, the worst first."""
+"""``report.html`` of an evaluation: metrics, charts, and pictures of the pairs, worst first."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
-
 from evaluation.cache import EvaluationRow
 from evaluation.case_pictures import case_folder
+from evaluation.charts import draw_charts, records_of_set
 from evaluation.statistics import grouped
-from evaluation.stress import LEVEL_NAMES, UNCHANGED, Stress
-from pictures.pages import COLOURS, ImageStore, chart, percent, pixels, write_page
+from evaluation.stress import Stress
+from evaluation.summary import stress_of
+from pictures.pages import ImageStore, percent, pixels, write_page
 
+# Metrics of the tables: name in metrics.json, title, format.
 FIGURES = [
     ("success_median5", "median < 5 px", percent),
     ("SR_ME", "mean ≤ 5", percent),
@@ -28,15 +27,6 @@ FIGURES = [
     ("failed_rate", "failed", percent),
     ("median_of_medians", "median px", pixels),
 ]
-AXES = {
-    "rotation": "rotation of the moving image, degrees",
-    "scale": "scale of the moving image",
-    "overlap": "overlap left",
-    "contrast": "contrast left",
-    "noise": "noise, standard deviation",
-    "blur": "blur, sigma in px at 512",
-}
-MAX_CURVE_PX = 25.0
 
 
 def write_evaluation_report(
@@ -50,11 +40,12 @@ def write_evaluation_report(
     """Write the page.
 
     Args:
-        rows: of all sets, unions among them.
+        path: of the page.
+        rows: of all sets, with their union.
         metrics: content of metrics.json.
-        pictures: folder of ``evaluation.case_pictures``; without it no pairs are shown.
-        first: the method that orders the pairs.
-        max_cases: pairs shown at most.
+        pictures: folder of :mod:`evaluation.case_pictures`; without it no pairs are shown.
+        first: the method whose error orders the pairs.
+        max_cases: number of pairs to show, see :func:`collect_cases`.
     """
     rows = list(rows)
     methods = list(dict.fromkeys([first, *(row.method for row in rows)]))
@@ -84,44 +75,21 @@ def write_evaluation_report(
         tables=[(name, condition_tables(metrics["results"], name)) for name in sets],
         matrices=[(name, success_matrix(metrics["results"], name, methods)) for name in sets],
         comparisons=[
-            record | {"stress": _stress(record).label()} for record in metrics["comparisons"]
+            record | {"stress": stress_of(record).label()} for record in metrics["comparisons"]
         ],
     )
 
 
-def _stress(record: dict[str, Any]) -> Stress:
-    return Stress(**{name: record[name] for name in LEVEL_NAMES})
-
-
-def _of_set(
-    results: list[dict[str, Any]], set_name: str
-) -> dict[Stress, dict[str, dict[str, Any]]]:
-    """Results of a set by stress and method, mildest first."""
-    found: dict[Stress, dict[str, dict[str, Any]]] = {}
-    for record in results:
-        if record["set"] == set_name:
-            found.setdefault(_stress(record), {})[record["method"]] = record
-    return dict(
-        sorted(
-            found.items(),
-            key=lambda item: (
-                sum(value != getattr(UNCHANGED, name) for name, value in asdict(item[0]).items()),
-                *asdict(item[0]).values(),
-            ),
-        )
-    )
-
-
 def headline(results: list[dict[str, Any]], set_name: str, first: str) -> dict[str, Any]:
-    """The one line that a reader wants of a set: the first method on the mildest stress."""
+    """Record of the first method under the stress with the fewest changes."""
     stress, by_method = next(
-        item for item in _of_set(results, set_name).items() if first in item[1]
+        item for item in records_of_set(results, set_name).items() if first in item[1]
     )
     return {"set": set_name, "stress": stress.label(), "record": by_method[first]}
 
 
 def condition_tables(results: list[dict[str, Any]], set_name: str) -> list[dict[str, Any]]:
-    """One table per stress: a row per method, a cell per figure with its interval."""
+    """One table per stress: a row per method, a cell per metric with its interval."""
 
     def cells(record: dict[str, Any]) -> list[dict[str, str]]:
         return [
@@ -147,7 +115,7 @@ def condition_tables(results: list[dict[str, Any]], set_name: str) -> list[dict[
                 for method, record in by_method.items()
             ],
         }
-        for stress, by_method in _of_set(results, set_name).items()
+        for stress, by_method in records_of_set(results, set_name).items()
     ]
 
 
@@ -163,177 +131,30 @@ def success_matrix(
                 for method in methods
             ],
         }
-        for stress, by_method in _of_set(results, set_name).items()
+        for stress, by_method in records_of_set(results, set_name).items()
     ]
 
 
-# --- charts -----------------------------------------------------------------------------------------------------------
-
-
-def _style(methods: list[str], method: str) -> dict[str, Any]:
-    dash = {"oracle": "dash", "identity": "dot"}.get(method, "solid")
-    return {
-        "color": "#777777" if dash != "solid" else COLOURS[methods.index(method) % len(COLOURS)],
-        "dash": dash,
-        "width": 2,
-    }
-
-
-def draw_charts(
-    rows: list[EvaluationRow], results: list[dict[str, Any]], set_name: str, methods: list[str]
-) -> list[go.Figure]:
-    """Cumulative errors, error against angle, and success along every stress that was varied."""
-    mine = [row for row in rows if row.set == set_name]
-    stresses = set(row.stress for row in mine)
-    figures = []
-    if UNCHANGED in stresses:
-        figures.append(
-            cumulative_errors(
-                [row for row in mine if row.stress == UNCHANGED],
-                methods,
-                "cumulative error, as given",
-            )
-        )
-    if len(stresses) > 1:
-        figures.append(
-            cumulative_errors(mine, methods, f"cumulative error, all {len(stresses)} conditions")
-        )
-    for name in LEVEL_NAMES:
-        along = {
-            stress: by_method
-            for stress, by_method in _of_set(results, set_name).items()
-            if all(
-                value == getattr(UNCHANGED, other)
-                for other, value in asdict(stress).items()
-                if other != name
-            )
-        }
-        if len(along) > 1:
-            figures.append(success_along(along, name, methods))
-            if name == "rotation":
-                figures.append(error_along(along, name, methods))
-    return figures
-
-
-def cumulative_errors(rows: list[EvaluationRow], methods: list[str], title: str) -> go.Figure:
-    """Share of pairs with a mean error below x; a failed pair is below nothing."""
-    figure = chart(
-        title,
-        "mean error, px at 512",
-        "share of pairs",
-        yaxis_range=[-0.02, 1.02],
-        yaxis_tickformat=".0%",
-        xaxis_range=[0, MAX_CURVE_PX],
-    )
-    for method in methods:
-        errors = np.sort([row.error.mean for row in rows if row.method == method])
-        if len(errors):
-            shown = errors[errors <= MAX_CURVE_PX]
-            heights = np.arange(1, len(shown) + 1) / len(errors)
-            figure.add_scatter(
-                x=[0.0, *shown, MAX_CURVE_PX],
-                y=[0.0, *heights, len(shown) / len(errors)],
-                name=method,
-                mode="lines",
-                line=_style(methods, method) | {"shape": "hv"},
-            )
-    return figure
-
-
-def success_along(
-    along: dict[Stress, dict[str, dict[str, Any]]], name: str, methods: list[str]
-) -> go.Figure:
-    """Success rate over the levels of one stress, with its interval."""
-    figure = chart(
-        f"success and {name}",
-        AXES[name],
-        "median error < 5 px",
-        yaxis_range=[-0.04, 1.04],
-        yaxis_tickformat=".0%",
-    )
-    for method in methods:
-        points = sorted(
-            (
-                getattr(stress, name),
-                *(by_method[method][f"success_median5{end}"] for end in ("", "_low", "_high")),
-            )
-            for stress, by_method in along.items()
-            if method in by_method
-        )
-        if points:
-            levels, rates, low, high = (np.array(values) for values in zip(*points, strict=True))
-            figure.add_scatter(
-                x=levels,
-                y=rates,
-                name=method,
-                mode="lines+markers",
-                line=_style(methods, method),
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": high - rates,
-                    "arrayminus": rates - low,
-                    "thickness": 1,
-                    "width": 3,
-                },
-            )
-    return figure
-
-
-def error_along(
-    along: dict[Stress, dict[str, dict[str, Any]]], name: str, methods: list[str]
-) -> go.Figure:
-    """Median error over the levels of one stress; where half of the pairs failed it is infinite, and drawn on the upper edge."""
-    figures = [
-        record["median_of_medians"] for by_method in along.values() for record in by_method.values()
-    ]
-    top = 2.0 * max([10.0, *(value for value in figures if math.isfinite(value))])
-    # A turned canvas is larger, so that the same pixel counts less: the oracle's curve shows by how much.
-    unit = "px at 512 of the turned canvas (log)" if name == "rotation" else "px at 512 (log)"
-    figure = chart(f"median error and {name}", AXES[name], unit, yaxis_type="log")
-    for method in methods:
-        points = sorted(
-            (getattr(stress, name), by_method[method]["median_of_medians"])
-            for stress, by_method in along.items()
-            if method in by_method
-        )
-        # An exact landmark set leaves the oracle no error at all, which a logarithm cannot show.
-        heights = [max(value, 0.05) if math.isfinite(value) else top for _, value in points]
-        figure.add_scatter(
-            x=[level for level, _ in points],
-            y=heights,
-            name=method,
-            mode="lines+markers",
-            line=_style(methods, method),
-            text=[pixels(value) for _, value in points],
-            hovertemplate="%{x:g}: %{text}<extra>" + method + "</extra>",
-        )
-    figure.add_annotation(
-        text="half of the pairs failed",
-        x=0.5,
-        xref="paper",
-        y=math.log10(top),
-        showarrow=False,
-        yshift=12,
-        font={"size": 11, "color": "#777777"},
-    )
-    return figure
-
-
-# --- pairs to look at -------------------------------------------------------------------------------------------------
-
-
-def _badness(row: EvaluationRow | None) -> float:
+def _sort_error(row: EvaluationRow | None) -> float:
+    """Mean error, px at 512; -1 without a result, which sorts last."""
     return row.error.mean if row else -1.0
 
 
 def collect_cases(
     rows: list[EvaluationRow], pictures: Path, first: str, max_cases: int, images: ImageStore
 ) -> list[dict[str, Any]]:
-    """The pairs that the page shows, by the error of the first method, the worst first.
+    """The cases (a pair under a stress) that the page shows, by the error of the first method.
 
-    Where there are more than ``max_cases``, every pair comes with its worst condition before any comes with a second; every pair
-    comes once, even if that is more than ``max_cases`` (unless that is 0).
+    If there are more than ``max_cases``, the worst case of every pair is chosen first, then the
+    second worst of every pair, and so on. Every pair is shown at least once, even if that exceeds
+    ``max_cases``.
+
+    Args:
+        rows: of all sets.
+        pictures: folder of :mod:`evaluation.case_pictures`; cases without pictures are left out.
+        first: the method whose error orders the cases, the worst first.
+        max_cases: number of cases; 0 for none.
+        images: takes the pictures.
     """
     found: dict[tuple[str, str, Stress], dict[str, EvaluationRow]] = {}
     for (_, _, stress), group in grouped(rows).items():
@@ -342,7 +163,7 @@ def collect_cases(
                 case_folder(pictures, row.set, row.id, stress.slug()) / "unregistered.jpg"
             ).is_file():
                 found.setdefault((row.set, row.id, stress), {})[row.method] = row
-    worst_first = sorted(found, key=lambda key: -_badness(found[key].get(first)))
+    worst_first = sorted(found, key=lambda key: -_sort_error(found[key].get(first)))
     rank: dict[tuple[str, str], int] = {}
     turns = []
     for key in worst_first:
@@ -375,7 +196,7 @@ def _case(
             method: {
                 "registered": images.add(folder / f"{method}_registered.jpg"),
                 "matches": images.add(folder / f"{method}_matches.jpg"),
-                "error": _badness(row) if math.isfinite(_badness(row)) else None,
+                "error": _sort_error(row) if math.isfinite(_sort_error(row)) else None,
                 "caption": describe(row),
             }
             for method, row in by_method.items()
@@ -384,9 +205,11 @@ def _case(
 
 
 def describe(row: EvaluationRow) -> str:
-    """A line about a result."""
+    """The result of a method as one line of text."""
     seconds = f" · {row.seconds:.2f} s" if row.seconds else ""
     if row.status == "failed":
         return f"failed: {row.reason}{seconds}"
     matches = f" · {row.n_inliers} of {row.n_matches} matches agree" if row.n_matches else ""
-    return f"median {row.error.median:.1f} px, mean {row.error.mean:.1f}, max {row.error.max:.1f}{matches}{seconds}"
+    error = row.error
+    errors = f"median {error.median:.1f} px, mean {error.mean:.1f}, max {error.max:.1f}"
+    return f"{errors}{matches}{seconds}"

@@ -1,64 +1,57 @@
-"""Run methods on sets of pairs, and sum up what came out."""
+"""Runs methods on sets of pairs and adds the results to the cache."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from evaluation.cache import EvaluationRow, PairCache
 from evaluation.case_pictures import case_folder, write_outcome, write_unregistered
 from evaluation.method import Method, Outcome
-from evaluation.sets import EvaluationPair, EvaluationSet, PairLoader, wrong_pairs
+from evaluation.sets import EvaluationPair, EvaluationSet, wrong_pairs
 from evaluation.stress import UNCHANGED, Stress, apply_stress
 from geometry.accuracy import PairError, pair_error
 
-ALL_REAL = "all real pairs"
-TABLE = [
-    ("success_median5", "median<5"),
-    ("SR_ME", "SR_ME"),
-    ("SR_MAE", "SR_MAE"),
-    ("AUC@5", "AUC@5"),
-    ("AUC@10", "AUC@10"),
-    ("AUC@20", "AUC@20"),
-    ("mAUC", "mAUC"),
-    ("failed_rate", "failed"),
-    ("median_of_medians", "med.med."),
-    ("seconds", "s/pair"),
-]
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
-
 
 def score(
-    set_name: str, name: str, pair: EvaluationPair, stress: Stress, outcome: Outcome, checksum: str
+    set_name: str,
+    method: str,
+    pair: EvaluationPair,
+    stress: Stress,
+    outcome: Outcome,
+    checksum: str,
 ) -> EvaluationRow:
-    """The row of a method on a (stressed) pair; without landmarks the error is not a number."""
-    error = PairError(math.nan, math.nan, math.nan)
+    """The row of a method on a degraded pair.
+
+    Args:
+        set_name, method: names of the set and of the method.
+        pair: after the stress; without landmarks the error is not a number.
+        stress: that was applied.
+        outcome: result of the method.
+        checksum: of the pair before the stress.
+    """
+    error = PairError(mean=math.nan, median=math.nan, max=math.nan)
     if len(pair.fixed_landmarks):
         error = pair_error(
             outcome.fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
         )
-    matrix = () if outcome.H_fix_to_mov is None else tuple(map(float, outcome.H_fix_to_mov.ravel()))
+    H = outcome.H_fix_to_mov
     return EvaluationRow(
-        set_name,
-        name,
-        pair.key,
-        pair.eye,
-        stress,
-        outcome.status,
-        outcome.reason,
-        error,
-        len(outcome.fixed_points),
-        int(outcome.inliers.sum()),
-        outcome.seconds,
-        matrix,
-        checksum,
+        set=set_name,
+        method=method,
+        id=pair.key,
+        eye=pair.eye,
+        stress=stress,
+        status=outcome.status,
+        reason=outcome.reason,
+        error=error,
+        n_matches=len(outcome.fixed_points),
+        n_inliers=int(outcome.inliers.sum()),
+        seconds=outcome.seconds,
+        matrix=() if H is None else tuple(map(float, H.ravel())),
+        checksum=checksum,
     )
 
 
@@ -70,7 +63,19 @@ def evaluate_set(
     seed: int,
     pictures: Path | None,
 ) -> None:
-    """Run every method on every pair under every stress, except what the cache holds; the cache is written after each pair."""
+    """Run every method on every pair under every stress, except where the cache has the row.
+
+    The cache is written after each pair.
+
+    Args:
+        pairs: the set.
+        methods: by name.
+        stresses: degradations of the moving image.
+        cache: of the rows.
+        seed: of the degradations.
+        pictures: folder of the pictures for the report; None for none. Rows without pictures are
+            computed again.
+    """
     for load in tqdm(pairs.loaders, desc=pairs.name, unit="pair"):
         original = load()
         checksum = original.checksum()
@@ -98,55 +103,16 @@ def evaluate_set(
 def evaluate_wrong_pairs(
     sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int, cache: PairCache
 ) -> None:
-    """Run every method that can say "failed" on images of different eyes."""
-    able = {name: method for name, method in methods.items() if not method.is_yardstick}
+    """Run the methods on images of different eyes, except the references, which never fail.
+
+    Args:
+        sets: whose images are combined, each set by itself.
+        methods: by name.
+        n_pairs: wrong pairs per set.
+        seed: of the draws.
+        cache: of the rows of wrong pairs.
+    """
+    tested = {name: method for name, method in methods.items() if not method.is_reference}
     for pairs in sets:
-        loaders: list[PairLoader] = wrong_pairs(pairs.loaders, n_pairs, seed)
-        evaluate_set(EvaluationSet(pairs.name, loaders), able, [UNCHANGED], cache, seed, None)
-
-
-def with_union(rows: Iterable[EvaluationRow], real_names: list[str]) -> list[EvaluationRow]:
-    """The rows, and where there are several sets of real pairs, all of those again as one set."""
-    rows = list(rows)
-    together = (
-        [replace(row, set=ALL_REAL) for row in rows if row.set in real_names]
-        if len(real_names) > 1
-        else []
-    )
-    return rows + together
-
-
-# --- what it leaves ---------------------------------------------------------------------------------------------------
-
-
-def format_table(summary: list[dict]) -> str:
-    """The table for the terminal."""
-    width = max(len(row["method"]) for row in summary) + 2
-    lines = []
-    for set_name in dict.fromkeys(row["set"] for row in summary):
-        lines.append(
-            f"\n{set_name}\n{'method':<{width}}{'moving image':<38}{'pairs':>6}"
-            + "".join(f"{t:>10}" for _, t in TABLE)
-        )
-        for row in sorted(
-            (row for row in summary if row["set"] == set_name),
-            key=lambda row: _stress_of(row).label(),
-        ):
-            lines.append(
-                f"{row['method']:<{width}}{_stress_of(row).label():<38}{row['pairs']:>6.0f}"
-                + "".join(f"{row[name]:>10.3f}" for name, _ in TABLE)
-            )
-    return "\n".join(lines)
-
-
-def _stress_of(record: dict[str, Any]) -> Stress:
-    return Stress(**{name: record[name] for name in asdict(UNCHANGED)})
-
-
-def without_infinities(value: Any) -> Any:
-    """For JSON, which knows no infinity: null in its place."""
-    if isinstance(value, dict):
-        return {name: without_infinities(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_infinities(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        wrong = EvaluationSet(pairs.name, wrong_pairs(pairs.loaders, n_pairs, seed))
+        evaluate_set(wrong, tested, [UNCHANGED], cache, seed, None)

@@ -1,22 +1,23 @@
-"""Pairs to evaluate on: real ones with hand-placed landmarks, generated ones with exact truth, and wrong ones.
+"""Sets of pairs: real ones with landmarks, generated ones with ground truth, and wrong ones.
 
-Every kind comes as a list of loaders, because a set of large photographs does not fit into memory: a pair is read when its
-turn comes.
+A set is a list of loaders, each of which reads its pair when it is called, because a set of large
+photographs does not fit into memory.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dataset.generated_pairs import GeneratedPairs, ViewKey
-from dataset.real_pairs import RealPair, load_real_pairs
-from dataset.samples import discover_samples
+from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
+from dataset.samples import Sample, discover_samples
 from dataset.split import read_manifest
 from dataset.views import ViewGeometry
 from geometry.points import image_corners, warp_points
@@ -28,9 +29,11 @@ class EvaluationPair:
     """A pair with landmarks.
 
     Attributes:
-        key: unique within its set and safe as a file name; eye: pairs of one eye share it.
-        fixed, moving: (H, W) float32 in [0, 1], each at its own size.
-        fixed_landmarks, moving_landmarks: (N, 2) pixels of each image, row i corresponds.
+        key: name of the pair, unique within its set and valid as a file name.
+        eye: name of the eye; pairs of one eye share it.
+        fixed, moving: (H, W) float32 in [0, 1]; the sizes may differ.
+        fixed_landmarks, moving_landmarks: (N, 2) float64, pixels (x, y) of each image, row i
+            corresponds; N = 0 for a wrong pair.
     """
 
     key: str
@@ -41,7 +44,7 @@ class EvaluationPair:
     moving_landmarks: np.ndarray
 
     def checksum(self) -> str:
-        """Changes with any pixel or landmark of the pair: results of other data must not pass for results of these."""
+        """CRC-32 of pixels and landmarks, with which kept results are matched to their data."""
         value = 0
         for array in (self.fixed, self.moving, self.fixed_landmarks, self.moving_landmarks):
             value = zlib.crc32(
@@ -52,51 +55,95 @@ class EvaluationPair:
 
 @dataclass(frozen=True)
 class PairLoader:
-    """A pair that is read when it is called; its name and eye are known before."""
+    """Reads one pair when called.
+
+    Attributes:
+        key, eye: of the pair, see :class:`EvaluationPair`.
+        load: reads the pair.
+    """
 
     key: str
     eye: str
     load: Callable[[], EvaluationPair]
 
     def __call__(self) -> EvaluationPair:
-        """Read it."""
+        """Read the pair."""
         return self.load()
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A named list of pairs, scored together."""
+    """A named list of pairs that are scored together.
+
+    Attributes:
+        name: in tables and reports.
+        loaders: one per pair.
+        description: where the pairs come from, for the record; JSON values only.
+        overview: text for the terminal; "" for none.
+    """
 
     name: str
     loaders: list[PairLoader]
-
-    def checksum(self) -> str:
-        """Changes with the names of the pairs and their order."""
-        return f"{zlib.crc32(repr([loader.key for loader in self.loaders]).encode()):08x}"
+    description: dict[str, Any] = field(default_factory=dict)
+    overview: str = ""
 
 
-def real_set(
-    root: str | Path, mode: str, layout: str, fixed_role: str
-) -> tuple[list[RealPair], list[PairLoader]]:
-    """Real pairs below ``root`` (see ``dataset.real_pairs``), and their loaders."""
-    pairs = load_real_pairs(root, mode, layout, fixed_role)
+def _checksum(loaders: list[PairLoader]) -> str:
+    """CRC-32 of the names of the pairs, in their order."""
+    return f"{zlib.crc32(repr([loader.key for loader in loaders]).encode()):08x}"
 
-    def load(pair: RealPair) -> EvaluationPair:
-        return EvaluationPair(
-            pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks
-        )
 
-    return pairs, [PairLoader(pair.key, pair.eye, partial(load, pair)) for pair in pairs]
+def real_set(root: str | Path, name: str, layout: str, fixed_role: str) -> EvaluationSet:
+    """The real pairs of a folder.
+
+    Args:
+        root: folder, see :mod:`dataset.real_pairs`.
+        name: of the set, which is also the mode of its pairs.
+        layout: one of ``dataset.real_pairs.LAYOUTS``.
+        fixed_role: "01" or "02", the fixed image of the numbered layout.
+
+    Raises:
+        InputError: no pairs in this folder, or unusable ones.
+    """
+    pairs = load_real_pairs(root, name, layout, fixed_role)
+    loaders = [PairLoader(pair.key, pair.eye, partial(_load_real, pair)) for pair in pairs]
+    return EvaluationSet(
+        name=name,
+        loaders=loaders,
+        description={
+            "kind": "real",
+            "data": str(Path(root).resolve()),
+            "layout": layout,
+            "fixed_role": fixed_role,
+            "pairs": len(loaders),
+            "pairs_crc32": _checksum(loaders),
+        },
+        overview=describe_pairs(root, pairs),
+    )
+
+
+def _load_real(pair: RealPair) -> EvaluationPair:
+    fixed, moving = pair.images()
+    return EvaluationPair(
+        key=pair.key,
+        eye=pair.eye,
+        fixed=fixed,
+        moving=moving,
+        fixed_landmarks=pair.fixed_landmarks,
+        moving_landmarks=pair.moving_landmarks,
+    )
 
 
 @dataclass(frozen=True)
 class GeneratedDraw:
-    """How evaluation pairs are drawn from generated samples: whole images, the moving one turned, shifted and scaled.
+    """How pairs are drawn from generated samples: whole images, the moving one transformed.
 
     Attributes:
         draws: pairs per sample.
-        rotation_deg, shift, scale: largest rotation, shift (share of the image) and scale factor either way.
-        overlap: least overlap, as a share of the retina in the image that shows less of it.
+        rotation_deg: largest rotation either way, degrees.
+        shift: largest shift, share of the image side.
+        scale: largest scale factor either way.
+        overlap: least overlap, share of the retina in the image that shows less of it.
         seed: of the draws.
     """
 
@@ -110,29 +157,68 @@ class GeneratedDraw:
 
 def generated_set(
     root: str | Path, modes: list[str], split: str | Path | None, subset: str, draw: GeneratedDraw
-) -> list[PairLoader]:
-    """Whole-image views of generated samples; their landmarks are the corners, so "mean" is the corner error.
+) -> EvaluationSet:
+    """Whole-image views of generated samples.
+
+    The landmarks are the image corners, so the mean error of a pair is its corner error.
 
     Args:
-        split: ``split.yaml`` of a training run; subset: "train", "val", "test" or "all" (of the eyes, needs no split).
+        root: folder of generated samples, see :mod:`dataset.samples`.
+        modes: kinds of pairs, see ``dataset.samples.MODE_FILES``.
+        split: ``split.yaml`` of a training run.
+        subset: eyes to take: "train", "val" or "test" of the split, or "all", without a split.
+        draw: how the pairs are drawn.
 
     Raises:
         InputError: no split given, or a split of other data.
     """
+    samples = _samples_of(root, modes, split, subset)
+    views = GeneratedPairs(samples, _view_geometry(draw), seed=draw.seed)
+    loaders = []
+    for index in range(len(samples) * draw.draws):
+        sample = samples[index % len(samples)]
+        key = f"{sample.key}_{index:03d}"
+        load = partial(_load_generated, views, index, key, sample.eye)
+        loaders.append(PairLoader(key, sample.eye, load))
+    return EvaluationSet(
+        name="generated",
+        loaders=loaders,
+        description={
+            "kind": "generated",
+            "data": str(Path(root).resolve()),
+            "mode": "+".join(modes),
+            "split": split and str(split),
+            "subset": subset,
+            **asdict(draw),
+            "pairs": len(loaders),
+            "pairs_crc32": _checksum(loaders),
+        },
+    )
+
+
+def _samples_of(
+    root: str | Path, modes: list[str], split: str | Path | None, subset: str
+) -> list[Sample]:
+    """The samples of a subset; see :func:`generated_set`."""
     samples, _ = discover_samples(root, modes)
-    if subset != "all":
-        if not split:
-            raise InputError(
-                "generated pairs: give the --split of the run, so that no training eye is scored, or "
-                "--subset all."
-            )
-        eyes = set(read_manifest(split)[subset])
-        samples = [sample for sample in samples if sample.eye in eyes]
-        if not samples:
-            raise InputError(
-                f"{split}: none of its {subset} eyes is in {root}; is it the split of other data?"
-            )
-    geometry = ViewGeometry(
+    if subset == "all":
+        return samples
+    if not split:
+        raise InputError(
+            "generated pairs: give the --split of the training run, so that no training eye "
+            "is scored, or --subset all."
+        )
+    eyes = set(read_manifest(split)[subset])
+    samples = [sample for sample in samples if sample.eye in eyes]
+    if not samples:
+        raise InputError(
+            f"{split}: none of its {subset} eyes is in {root}; is it the split of other data?"
+        )
+    return samples
+
+
+def _view_geometry(draw: GeneratedDraw) -> ViewGeometry:
+    return ViewGeometry(
         img_size=None,
         rotation_deg=draw.rotation_deg,
         translation=draw.shift,
@@ -141,35 +227,33 @@ def generated_set(
         mirror=False,
         min_overlap=draw.overlap,
     )
-    views = GeneratedPairs(samples, geometry, seed=draw.seed)
 
-    def loader(index: int) -> PairLoader:
-        sample = samples[index % len(samples)]
-        key = f"{sample.key}_{index:03d}"
 
-        def load() -> EvaluationPair:
-            view = views[ViewKey(0, index)]
-            fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
-            corners = image_corners(fixed.shape)
-            return EvaluationPair(
-                key,
-                sample.eye,
-                fixed,
-                moving,
-                corners,
-                warp_points(corners, view["H_fix_to_mov"].double().numpy()),
-            )
-
-        return PairLoader(key, sample.eye, load)
-
-    return [loader(index) for index in range(len(samples) * draw.draws)]
+def _load_generated(views: GeneratedPairs, index: int, key: str, eye: str) -> EvaluationPair:
+    view = views[ViewKey(0, index)]
+    fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
+    corners = image_corners(fixed.shape)
+    return EvaluationPair(
+        key=key,
+        eye=eye,
+        fixed=fixed,
+        moving=moving,
+        fixed_landmarks=corners,
+        moving_landmarks=warp_points(corners, view["H_fix_to_mov"].double().numpy()),
+    )
 
 
 def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[PairLoader]:
-    """Fixed and moving images of *different* eyes: no transform is right, so a method should say "failed".
+    """Pairs of the fixed and the moving image of *different* eyes.
 
-    Each fixed image is used about equally often, and no combination twice; fewer than ``n_pairs`` come out when there are
-    not so many. The eye of a wrong pair is that of its fixed image. There are no landmarks.
+    No transform is correct for them, so a method should return "failed". Each fixed image is used
+    about equally often, and no combination twice. The eye of a wrong pair is that of its fixed
+    image. There are no landmarks.
+
+    Args:
+        loaders: the pairs to combine.
+        n_pairs: number of wrong pairs; fewer if there are not as many combinations.
+        seed: of the draws.
 
     Raises:
         InputError: all pairs are of one eye.
@@ -189,18 +273,20 @@ def wrong_pairs(loaders: list[PairLoader], n_pairs: int, seed: int) -> list[Pair
         for index in rng.permutation(len(queues)):
             if queues[index] and len(chosen) < n_pairs:
                 chosen.append((int(index), int(queues[index].pop())))
+    combined = []
+    for index, other in chosen:
+        key = f"{loaders[index].key}__with__{loaders[other].key}"
+        load = partial(_load_wrong, loaders[index], loaders[other], key)
+        combined.append(PairLoader(key, loaders[index].eye, load))
+    return combined
 
-    def load(index: int, other: int) -> EvaluationPair:
-        none = np.zeros((0, 2))
-        return replace(
-            loaders[index](),
-            key=name(index, other),
-            moving=loaders[other]().moving,
-            fixed_landmarks=none,
-            moving_landmarks=none,
-        )
 
-    def name(index: int, other: int) -> str:
-        return f"{loaders[index].key}__with__{loaders[other].key}"
-
-    return [PairLoader(name(*pair), loaders[pair[0]].eye, partial(load, *pair)) for pair in chosen]
+def _load_wrong(fixed: PairLoader, moving: PairLoader, key: str) -> EvaluationPair:
+    """The fixed image of one pair with the moving image of another, without landmarks."""
+    return replace(
+        fixed(),
+        key=key,
+        moving=moving().moving,
+        fixed_landmarks=np.zeros((0, 2)),
+        moving_landmarks=np.zeros((0, 2)),
+    )

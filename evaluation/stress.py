@@ -1,14 +1,18 @@
 """Degradations of the moving image, each with a level, for stress curves and for the hard set.
 
-They act in the order of a bad photograph: less of the retina in the frame (crop), turned and scaled, out of focus (blur), faint
-(contrast), noisy. The geometry of the result is one matrix, and landmarks follow it exactly. What is random (which side is
-cropped, the noise) depends on the pair's name, the level and a seed alone, so every method sees the same image.
+They are applied in this order: crop, rotation and scale, blur, contrast, noise. The geometry of the
+result is one matrix, which is applied to the landmarks too. The random choices (cropped side,
+noise) depend only on the name of the pair, the level and a seed, so every method gets the same
+image.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,15 +32,18 @@ SIDES = ("left", "right", "top", "bottom")
 
 @dataclass(frozen=True)
 class Stress:
-    """What is done to a moving image; the defaults do nothing.
+    """Degradation of a moving image; the defaults leave it unchanged.
 
     Attributes:
-        rotation: degrees about its centre, clockwise on the screen, onto a canvas that loses no pixel.
-        scale: factor of its size.
-        overlap: share of the retina common to both images that is left after cropping the moving one from one side.
-        contrast: factor of the deviations from its mean inside the field of view.
-        noise: standard deviation of Gaussian noise on every pixel of the image, of a range of 1.
-        blur: sigma of a Gaussian blur, pixels of the moving image at a long side of 512 (before the turn).
+        rotation: about the image centre, degrees, clockwise on the screen; the canvas grows so
+            that no pixel is lost.
+        scale: factor of the image size.
+        overlap: share of the retina common to both images that is left after cropping the moving
+            image from one side, (0, 1].
+        contrast: factor of the deviation from the mean inside the field of view.
+        noise: standard deviation of Gaussian noise on every pixel, for grey values in [0, 1].
+        blur: standard deviation of a Gaussian blur, pixels of the unrotated moving image at a long
+            side of 512.
     """
 
     rotation: float = 0.0
@@ -55,12 +62,12 @@ class Stress:
             and self.blur >= 0
         ):
             raise InputError(
-                f"impossible stress level in {asdict(self)}: scale and contrast must be above 0, overlap in "
-                "(0, 1], noise and blur at least 0."
+                f"impossible stress level in {asdict(self)}: scale and contrast must be above 0, "
+                "overlap in (0, 1], noise and blur at least 0."
             )
 
     def label(self) -> str:
-        """For people: what differs from the image as given."""
+        """The levels that differ from the unchanged image, as text."""
         changed = [
             f"{name} {value:g}"
             for name, value in asdict(self).items()
@@ -69,12 +76,13 @@ class Stress:
         return ", ".join(changed) or "as given"
 
     def slug(self) -> str:
-        """For file names."""
+        """The label as part of a file name."""
         return self.label().replace(", ", "_").replace(" ", "")
 
 
 UNCHANGED = Stress()
 LEVEL_NAMES = tuple(item.name for item in fields(Stress))
+# Levels of each stress curve, chosen by hand from no to strong degradation.
 CURVES: dict[str, tuple[float, ...]] = {
     "rotation": (0.0, 15.0, 30.0, 45.0, 90.0, 135.0, 180.0),
     "scale": (0.5, 0.7, 1.0, 1.4, 2.0),
@@ -83,18 +91,22 @@ CURVES: dict[str, tuple[float, ...]] = {
     "noise": (0.0, 0.025, 0.05, 0.1),
     "blur": (0.0, 1.0, 1.5, 3.0),
 }
+# Levels of the hard set, chosen by hand.
 HARD_LEVELS = {"contrast": 0.333, "noise": 0.05, "blur": 1.5, "overlap": 0.5}
 HARD_ROTATIONS = (0.0, 30.0, 150.0)
 
 
 def curve(name: str) -> list[Stress]:
-    """One stress at all of its levels, everything else as given."""
+    """One degradation at all of its levels, the others unchanged."""
     return [Stress(**{name: level}) for level in CURVES[name]]
 
 
 def hard_set() -> list[Stress]:
-    """Low contrast, noise, blur and half of the overlap, singly and all together, at 0, 30 and 150 degrees; beside them the
-    scales 0.7 and 1.4 and a turn of 135 degrees."""
+    """Low contrast, noise, blur and half of the overlap, singly and combined, each rotated.
+
+    The rotations are 0, 30 and 150 degrees. In addition the scales 0.7 and 1.4 and a rotation of
+    135 degrees.
+    """
     levels = [*({name: level} for name, level in HARD_LEVELS.items()), HARD_LEVELS]
     return [
         *(Stress(rotation=rotation, **level) for level in levels for rotation in HARD_ROTATIONS),
@@ -104,22 +116,48 @@ def hard_set() -> list[Stress]:
     ]
 
 
+def select_stresses(
+    rotations: Sequence[float], scales: Sequence[float], curves: Sequence[str], hard: bool
+) -> list[Stress]:
+    """The stresses of an evaluation, each once, in the order of the arguments.
+
+    Args:
+        rotations: degrees; combined with every scale.
+        scales: factors.
+        curves: names of stress curves, or "all".
+        hard: whether to add the hard set.
+    """
+    stresses = [
+        Stress(rotation=rotation % 360, scale=scale)
+        for rotation, scale in product(rotations, scales)
+    ]
+    for name in CURVES if "all" in curves else curves:
+        stresses += curve(name)
+    return list(dict.fromkeys(stresses + (hard_set() if hard else [])))
+
+
+class Box(NamedTuple):
+    """A rectangle of whole pixels; ``right`` and ``bottom`` are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 def _random(pair: EvaluationPair, stress: Stress, seed: int) -> np.random.Generator:
     return np.random.default_rng(
         [seed, zlib.crc32(pair.key.encode()), zlib.crc32(stress.label().encode())]
     )
 
 
-def crop_box(common: np.ndarray, overlap: float, side: str) -> tuple[int, int, int, int]:
-    """What to keep of an image when it is cut from one side.
+def crop_box(common: np.ndarray, overlap: float, side: str) -> Box:
+    """The part of an image to keep when it is cropped from one side.
 
     Args:
         common: (H, W) bool, the retina that the other image shows too.
-        overlap: share of it to be kept.
-        side: "left", "right", "top" or "bottom", which is cut off.
-
-    Returns:
-        left, top, right, bottom in pixels, right and bottom exclusive.
+        overlap: share of ``common`` to keep, (0, 1].
+        side: "left", "right", "top" or "bottom", the side to remove.
     """
     height, width = common.shape
     along = common.sum(axis=0 if side in ("left", "right") else 1).astype(float)
@@ -128,15 +166,23 @@ def crop_box(common: np.ndarray, overlap: float, side: str) -> tuple[int, int, i
     kept = int(np.searchsorted(np.cumsum(along), overlap * along.sum())) + 1
     kept = min(max(kept, MIN_SIDE_PX), len(along))
     return {
-        "left": (width - kept, 0, width, height),
-        "right": (0, 0, kept, height),
-        "top": (0, height - kept, width, height),
-        "bottom": (0, 0, width, kept),
+        "left": Box(width - kept, 0, width, height),
+        "right": Box(0, 0, kept, height),
+        "top": Box(0, height - kept, width, height),
+        "bottom": Box(0, 0, width, kept),
     }[side]
 
 
 def _common_retina(pair: EvaluationPair, seen: np.ndarray) -> np.ndarray:
-    """Where the moving image shows retina that the fixed image shows too: (H, W) bool, moving frame."""
+    """The retina that both images show.
+
+    Args:
+        pair: with landmarks, from which the overlap is computed.
+        seen: (H, W) bool, field of view of the moving image.
+
+    Returns:
+        (H, W) bool, moving frame; ``seen`` if there is no overlap.
+    """
     H_mov_to_fix = np.linalg.inv(fit_affine(pair.fixed_landmarks, pair.moving_landmarks))
     in_fixed = (
         register_onto_fixed(
@@ -148,14 +194,20 @@ def _common_retina(pair: EvaluationPair, seen: np.ndarray) -> np.ndarray:
     return common if common.any() else seen
 
 
-def stress_geometry(
-    size: Size, stress: Stress, box: tuple[int, int, int, int]
-) -> tuple[np.ndarray, Size]:
-    """Where the pixels of the moving image go: ``H_moving_to_stressed`` (3, 3), and the new size (height, width).
+def stress_geometry(size: Size, stress: Stress, box: Box) -> tuple[np.ndarray, Size]:
+    """Geometry of a stress: crop, then rotation and scale about the centre of the crop.
 
     Args:
         size: (height, width) of the moving image.
-        box: what the crop keeps (see :func:`crop_box`); the whole image when nothing is cropped.
+        stress: rotation and scale.
+        box: the part that the crop keeps; the whole image if nothing is cropped.
+
+    Returns:
+        ``H_moving_to_stressed`` (3, 3), original to degraded moving pixels, and the (height, width)
+        of the degraded image.
+
+    Raises:
+        ValueError: the box is not inside the image.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
@@ -167,22 +219,27 @@ def stress_geometry(
 
 
 def apply_stress(pair: EvaluationPair, stress: Stress, seed: int = 0) -> EvaluationPair:
-    """The pair with its moving image degraded, and its moving landmarks where their pixels went.
+    """Degrade the moving image of a pair and transform its landmarks accordingly.
 
-    Landmarks that a crop cut off stay in the score: the transform that is looked for holds for them too.
+    Landmarks outside of a crop stay in the score, because the true transform is defined there too.
+
+    Args:
+        pair: the original pair.
+        stress: the degradation.
+        seed: of the random choices.
 
     Raises:
-        InputError: an overlap below 1 is asked for a pair without landmarks.
+        InputError: an overlap below 1 for a pair without landmarks.
     """
     if stress == UNCHANGED:
         return pair
     rng = _random(pair, stress, seed)
     height, width = pair.moving.shape
-    seen, box = estimate_field_of_view(pair.moving), (0, 0, width, height)
+    seen, box = estimate_field_of_view(pair.moving), Box(0, 0, width, height)
     if stress.overlap < 1:
         if not len(pair.fixed_landmarks):
             raise InputError(
-                f"{pair.key}: without landmarks its overlap is not known and cannot be cut."
+                f"{pair.key}: without landmarks its overlap is not known and cannot be reduced."
             )
         box = crop_box(
             _common_retina(pair, seen), stress.overlap, SIDES[int(rng.integers(len(SIDES)))]
@@ -190,7 +247,7 @@ def apply_stress(pair: EvaluationPair, stress: Stress, seed: int = 0) -> Evaluat
     H_moving_to_stressed, size = stress_geometry(pair.moving.shape, stress, box)
     left, top, right, bottom = box
     rasters = np.stack([pair.moving, seen, np.ones_like(seen)], axis=-1).astype(np.float32)
-    # Cut first: interpolation at the edge of the crop must not see what lies beyond it.
+    # Crop first, so that interpolation at the border of the crop uses no pixel beyond it.
     rasters = rasters[top:bottom, left:right]
     if (stress.rotation % 360, stress.scale) != (0, 1):
         H_stressed_to_crop = compose(
@@ -216,7 +273,20 @@ def _degrade(
     blur_px: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Blur, contrast and noise; outside of ``in_frame`` there was no camera, so nothing happens there."""
+    """Apply blur, contrast and noise.
+
+    Args:
+        image: (H, W) float32 in [0, 1].
+        seen: (H, W) bool, field of view; contrast changes only there.
+        in_frame: (H, W) bool, pixels of the original image; noise is added only there, not to the
+            padding of a rotated canvas.
+        stress: the levels.
+        blur_px: standard deviation of the blur, pixels of ``image``.
+        rng: for the noise.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+    """
     if blur_px > 0:
         image = cv2.GaussianBlur(image, (0, 0), blur_px)
     if stress.contrast != 1 and seen.any():

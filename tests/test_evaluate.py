@@ -1,4 +1,4 @@
-"""evaluate.py around an untrained network: tables, figures, kept results, refusals."""
+"""evaluate.py with an untrained network: tables, metrics, kept results, other settings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import yaml
 from helpers import read_table, run_main
 
 import evaluate
-from evaluation.running import ALL_REAL
+from evaluation.statistics import ALL_REAL
 from registration.registrar import Registrar
 
 
 @pytest.fixture
 def run_evaluate(untrained_weights, monkeypatch, tmp_path):
-    """Runs evaluate.py; returns its rows, its results and what it printed nothing else of."""
+    """Runs evaluate.py with untrained weights; returns the rows and the content of metrics.json."""
 
     def run(*arguments: object) -> tuple[list[dict[str, str]], dict]:
         out = tmp_path / "out"
@@ -167,10 +167,10 @@ def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, mo
         "--real", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle"
     )
 
-    def never(*arguments: object) -> None:
+    def fail(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(Registrar, "register", never)
+    monkeypatch.setattr(Registrar, "register", fail)
     more, metrics = run_evaluate(
         "--real",
         numbered_root[0],
@@ -254,7 +254,7 @@ def test_stress_wrong_pairs_and_several_sets_in_one_run(
     assert "no weights" in metrics["not_run"]["loftr"] and "no weights" in capsys.readouterr().out
     wrong = read_table(tmp_path / "out" / "wrong_pairs.csv")
     assert {row["method"] for row in wrong} == {"superretina", "sift"}, (
-        "yardsticks say ok to anything"
+        "references return ok for any pair"
     )
     assert {(r["set"], r["method"], r["pairs"]) for r in metrics["wrong_pairs"]} == {
         (name, method, 2) for name in ("cffa", "generated") for method in ("superretina", "sift")

@@ -1,4 +1,4 @@
-"""Figures of merit: known answers, and failures that count everywhere."""
+"""Metrics: known values, and failures that count in each."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_median_counts_failures():
     assert median_with_failures([1, 3, math.inf, math.inf]) == math.inf
 
 
-def test_bootstrap_interval_contains_the_rate_and_respects_eyes():
+def test_bootstrap_interval_contains_the_rate_and_resamples_eyes():
     pairs = [PairError(1, 1, 1)] * 7 + [FAILED] * 5
     by_pair = aggregate(pairs, [str(i) for i in range(12)])
     assert (
@@ -106,6 +106,6 @@ def test_bootstrap_interval_contains_the_rate_and_respects_eyes():
         < by_pair["success_median5_high"]
     )
     assert by_pair == aggregate(pairs, [str(i) for i in range(12)]), "seeded"
-    # Two eyes that succeed or fail as a whole: the interval must span everything, whatever the number of pairs.
+    # Two eyes, one without and one with failures only: the interval must be [0, 1].
     by_eye = aggregate(pairs, ["a"] * 7 + ["b"] * 5)
     assert (by_eye["success_median5_low"], by_eye["success_median5_high"]) == (0.0, 1.0)

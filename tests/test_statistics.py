@@ -1,4 +1,4 @@
-"""Figures from rows, and the rows' cache: failures count, pairs are compared with themselves, settings are never mixed."""
+"""Statistics from rows, and the cache of rows: failures, paired comparison, mixed settings."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def row(
     """A row whose mean, median and max are ``error``; infinite is failed."""
     failed = math.isinf(error)
     return EvaluationRow(
-        "set",
-        method,
-        f"pair{index}",
-        eye or f"eye{index}",
-        stress,
-        "failed" if failed else "ok",
-        'no, "really"' if failed else "",
-        FAILED if failed else PairError(error, error, error),
-        20,
-        0 if failed else 12,
-        0.5,
-        () if failed else (1.0, 0.0, error, 0.0, 1.0, 1 / 3, 0.0, 0.0, 1.0),
-        "abc",
+        set="set",
+        method=method,
+        id=f"pair{index}",
+        eye=eye or f"eye{index}",
+        stress=stress,
+        status="failed" if failed else "ok",
+        reason='no, "really"' if failed else "",
+        error=FAILED if failed else PairError(error, error, error),
+        n_matches=20,
+        n_inliers=0 if failed else 12,
+        seconds=0.5,
+        matrix=() if failed else (1.0, 0.0, error, 0.0, 1.0, 1 / 3, 0.0, 0.0, 1.0),
+        checksum="abc",
     )
 
 
 @pytest.mark.parametrize("good, fair", [(0.0, 2.0), (3.5, 4.0)])
 def test_failing_on_half_is_worse_in_every_aggregate_than_being_mediocre_on_all(good, fair):
-    """Even when the half that did not fail is perfect, and the other method no better than hand-placed landmarks."""
+    """Even if the other half is perfect, against errors as large as those of manual landmarks."""
     rows = [row("mediocre", i, fair) for i in range(10)] + [
         row("half", i, good if i % 2 else math.inf) for i in range(10)
     ]
@@ -63,7 +63,7 @@ def test_failing_on_half_is_worse_in_every_aggregate_than_being_mediocre_on_all(
 
 
 def test_comparison_is_pair_by_pair():
-    """A method a little better on every pair, with errors that vary much more from pair to pair: only pairing sees it."""
+    """A small constant gain is found although the errors vary much more between pairs."""
     errors = np.linspace(1, 9, 12)
     rows = [row("first", i, e) for i, e in enumerate(errors)] + [
         row("other", i, e + 0.5) for i, e in enumerate(errors)
@@ -120,7 +120,7 @@ def test_weighted_medians_are_those_of_the_resample():
         assert found == median_with_failures(np.repeat(values, weight))
 
 
-def test_wrong_pairs_are_counted_by_what_was_said():
+def test_wrong_pairs_are_counted_by_status():
     rows = [
         replace(
             row("a", i, 1.0 if i < 3 else math.inf), error=PairError(math.nan, math.nan, math.nan)
@@ -135,7 +135,7 @@ def test_wrong_pairs_are_counted_by_what_was_said():
     )
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------
 
 
 def filled(folder, **protocol) -> PairCache:
@@ -155,7 +155,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     again = PairCache(tmp_path, {"seed": 1})
     again.declare_method("a", {"threshold": (1, 2)})
     found = again.get("set", "a", "pair0", Stress(rotation=30, contrast=0.333), "abc")
-    assert found.h[5] == 1 / 3 and again.get("set", "a", "pair0", UNCHANGED, "abc") is None
+    assert found.matrix[5] == 1 / 3 and again.get("set", "a", "pair0", UNCHANGED, "abc") is None
 
 
 def test_other_settings_are_refused_and_not_mixed(tmp_path):

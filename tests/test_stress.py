@@ -1,4 +1,4 @@
-"""Degradations of the moving image: what moves, moves with its landmarks; what fades, fades by as much as was asked."""
+"""Degradations of the moving image: geometry with landmarks, strength, seeds, wrong pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SPOTS = np.array([[70.0, 62.0], [125.0, 80.0], [90.0, 130.0], [60.0, 110.0], [12
 
 @pytest.fixture(scope="module")
 def pair() -> EvaluationPair:
-    """A grey disc with a bright spot at each moving landmark; the fixed image is larger and lies elsewhere."""
+    """A grey disc with a bright spot at each moving landmark; the fixed image is larger."""
     ys, xs = np.indices((190, 180))
     moving = np.where((xs - 92) ** 2 + (ys - 95) ** 2 < 80**2, 0.35, 0.0)
     for x, y in SPOTS:
@@ -41,17 +41,17 @@ def pair() -> EvaluationPair:
     ys, xs = np.indices((210, 220))
     fixed = np.where((xs - 110) ** 2 + (ys - 100) ** 2 < 90**2, 0.4, 0.0)
     return EvaluationPair(
-        "a",
-        "eye",
-        fixed.astype(np.float32),
-        moving.astype(np.float32),
-        warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)),
-        SPOTS,
+        key="a",
+        eye="eye",
+        fixed=fixed.astype(np.float32),
+        moving=moving.astype(np.float32),
+        fixed_landmarks=warp_points(SPOTS, np.linalg.inv(H_fix_to_mov)),
+        moving_landmarks=SPOTS,
     )
 
 
 def spot_centre(image: np.ndarray, near: np.ndarray, reach: float) -> np.ndarray:
-    """Centre of mass of what is brighter than the disc around a point."""
+    """Intensity centroid (2,) of the spot near a point, pixels (x, y)."""
     ys, xs = np.indices(image.shape)
     close = np.maximum(abs(xs - near[0]), abs(ys - near[1])) < reach
     weight = np.clip(image - 0.5 * (image[close].max() + np.median(image[close])), 0, None) * close
@@ -73,13 +73,13 @@ def spot_centre(image: np.ndarray, near: np.ndarray, reach: float) -> np.ndarray
     ],
     ids=Stress.slug,
 )
-def test_landmarks_stay_on_what_they_mark(pair, stress):
+def test_landmarks_stay_on_their_spots(pair, stress):
     stressed = apply_stress(pair, stress)
     seen = [
         i
         for i, point in enumerate(stressed.moving_landmarks)
         if inside(point, stressed.moving.shape, 8.0)
-        # A landmark that the crop cut off may still lie on the turned canvas.
+        # A landmark outside of the crop may still be on the rotated canvas.
         and stressed.moving[tuple(np.round(point).astype(int)[::-1])] > 0.2
     ]
     assert len(seen) >= 2
@@ -91,7 +91,7 @@ def test_landmarks_stay_on_what_they_mark(pair, stress):
     assert np.array_equal(stressed.fixed, pair.fixed) and np.array_equal(
         stressed.fixed_landmarks, pair.fixed_landmarks
     )
-    # One affine matrix took all landmarks along, those that the crop cut off too.
+    # All landmarks are transformed by one affine matrix, those outside of the crop too.
     H = fit_affine(pair.moving_landmarks, stressed.moving_landmarks)
     assert np.abs(warp_points(pair.moving_landmarks, H) - stressed.moving_landmarks).max() < 1e-6
     turn = affine_about(stress.rotation, stress.scale, 0.0, [0, 0], [0, 0])
@@ -100,7 +100,7 @@ def test_landmarks_stay_on_what_they_mark(pair, stress):
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("overlap", [0.5, 0.35, 0.8])
-def test_a_crop_leaves_the_wanted_share_of_the_common_retina(side, overlap):
+def test_a_crop_leaves_the_given_share_of_the_common_retina(side, overlap):
     common = np.zeros((200, 160), bool)
     common[30:180, 20:150] = True
     left, top, right, bottom = crop_box(common, overlap, side)
@@ -126,12 +126,12 @@ def test_half_of_the_overlap_is_left(pair):
     )
 
 
-def test_contrast_noise_and_blur_have_the_wanted_strength(pair):
+def test_contrast_noise_and_blur_have_the_given_strength(pair):
     seen = estimate_field_of_view(pair.moving)
     faint = apply_stress(pair, Stress(contrast=0.333)).moving
     assert faint[seen].std() == pytest.approx(0.333 * pair.moving[seen].std(), rel=0.02)
     assert faint[seen].mean() == pytest.approx(pair.moving[seen].mean(), abs=0.01)
-    assert faint[0, 0] == 0, "the surround stays black"
+    assert faint[0, 0] == 0, "the background stays black"
     flat = replace(pair, moving=np.full((200, 200), 0.5, np.float32))
     noisy = apply_stress(flat, Stress(noise=0.05)).moving
     assert noisy.std() == pytest.approx(0.05, rel=0.03) and noisy.mean() == pytest.approx(
@@ -139,7 +139,7 @@ def test_contrast_noise_and_blur_have_the_wanted_strength(pair):
     )
     turned = apply_stress(flat, Stress(noise=0.05, rotation=30)).moving
     assert turned[0, 0] == 0 and turned[110:160, 110:160].std() == pytest.approx(0.05, rel=0.1), (
-        "no weaker for being turned"
+        "the rotation does not smooth the noise"
     )
     spot = np.zeros((512, 512), np.float32)
     spot[256, 256] = 1.0
@@ -149,7 +149,7 @@ def test_contrast_noise_and_blur_have_the_wanted_strength(pair):
     assert spread == pytest.approx(3.0, rel=0.03), "at 512, blur px are pixels"
 
 
-def test_equal_stress_gives_equal_images_and_other_seeds_others(pair):
+def test_the_seed_determines_the_image(pair):
     stress = Stress(noise=0.05, overlap=0.5)
     first, second = apply_stress(pair, stress, 1), apply_stress(pair, stress, 1)
     assert np.array_equal(first.moving, second.moving) and first.checksum() == second.checksum()
@@ -158,7 +158,7 @@ def test_equal_stress_gives_equal_images_and_other_seeds_others(pair):
     assert apply_stress(pair, UNCHANGED) is pair
 
 
-def test_geometry_of_a_turn_loses_no_pixel():
+def test_a_rotated_canvas_loses_no_pixel():
     H, size = stress_geometry((100, 160), Stress(rotation=90), (0, 0, 160, 100))
     assert size == (160, 100)
     assert np.allclose(
@@ -187,7 +187,7 @@ def test_impossible_levels_and_unknown_overlaps_are_refused(pair):
         )
 
 
-def test_curves_vary_one_thing_and_the_hard_set_is_what_it_says():
+def test_curves_vary_one_level_and_the_hard_set_combines_them():
     assert set(CURVES) == set(LEVEL_NAMES)
     for name in CURVES:
         assert UNCHANGED in curve(name)

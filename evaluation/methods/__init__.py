@@ -1,1 +1,1 @@
-"""Methods that evaluate.py compares, one file each."""
+"""The methods that evaluate.py compares, one file each; see :mod:`evaluation.method_registry`."""

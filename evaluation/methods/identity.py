@@ -1,15 +1,22 @@
-"""No registration at all: the images laid on each other, centre on centre and long side on long side."""
+"""Reference without registration: image centre on image centre, long side on long side."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from evaluation.method import Method, MethodSetting, Outcome
+from evaluation.method import Method, MethodOptions, Outcome
 from geometry.matrices import Size, affine_about, image_centre
 
 
 def identity_matrix(fixed_size: Size, moving_size: Size) -> np.ndarray:
-    """``H_fix_to_mov`` (3, 3) that lays one image on the other; sizes are (height, width)."""
+    """The matrix that maps centre to centre and scales the long sides to each other.
+
+    Args:
+        fixed_size, moving_size: (height, width), pixels.
+
+    Returns:
+        ``H_fix_to_mov`` (3, 3) float64.
+    """
     return affine_about(
         0.0,
         max(moving_size) / max(fixed_size),
@@ -19,10 +26,10 @@ def identity_matrix(fixed_size: Size, moving_size: Size) -> np.ndarray:
     )
 
 
-def make(setting: MethodSetting) -> Method:
-    """See ``evaluation.method``."""
+def make(options: MethodOptions) -> Method:
+    """See :mod:`evaluation.method`."""
     return Method(
-        lambda pair: Outcome(identity_matrix(pair.fixed.shape, pair.moving.shape)),
-        {},
-        is_yardstick=True,
+        run=lambda pair: Outcome(identity_matrix(pair.fixed.shape, pair.moving.shape)),
+        settings={},
+        is_reference=True,
     )

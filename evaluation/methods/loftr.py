@@ -1,14 +1,14 @@
-"""This project's LoFTR: the checkpoint given with --loftr_weights, or the lite one that ships."""
+"""The project's LoFTR: the checkpoint given with --loftr_weights, or the shipped small one."""
 
 from __future__ import annotations
 
-from evaluation.method import Method, MethodSetting
-from evaluation.methods.superretina import make_trained
+from evaluation.method import Method, MethodOptions
+from evaluation.method_builders import by_checkpoint
 from registration.registrar import PRETRAINED
 
 DEFAULT_WEIGHTS = PRETRAINED / "loftr_v3_lite.pth"
 
 
-def make(setting: MethodSetting) -> Method:
-    """See ``evaluation.method``."""
-    return make_trained("loftr", DEFAULT_WEIGHTS, setting)
+def make(options: MethodOptions) -> Method:
+    """See :func:`evaluation.method_builders.by_checkpoint`."""
+    return by_checkpoint("loftr", DEFAULT_WEIGHTS, options)

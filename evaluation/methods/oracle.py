@@ -1,15 +1,19 @@
-"""The best affine through the landmarks themselves: the floor that hand-placed points leave. Not a method, a yardstick."""
+"""Reference: the least-squares affine through the landmarks.
+
+Its error is the lower bound of an affine transform: placement error of the landmarks and
+deformation that no affine transform describes.
+"""
 
 from __future__ import annotations
 
-from evaluation.method import Method, MethodSetting, Outcome
+from evaluation.method import Method, MethodOptions, Outcome
 from geometry.estimation import fit_affine
 
 
-def make(setting: MethodSetting) -> Method:
-    """See ``evaluation.method``."""
+def make(options: MethodOptions) -> Method:
+    """See :mod:`evaluation.method`."""
     return Method(
-        lambda pair: Outcome(fit_affine(pair.fixed_landmarks, pair.moving_landmarks)),
-        {"transform": "affine"},
-        is_yardstick=True,
+        run=lambda pair: Outcome(fit_affine(pair.fixed_landmarks, pair.moving_landmarks)),
+        settings={"transform": "affine"},
+        is_reference=True,
     )

