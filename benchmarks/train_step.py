@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -52,7 +52,7 @@ DEFAULT_CONFIGS = (
 )
 MATRIX_SIDE = 1536  # of the square matrices whose product gives the reference rate
 
-LossStep = Callable[[nn.Module, dict], StepOutput]
+LossStep = Callable[[nn.Module, dict[str, Any]], StepOutput]
 
 
 class MeasuredConfig(NamedTuple):
@@ -111,7 +111,9 @@ def prepare(name: str, data: Path, args: argparse.Namespace, fabric: Fabric) -> 
     pairs = GeneratedPairs(discover_samples(data, ["cffa"])[0], geometry)
     pairs[ViewKey(1, 0)]  # the first access is slower: left out of the time
     start = time.perf_counter()
-    batch = default_collate([pairs[ViewKey(1, index)] for index in range(args.batch_size)])
+    batch: dict[str, Any] = default_collate(
+        [pairs[ViewKey(1, index)] for index in range(args.batch_size)]
+    )
     batch_seconds = time.perf_counter() - start
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     network, optimizer = fabric.setup(model, torch.optim.AdamW(trained, lr=1e-4))

@@ -34,9 +34,10 @@ from geometry.matrices import Size, affine_about, compose, image_centre, transla
 from geometry.points import pixel_grid
 from geometry.transforms import MatrixTransform
 from registration.curved_refinement import estimate_beyond_affine
-from registration.pipeline import TRANSFORMS, register_pair
+from registration.pipeline import register_pair
 from registration.registrar import Registrar
 from registration.ridges import RidgePair
+from registration.transform_choice import TRANSFORMS
 from registration.working_frame import to_working_frame
 from utils.errors import InputError, run_script
 
@@ -251,9 +252,7 @@ def refine_random_pairs(
 
 def shifted_matrix(pair: RealPair, ridges: RidgePair, rng: np.random.Generator) -> np.ndarray:
     """The true ``H_fix_to_mov`` (3, 3) of a pair in working pixels, with a random shift."""
-    H_fixed_to_working, H_moving_to_working = (
-        image.frame.H_image_to_working for image in ridges.images
-    )
+    H_fixed_to_working, H_moving_to_working = ridges.H_images_to_working
     return compose(
         np.linalg.inv(H_fixed_to_working),
         pair.H_fix_to_mov,
