@@ -37,9 +37,9 @@ from geometry.field_of_view import erode_field
 from geometry.matrices import Size, compose
 from geometry.points import image_corners, warp_points
 from registration.keypoint_matcher import KeypointMatchSettings
-from registration.pipeline import Registration
 from registration.proposals import propose_similarity
 from registration.registrar import Registrar
+from registration.registration import Registration
 from registration.working_frame import WorkingImage, to_working_frame
 from utils.config import to_plain
 from utils.errors import InputError

@@ -1,4 +1,4 @@
-"""The report pages in a real browser: they load without a network, nothing complains, and what moves, moves."""
+"""The report pages in a browser: they load offline without errors, and their controls work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_browser = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        # The sandbox needs rights that containers do not give; only our own files are opened.
+        # The sandbox needs rights that containers do not give; only files of the tests are opened.
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def evaluation(numbered_root, tmp_path_factory) -> Path:
-    """The report of methods that need no network, moved away from everything that it was made of."""
+    """The report of methods without weights, moved away from the files that it was made from."""
     out = tmp_path_factory.mktemp("evaluation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", out / "gone.pth")
@@ -72,7 +72,7 @@ def evaluation(numbered_root, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory) -> Path:
-    """The report of a run of three epochs with two validated pairs, made of the files that a run leaves."""
+    """The report of a run of three epochs with two validated pairs, made from files of a run."""
     run = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     history = []
@@ -109,7 +109,7 @@ def training(tmp_path_factory) -> Path:
 
 
 def open_page(browser: Browser, path: Path, viewport: dict[str, int]) -> tuple[Page, list[str]]:
-    """The page, and a list that collects what goes wrong on it: messages, exceptions, and anything asked of a network."""
+    """The page, and a list that collects its console messages, exceptions and network requests."""
     page, faults = browser.new_page(viewport=viewport), []
     page.on(
         "console",
@@ -129,7 +129,7 @@ def open_page(browser: Browser, path: Path, viewport: dict[str, int]) -> tuple[P
 
 
 def over_left_edge(page: Page) -> float:
-    """Percent of the width from which on the upper picture shows."""
+    """Left edge of the visible part of the upper picture, percent of the width."""
     return float(
         re.search(
             r"inset\(0(?:px)? 0(?:px)? 0(?:px)? ([\d.]+)%\)",
@@ -148,6 +148,7 @@ def loaded(page: Page, selector: str) -> list[bool]:
     )
 
 
+@pytest.mark.browser
 @needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_evaluation_report_works(browser, evaluation, viewport):
@@ -181,6 +182,7 @@ def test_evaluation_report_works(browser, evaluation, viewport):
     page.close()
 
 
+@pytest.mark.browser
 @needs_browser
 def test_every_picture_of_every_pair_loads(browser, evaluation):
     page, faults = open_page(browser, evaluation, DESKTOP)
@@ -189,7 +191,7 @@ def test_every_picture_of_every_pair_loads(browser, evaluation):
         for _ in range(3):
             page.keyboard.press("n")
             assert all(loaded(page, ".stage img:not([hidden])"))
-    # And all that are embedded, shown or not.
+    # Also the embedded pictures that are not shown.
     broken = page.evaluate("""async () => {
         const uris = Object.entries(JSON.parse(document.getElementById('images').textContent));
         const results = await Promise.all(uris.map(async ([name, uri]) => {
@@ -201,6 +203,7 @@ def test_every_picture_of_every_pair_loads(browser, evaluation):
     page.close()
 
 
+@pytest.mark.browser
 @needs_browser
 def test_views_and_keys(browser, evaluation):
     page, faults = open_page(browser, evaluation, DESKTOP)
@@ -239,6 +242,7 @@ def test_views_and_keys(browser, evaluation):
     page.close()
 
 
+@pytest.mark.browser
 @needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_training_report_works(browser, training, viewport):
@@ -275,7 +279,9 @@ def test_pair_lines_are_read_from_the_log(tmp_path):
     log = EpochLog(tmp_path / "validation_log.txt")
     log.write(
         3,
-        "generated pairs: error = mean corner error\ncffa_1_A_000: error 1.50  mse 0.1  ok\naverage: mse 0.1",
+        "generated pairs: error = mean corner error\n"
+        "cffa_1_A_000: error 1.50  mse 0.1  ok\n"
+        "average: mse 0.1",
     )
     assert read_pair_lines(log.path) == {(3, "cffa_1_A_000"): "error 1.50 mse 0.1 ok"}
     assert read_pair_lines(tmp_path / "nothing.txt") == {}
