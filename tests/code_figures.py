@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # From the ground up: a room imports from rooms before it only. Scripts, benchmarks and examples
-# import from all of them.
+# import from all of them, examples from scripts too.
 ROOMS = (
     "utils",
     "geometry",
@@ -147,7 +147,9 @@ def imported_modules(source: Source) -> Iterator[str]:
 
 
 def rank_of(room: str, rooms: tuple[str, ...]) -> int:
-    """Place of a room in the order; what is on top of all rooms comes after them."""
+    """Place of a room in the order; scripts and benchmarks come after the rooms, examples last."""
+    if room == "examples":
+        return len(rooms) + 1
     return rooms.index(room) if room in rooms else len(rooms)
 
 

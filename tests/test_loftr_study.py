@@ -101,7 +101,7 @@ class TrueMatcher:
             MatchSettings(long_side=128, refine=False, min_confidence=0.0),
         )
 
-    def candidates(self, fixed, moving, smaller=True):
+    def match_copies(self, fixed, moving, smaller_copies=True):
         points = np.stack(
             np.meshgrid(np.linspace(8, 118, 12), np.linspace(8, 118, 12)), -1
         ).reshape(-1, 2)
