@@ -1,4 +1,4 @@
-"""Two processes with half a batch each do what one does with the whole; what stops one stops both."""
+"""Two processes with half a batch each train as one with the whole; a fault of one stops both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.engine import MEASURED
+from training.progress import MEASURED
 from utils.checkpoint import read_checkpoint
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,8 @@ from training.engine import Engine
 update_and_dump = Engine._update_weights
 def dump(self, batch, epoch):
     if epoch == 1 and self.progress.steps == 0 and self.fabric.is_global_zero:
-        torch.save({name: p.grad.clone() for name, p in self.task.model.named_parameters()}, self.folder.path / "gradients.pt")
+        gradients = {name: p.grad.clone() for name, p in self.task.model.named_parameters()}
+        torch.save(gradients, self.folder.path / "gradients.pt")
     return update_and_dump(self, batch, epoch)
 Engine._update_weights = dump
 """
@@ -33,20 +34,10 @@ def arguments(tiny_data, tiny_config, tmp_path_factory):
 
     def of(name: str, *more: object) -> tuple[list, Path]:
         return [
-            "--save",
-            save,
-            "--config",
-            tiny_config,
-            "--data",
-            tiny_data,
-            "--epoch",
-            2,
-            "--batch_size",
-            4,
-            "--views_per_sample",
-            2,
-            "--name",
-            name,
+            *(
+                f"--save {save} --config {tiny_config} --data {tiny_data} --epoch "
+                f"2 --batch_size 4 --views_per_sample 2 --name {name}"
+            ).split(),
             *more,
         ], save / "cffa" / name
 
@@ -68,7 +59,7 @@ def assert_same_training(folder: Path, one: Path) -> None:
     for name, gradient in expected.items():
         assert (ours[name] - gradient).abs().max() <= 1e-5, name
     assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3, (
-        "or the comparison says nothing"
+        "gradients large enough for the comparison"
     )
     ours, expected = (read_checkpoint(run / "latest.pth") for run in (folder, one))
     for record, wanted in zip(ours["history"], expected["history"], strict=True):
@@ -78,7 +69,7 @@ def assert_same_training(folder: Path, one: Path) -> None:
     places, wanted = (content["extra"]["value_map"]["places"] for content in (ours, expected))
     assert places.keys() == wanted.keys() and len(places) > 0
     for key, points in wanted.items():
-        # Rounding may turn the order of two detections of the same strength, and with it which of them is kept.
+        # Rounding may exchange two detections of equal strength, and with it the one that is kept.
         assert abs(len(places[key]) - len(points)) <= 1, key
         gaps = torch.cdist(points, places[key], compute_mode="donot_use_mm_for_euclid_dist").amin(1)
         assert (gaps < 1e-2).float().mean() > 0.9, key
@@ -102,8 +93,8 @@ def test_accumulating_two_halves_trains_as_one_batch(arguments, forked_runs, one
     assert_same_training(folder, one)
 
 
-def test_two_processes_with_halves_in_parts_go_on_as_one(arguments, forked_runs, one):
-    """Accumulation over processes; and a run is resumed with another number of them."""
+def test_two_processes_with_accumulation_resume_as_one(arguments, forked_runs, one):
+    """Accumulation over processes; the run is resumed with another number of processes."""
     new, folder = arguments("both", "--accumulate", 2)
     stop = """
 from training.engine import Engine
@@ -118,7 +109,7 @@ Engine._update_weights = stopping
     reply = forked_runs(*new, patch=DUMP_GRADIENTS + stop, processes=2)
     assert reply["codes"] == [130, 130], reply["output"]
     assert read_checkpoint(folder / "latest.pth")["progress"]["steps"] == 1, (
-        "the step under way is finished, and no other"
+        "the current step is finished, and no other"
     )
     which = ["--save", folder.parents[1], "--name", "both", "--resume"]
     assert forked_runs(*which)["codes"] == [0]
@@ -156,17 +147,14 @@ JointObjective.__call__ = poisoned
 
 
 def test_torchrun_starts_the_script(arguments, one):
-    """The launcher itself; the comparison above starts the same processes faster."""
+    """By the launcher itself; the comparison above starts the same processes faster."""
     new, folder = arguments("torchrun")
     command = [
         sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "train_multimodal_e2e.py",
-        "--device",
-        "cpu",
+        *(
+            "-m torch.distributed.run --standalone --nproc_per_node=2 "
+            "train_multimodal_e2e.py --device cpu"
+        ).split(),
         *new,
     ]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The LoFTR training script, run for real on a few small eyes: base, then v3, then registration with the result."""
+"""train_loftr_v3.py on a few small eyes: base, v3, and registration with the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import train_loftr_v3
 from registration.trained_matchers import LOFTR_KIND, build_model
 from synthesis.generated_set import write_generated_set
 from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
-from training.vessel_step import LoFTRConfig
+from training.vessel_config import LoFTRConfig
 from utils.checkpoint import read_checkpoint
 from utils.config import build
 
@@ -90,7 +90,7 @@ def test_base_trains_everything(trained):
     assert content["config"]["settings"]["stage"] == "base" and content["kind"] == LOFTR_KIND
 
 
-def test_run_leaves_what_it_promises(trained):
+def test_run_writes_all_its_files(trained):
     run = trained / "loftr_v3"
     for name in (
         "config.yaml",
@@ -132,12 +132,7 @@ def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatc
             monkeypatch,
             data / "1_A" / "1_A_cf.png",
             data / "1_A" / "1_A_fa_gen.png",
-            "--weights",
-            weights,
-            "--out",
-            tmp_path / "registered",
-            "--device",
-            "cpu",
+            *(f"--weights {weights} --out {tmp_path / 'registered'} --device cpu").split(),
         )
         == 0
     )
@@ -150,21 +145,11 @@ def test_register_and_evaluate_know_the_kind(trained, tiny, tmp_path, monkeypatc
         run_main(
             evaluate,
             monkeypatch,
-            "--generated",
-            data,
-            "--split",
-            split,
-            "--weights",
-            weights,
-            "--rotations",
-            0,
-            "--draws",
-            1,
-            "--out",
-            tmp_path / "out",
-            "--device",
-            "cpu",
-            "--no_pictures",
+            *(
+                f"--generated {data} --split {split} --weights {weights} "
+                f"--rotations 0 --draws 1 --out {tmp_path / 'out'} --device cpu "
+                "--no_pictures"
+            ).split(),
         )
         == 0
     )
@@ -180,19 +165,11 @@ def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, m
             train_loftr_v3,
             monkeypatch,
             *tiny,
-            "--save",
-            trained.parent,
-            "--name",
-            "full",
-            "--pretrained",
-            base / "best.pth",
-            "--freeze",
-            "none",
-            "--mask",
-            "soft",
-            "--photometric",
-            "--epoch",
-            1,
+            *(
+                f"--save {trained.parent} --name full --pretrained "
+                f"{base / 'best.pth'} --freeze none --mask soft --photometric "
+                "--epoch 1"
+            ).split(),
         )
         == 0
     )
@@ -240,10 +217,10 @@ def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, mo
         (["--freeze", "loftr_fine"], "fine_preprocess would not learn either"),
         (["--freeze", "loftr_coarse", "loftr_fine"], "would not learn either"),
         (["--freeze", "none", "backbone"], "either none or names"),
-        (["--mask", "none", "--eps", "0.1"], "leave it out"),
+        (["--mask", "none", "--eps", "0.1"], "leave --eps out"),
         (
             ["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"],
-            "nothing is left to train",
+            "no parameter is left to train",
         ),
         (["--eps", "3"], "must lie between 0 and 1"),
         (["--img_size", "60"], "multiple of 8"),
@@ -281,8 +258,11 @@ def test_peak_of_a_step_is_what_it_allocates():
     assert step_memory_mb(device) < before + 30
 
 
-def test_a_file_of_minimas_layout_is_frozen_and_trained_from(tiny, tmp_path, monkeypatch):
-    """As with the real file: raw image as input, ``state_dict`` with ``matcher.`` keys, v3 straight from it; in bf16."""
+def test_training_starts_from_a_file_in_the_layout_of_minima(tiny, tmp_path, monkeypatch):
+    """The layout of the published file: raw image as input, ``state_dict`` with ``matcher.`` keys.
+
+    v3 starts from it without a base; in bf16.
+    """
     settings = TINY | {"model": TINY["model"] | {"stem": "raw"}}
     config = tmp_path / "raw.yaml"
     config.write_text(yaml.safe_dump(settings))
@@ -300,14 +280,10 @@ def test_a_file_of_minimas_layout_is_frozen_and_trained_from(tiny, tmp_path, mon
             "--config",
             config,
             *tiny[2:],
-            "--save",
-            tmp_path,
-            "--pretrained",
-            tmp_path / "minima.ckpt",
-            "--epoch",
-            1,
-            "--precision",
-            "bf16",
+            *(
+                f"--save {tmp_path} --pretrained {tmp_path / 'minima.ckpt'} "
+                "--epoch 1 --precision bf16"
+            ).split(),
         )
         == 0
     )
@@ -329,21 +305,14 @@ def test_a_complete_base_of_other_data_is_not_used(trained, tiny, tmp_path, monk
             train_loftr_v3,
             monkeypatch,
             *tiny[:2],
-            "--data",
-            other,
-            "--device",
-            "cpu",
-            "--save",
-            tmp_path,
-            "--name",
-            "mine",
+            *f"--data {other} --device cpu --save {tmp_path} --name mine".split(),
         )
         == 2
     )
     assert "trained on other data" in capsys.readouterr().err
 
 
-def test_the_look_is_a_setting_of_the_stage(tiny, tmp_path, monkeypatch, capsys):
+def test_photometric_is_a_setting_of_the_stage(tiny, tmp_path, monkeypatch, capsys):
     config = tmp_path / "look.yaml"
     config.write_text(yaml.safe_dump(TINY | {"data": {"photometric": True}}))
     assert (

@@ -1,4 +1,4 @@
-"""The end-to-end training script: it learns, it leaves what it promises, and a resumed run equals an uninterrupted one."""
+"""train_multimodal_e2e.py: losses fall, pairs are registered, and all files are written."""
 
 from __future__ import annotations
 
@@ -42,37 +42,21 @@ def run_main(monkeypatch, *arguments):
 def test_validation_takes_every_mode(monkeypatch, tmp_path, tiny_data, tiny_config):
     run_main(
         monkeypatch,
-        "--config",
-        tiny_config,
-        "--data",
-        tiny_data,
-        "--save",
-        tmp_path,
-        "--epoch",
-        1,
-        "--name",
-        "modes",
-        "--mode",
-        "cffa",
-        "cfoct",
+        *(
+            f"--config {tiny_config} --data {tiny_data} --save {tmp_path} --epoch "
+            "1 --name modes --mode cffa cfoct"
+        ).split(),
     )
     log = (tmp_path / "cffa_cfoct" / "modes" / "validation_log.txt").read_text()
     assert "rate_cffa" in log and "rate_cfoct" in log
 
 
-def test_run_leaves_what_it_promises(monkeypatch, tmp_path, tiny_data, tiny_config):
+def test_run_writes_all_its_files(monkeypatch, tmp_path, tiny_data, tiny_config):
     run_main(
         monkeypatch,
-        "--config",
-        tiny_config,
-        "--data",
-        tiny_data,
-        "--save",
-        tmp_path,
-        "--epoch",
-        1,
-        "--name",
-        "run",
+        *(
+            f"--config {tiny_config} --data {tiny_data} --save {tmp_path} --epoch 1 --name run"
+        ).split(),
     )
     run = tmp_path / "cffa" / "run"
     for name in (
@@ -121,19 +105,10 @@ def test_run_leaves_what_it_promises(monkeypatch, tmp_path, tiny_data, tiny_conf
 def test_overfit_trains_on_one_batch(monkeypatch, tmp_path, tiny_data, tiny_config):
     run_main(
         monkeypatch,
-        "--config",
-        tiny_config,
-        "--data",
-        tiny_data,
-        "--save",
-        tmp_path,
-        "--epoch",
-        6,
-        "--name",
-        "over",
-        "--overfit",
-        "--lr",
-        0.005,
+        *(
+            f"--config {tiny_config} --data {tiny_data} --save {tmp_path} --epoch "
+            "6 --name over --overfit --lr 0.005"
+        ).split(),
     )
     history = read_checkpoint(tmp_path / "cffa" / "over" / "latest.pth")["history"]
     assert history[-1]["total"] < 0.97 * history[1]["total"]
@@ -151,9 +126,9 @@ def test_processes_share_every_batch():
         ViewBatches(10, TrainSettings(batch_size=3), seed=0, world_size=2)
 
 
-# --- a model that really learnt --------------------------------------------------------------------------------------
+# --- a model that really learnt -------------------------------------------------------------------
 
-# Half the usual size all through, so that two minutes are enough to learn something.
+# Images and network of half the usual size, so that two minutes of training are enough.
 LEARNER = {
     "model": {"widths": [16, 32, 64, 64], "descriptor_dim": 48, "ridge_sigmas": [0.8, 1.3, 2.2]},
     "view": {
@@ -173,25 +148,17 @@ LEARNER = {
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """A small network trained by the script itself on synthesised eyes; returns (run folder, data folder)."""
+    """A network trained by the script on synthesised eyes: folders of the run and the data."""
     folder = tmp_path_factory.mktemp("learnt")
     write_generated_set(folder / "generated", eyes=48, size=256, processes=2, progress=False)
     (folder / "learner.yaml").write_text(yaml.safe_dump(LEARNER))
     command = [
         sys.executable,
         "train_multimodal_e2e.py",
-        "--config",
-        folder / "learner.yaml",
-        "--data",
-        folder / "generated",
-        "--save",
-        folder / "save",
-        "--epoch",
-        "2",
-        "--device",
-        "cpu",
-        "--name",
-        "learnt",
+        *(
+            f"--config {folder / 'learner.yaml'} --data {folder / 'generated'} "
+            f"--save {folder / 'save'} --epoch 2 --device cpu --name learnt"
+        ).split(),
     ]
     done = subprocess.run(
         [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
@@ -263,12 +230,7 @@ def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):
         "register.py",
         tmp_path / "fixed.png",
         tmp_path / "moving.tif",
-        "--out",
-        tmp_path / "out",
-        "--weights",
-        run / "best.pth",
-        "--device",
-        "cpu",
+        *f"--out {tmp_path / 'out'} --weights {run / 'best.pth'} --device cpu".split(),
     ]
     subprocess.run([str(word) for word in command], cwd=ROOT, check=True)
     found = json.loads((tmp_path / "out" / "fixed_moving" / "transform.json").read_text())

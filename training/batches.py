@@ -88,11 +88,13 @@ class TolerantViews(Dataset):
         max_bad_share: share of the samples (rounded up) that may be unreadable.
 
     Attributes:
+        max_bad_share: as given.
         max_bad: number of samples that may be unreadable.
     """
 
     def __init__(self, dataset: ViewDataset, max_bad_share: float) -> None:
         self.dataset = dataset
+        self.max_bad_share = max_bad_share
         self.max_bad = min(math.ceil(max_bad_share * len(dataset)), len(dataset) - 1)
 
     def __len__(self) -> int:

@@ -83,9 +83,8 @@ class Engine:
         self.overfit, self.profile = overfit, profile
         rank, world_size = fabric.global_rank, fabric.world_size
         self.batches = ViewBatches(len(task.dataset), settings, seed, rank, world_size)
-        views = TolerantViews(task.dataset, settings.max_bad_share)
-        self.max_bad = views.max_bad
-        self.loader = make_loader(views, self.batches, settings.workers, fabric)
+        self.views = TolerantViews(task.dataset, settings.max_bad_share)
+        self.loader = make_loader(self.views, self.batches, settings.workers, fabric)
         trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
         model = task.model.to(memory_format=torch.channels_last)
@@ -278,8 +277,7 @@ class Engine:
         n_faults, n_skipped, stop, save = sum_over_processes(self.fabric, list(map(float, flags)))
         fault = ""
         if n_faults or n_skipped:
-            known, n_samples = self.progress.skipped, len(self.task.dataset)
-            fault = collect_data_faults(self.fabric, own, known, n_samples, self.max_bad)
+            fault = collect_data_faults(self.fabric, own, self.progress.skipped, self.views)
         if fault or stop or save:
             self._save()
         if fault:

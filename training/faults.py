@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
-from training.batches import Skipped
+from training.batches import Skipped, TolerantViews
 from training.processes import gather_objects, on_first_process
 from utils.errors import NonFiniteLossError
 
@@ -34,7 +34,7 @@ class DataFault:
 
 
 def collect_data_faults(
-    fabric: Fabric, own: DataFault, known: dict[int, str], n_samples: int, max_bad: int
+    fabric: Fabric, own: DataFault, known: dict[int, str], views: TolerantViews
 ) -> str:
     """Exchange the data faults of all processes, and report each unreadable sample once.
 
@@ -42,8 +42,7 @@ def collect_data_faults(
         fabric: connects the processes; every process must call this function.
         own: faults of this process.
         known: number and message of the unreadable samples so far; extended in place.
-        n_samples: size of the training set.
-        max_bad: number of samples that may be unreadable.
+        views: the training set, with its limit of unreadable samples.
 
     Returns:
         Why the run must stop, or "".
@@ -56,10 +55,10 @@ def collect_data_faults(
                 known[number] = problem
                 if fabric.is_global_zero:
                     tqdm.write(f"skipped, replaced by another sample: {problem}")
-    if len(known) > max_bad:
+    if len(known) > views.max_bad:
         fault = fault or (
-            f"{len(known)} of {n_samples} training samples cannot be read, more than the {max_bad} "
-            "that train.max_bad_share allows: "
+            f"{len(known)} of {len(views)} training samples cannot be read, more than the "
+            f"{views.max_bad} that train.max_bad_share {views.max_bad_share:g} allows: "
             f"{' '.join(list(known.values())[:MAX_PROBLEMS])} `python -m dataset.check ROOT` "
             "lists every problem of the data at once"
         )

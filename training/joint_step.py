@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from loss.joint_objective import JointObjective, ObjectiveSettings
-from loss.pke import ValueMap
+from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
