@@ -188,7 +188,7 @@ def error_along(along: RecordsByStress, name: str, methods: list[str]) -> go.Fig
     ]
     top = 2.0 * max([10.0, *(value for value in figures if math.isfinite(value))])
     # The canvas of a rotated image is larger, so one pixel is a smaller error in px at 512.
-    unit = "px at 512 of the turned canvas (log)" if name == "rotation" else "px at 512 (log)"
+    unit = "px at 512 of the rotated canvas (log)" if name == "rotation" else "px at 512 (log)"
     figure = chart(f"median error and {name}", AXES[name], unit, yaxis_type="log")
     for method in methods:
         points = sorted(

@@ -164,19 +164,19 @@ def collect_cases(
             ).is_file():
                 found.setdefault((row.set, row.id, stress), {})[row.method] = row
     worst_first = sorted(found, key=lambda key: -_sort_error(found[key].get(first)))
-    rank: dict[tuple[str, str], int] = {}
-    turns = []
+    # Rank of each case among those of its pair: 0 for the worst.
+    n_before: dict[tuple[str, str], int] = {}
+    ranks = []
     for key in worst_first:
-        turns.append(rank.setdefault(key[:2], 0))
-        rank[key[:2]] += 1
-    shown = max(max_cases, len(rank)) if max_cases else 0
-    chosen = [
-        key for _, key in sorted(zip(turns, worst_first, strict=True), key=lambda item: item[0])
-    ][:shown]
+        ranks.append(n_before.setdefault(key[:2], 0))
+        n_before[key[:2]] += 1
+    n_shown = max(max_cases, len(n_before)) if max_cases else 0
+    by_rank = sorted(zip(ranks, worst_first, strict=True), key=lambda item: item[0])
+    chosen = {key for _, key in by_rank[:n_shown]}
     return [
         _case(key, found[key], case_folder(pictures, *key[:2], key[2].slug()), images)
         for key in worst_first
-        if key in set(chosen)
+        if key in chosen
     ]
 
 
