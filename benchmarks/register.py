@@ -76,7 +76,7 @@ STAGES = (
     TimedFunction(registration.keypoint_matcher, "match_descriptors", "matching"),
     TimedFunction(registration.guided_fit, "estimate_transform", "robust fit"),
     TimedFunction(RidgePair, "refine", "refinement"),
-    TimedFunction(registration.affine_refinement, "follow_patches", "patches"),
+    TimedFunction(registration.affine_refinement, "fit_patches", "patches"),
     TimedFunction(RidgePair, "agreement", "agreement"),
 )
 

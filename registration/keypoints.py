@@ -1,4 +1,4 @@
-"""Keypoints, their descriptors and their matches: the one place for training, evaluation and registration alike."""
+"""Keypoints, descriptors and descriptor matches, shared by training, validation and matching."""
 
 from __future__ import annotations
 
@@ -7,23 +7,35 @@ from torch.nn import functional as F
 
 from geometry.points import sample_map
 
+MIN_CURVATURE = 1e-6  # of a peak; flatter peaks keep their integer position
+MAX_OFFSET_PX = 0.5  # largest sub-pixel offset along x and y
+FORBIDDEN_SIMILARITY = -2.0  # below any cosine similarity, and finite for the distances
+
 
 def non_maximum_suppression(heatmap: torch.Tensor, radius_px: int) -> torch.Tensor:
-    """True where a pixel is the largest within a square of ``radius_px``. (B, 1, H, W) to bool of the same shape."""
+    """Which pixels are the maximum of the square around them.
+
+    Args:
+        heatmap: (B, 1, H, W) float.
+        radius_px: half the side of the square, pixels.
+
+    Returns:
+        (B, 1, H, W) bool.
+    """
     size = 2 * radius_px + 1
     along_y = F.max_pool2d(heatmap, (size, 1), stride=1, padding=(radius_px, 0))
     return heatmap == F.max_pool2d(along_y, (1, size), stride=1, padding=(0, radius_px))
 
 
 def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
-    """Move integer peaks to the top of the parabola through their neighbours, along x and along y.
+    """Sub-pixel positions of peaks, by parabolas through the neighbours along x and y.
 
     Args:
-        heatmap: (H, W).
-        peaks: (N, 2) integer (x, y).
+        heatmap: (H, W) float.
+        peaks: (N, 2) long, pixels (x, y).
 
     Returns:
-        (N, 2) float; moved by at most half a pixel; peaks on the border stay.
+        (N, 2) float, pixels, at most half a pixel from the peaks; peaks on the border stay.
     """
     height, width = heatmap.shape
     x, y = peaks[:, 0], peaks[:, 1]
@@ -31,12 +43,12 @@ def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
 
     def offset(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         curvature = before + after - 2.0 * centre
-        step = (
-            0.5
-            * (before - after)
-            / torch.where(curvature < -1e-6, curvature, torch.full_like(curvature, -1e-6))
+        is_peak = curvature < -MIN_CURVATURE
+        bounded = torch.where(is_peak, curvature, torch.full_like(curvature, -MIN_CURVATURE))
+        step = 0.5 * (before - after) / bounded
+        return torch.where(is_peak, step, torch.zeros_like(step)).clamp(
+            -MAX_OFFSET_PX, MAX_OFFSET_PX
         )
-        return torch.where(curvature < -1e-6, step, torch.zeros_like(step)).clamp(-0.5, 0.5)
 
     left, right = heatmap[y, (x - 1).clamp(min=0)], heatmap[y, (x + 1).clamp(max=width - 1)]
     above, below = heatmap[(y - 1).clamp(min=0), x], heatmap[(y + 1).clamp(max=height - 1), x]
@@ -53,18 +65,20 @@ def extract_keypoints(
     allowed: torch.Tensor | None = None,
     border_px: int = 4,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Local maxima of detector maps, strongest first, at sub-pixel positions. Not differentiable.
+    """Local maxima of detector maps at sub-pixel positions, by decreasing probability.
+
+    Not differentiable.
 
     Args:
-        heatmap: (B, 1, H, W) probabilities.
-        min_probability: weaker maxima are dropped.
-        nms_radius_px: no two keypoints in a square of this radius.
-        max_keypoints: at most so many per image.
+        heatmap: (B, 1, H, W) float in [0, 1], keypoint probabilities.
+        min_probability: weaker maxima are dropped, [0, 1].
+        nms_radius_px: radius of the non-maximum suppression (a square), pixels.
+        max_keypoints: number of keypoints per image.
         allowed: (B, 1, H, W) bool or 0/1, where keypoints may lie; everywhere when None.
-        border_px: none nearer than this to the border of the image.
+        border_px: width of the border without keypoints, pixels.
 
     Returns:
-        Per image: keypoints (N, 2) float (x, y) in pixels, and their probabilities (N,).
+        Per image the keypoints (N, 2) float, pixels (x, y), and their probabilities (N,).
     """
     heatmap = heatmap.detach().float()
     is_peak = non_maximum_suppression(heatmap, nms_radius_px) & (heatmap > min_probability)
@@ -78,16 +92,19 @@ def extract_keypoints(
     for image_map, image_peaks in zip(heatmap[:, 0], is_peak[:, 0], strict=True):
         rows, columns = torch.nonzero(image_peaks, as_tuple=True)
         scores = image_map[rows, columns]
-        # A stable order: equal scores must not be shuffled between runs.
+        # A stable sort keeps the order of equal scores the same in every run.
         order = torch.argsort(scores, descending=True, stable=True)[:max_keypoints]
         peaks, scores = torch.stack([columns, rows], dim=1)[order], scores[order]
-        single = ~_repeats_earlier(peaks, nms_radius_px)
+        single = ~_near_earlier_peak(peaks, nms_radius_px)
         found.append((refine_peaks(image_map, peaks[single]), scores[single]))
     return found
 
 
-def _repeats_earlier(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
-    """Which peaks (N, 2) lie within the radius of an earlier one: bool (N,). Only pixels of equal height can."""
+def _near_earlier_peak(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
+    """Which peaks (N, 2) lie within the radius of an earlier one: (N,) bool.
+
+    After non-maximum suppression only pixels of equal probability can.
+    """
     gap = (peaks[:, None] - peaks[None]).abs().amax(-1)
     return (gap <= radius_px).tril(diagonal=-1).any(1)
 
@@ -95,11 +112,12 @@ def _repeats_earlier(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
 def sample_descriptors(
     descriptor_map: torch.Tensor, keypoints: torch.Tensor, stride: float
 ) -> torch.Tensor:
-    """Unit descriptors at pixel positions.
+    """Descriptors at pixel positions, interpolated bilinearly and normalised.
 
     Args:
-        descriptor_map: (B, D, H / stride, W / stride).
-        keypoints: (B, N, 2), image pixels.
+        descriptor_map: (B, D, H / stride, W / stride) float.
+        keypoints: (B, N, 2), image pixels (x, y).
+        stride: image pixels per cell of the map.
 
     Returns:
         (B, N, D), unit length.
@@ -113,26 +131,27 @@ def match_descriptors(
     max_distance_ratio: float = 1.0,
     allowed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mutual nearest neighbours.
+    """Mutual nearest neighbours by cosine similarity.
 
     Args:
-        fixed: (N, D), moving: (M, D), unit length.
-        max_distance_ratio: Lowe's test: distance to the nearest over distance to the second nearest must be below
-            this; 1 switches it off.
-        allowed: (N, M) bool, which pairs may match at all; every one when None.
+        fixed: (N, D) float, unit length.
+        moving: (M, D) float, unit length.
+        max_distance_ratio: Lowe's ratio test (IJCV 2004): largest ratio of the distances to the
+            nearest and the second nearest descriptor; 1 = off.
+        allowed: (N, M) bool, which pairs may match; all when None.
 
     Returns:
-        Index pairs (K, 2) long (row of ``fixed``, row of ``moving``), and their cosine similarity (K,).
+        Index pairs (K, 2) long (row of ``fixed``, row of ``moving``), and their cosine similarity
+        (K,).
     """
     if len(fixed) == 0 or len(moving) == 0:
         return torch.zeros(0, 2, dtype=torch.long, device=fixed.device), fixed.new_zeros(0)
     similarity = fixed @ moving.T
     if allowed is not None:
-        # Below any cosine, and finite: distances are computed from it.
-        similarity = similarity.masked_fill(~allowed, -2.0)
+        similarity = similarity.masked_fill(~allowed, FORBIDDEN_SIMILARITY)
     best, nearest = similarity.max(dim=1)
     rows = torch.arange(len(fixed), device=fixed.device)
-    keep = (similarity.argmax(dim=0)[nearest] == rows) & (best > -2.0)
+    keep = (similarity.argmax(dim=0)[nearest] == rows) & (best > FORBIDDEN_SIMILARITY)
     if max_distance_ratio < 1.0 and len(moving) > 1:
         second = similarity.topk(2, dim=1).values[:, 1]
         distance, second_distance = ((2.0 - 2.0 * s).clamp_min(0.0).sqrt() for s in (best, second))

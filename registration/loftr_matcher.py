@@ -1,11 +1,11 @@
-"""From two images to matches, by a trained :class:`model.loftr_vessel.LoFTRVessel`."""
+"""Matching with a trained :class:`model.loftr_vessel.LoFTRVessel`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,23 +15,40 @@ from geometry.estimation import Plausibility, estimate_transform
 from geometry.field_of_view import erode_field
 from geometry.points import warp_points
 from geometry.rasters import register_onto_fixed
-from model.loftr_vessel import COARSE_STRIDE, LoFTRFeatures, LoFTRVessel
+from model.loftr_modules import COARSE_STRIDE
+from model.loftr_outputs import LoFTRFeatures
+from model.loftr_vessel import LoFTRVessel
 from registration.matcher import Matcher, MatchSettings, WorkingMatches
-from registration.proposals import MIN_PROPOSAL_INLIERS
+from registration.proposals import PROPOSALS
 from registration.working_frame import WorkingImage
+
+# Inlier threshold of the fit between the two rounds, working pixels: coarse matches have an error
+# of up to a cell.
+FIRST_FIT_THRESHOLD_PX = 0.75 * COARSE_STRIDE
 
 
 @dataclass(frozen=True)
 class LoFTRMatchSettings(MatchSettings):
-    """How LoFTR matches; the settings of keypoints that it inherits have no meaning here, those of the working frame
-    and of the fit do.
+    """Settings of the LoFTR matcher, in addition to those of the base.
 
     Attributes:
-        min_cell_confidence: least dual-softmax probability of a match.
-        max_matches: at most so many, the most confident.
-        aligned_round: match once more with the moving image warped by the first fit. Turn, scale and most of the shift
-            are gone then, so many more cells match and the fine stage sees what it is best at.
+        min_cell_confidence: least dual-softmax probability of a match, [0, 1].
+        max_matches: number of matches, the most confident ones.
+        aligned_round: match a second time with the moving image resampled by the first fit. Without
+            rotation, scale and most of the translation more cells match, and the fine stage is
+            more accurate.
     """
+
+    # Settings of keypoint matching, which LoFTR does not use; older checkpoints contain them.
+    RETIRED_KEYS: ClassVar[tuple[str, ...]] = (
+        "min_probability",
+        "nms_radius_px",
+        "max_keypoints",
+        "max_distance_ratio",
+        "proposal_threshold_px",
+        "guided_radii_px",
+        "min_significance",
+    )
 
     min_cell_confidence: float = 0.2
     max_matches: int = 2000
@@ -39,8 +56,14 @@ class LoFTRMatchSettings(MatchSettings):
 
 
 class DescribedImage(NamedTuple):
-    """A working image, the network's features of it, the pixels on which its cells sit (L, 2), and which of them may match,
-    (1, L) bool."""
+    """Features of one image.
+
+    Attributes:
+        working: the image.
+        features: of the network.
+        centres: (L, 2) float, pixel centres (x, y) of the coarse cells, working pixels.
+        allowed: (1, L) bool, which cells may match.
+    """
 
     working: WorkingImage
     features: LoFTRFeatures
@@ -52,12 +75,13 @@ class LoFTRMatcher(Matcher):
     """Matches with a trained network.
 
     Args:
-        model: the network; put into evaluation mode while it matches, and back afterwards.
+        model: the network; set to evaluation mode during matching, then back.
         settings: see :class:`LoFTRMatchSettings`.
         device: where the network is.
     """
 
     name = "loftr"
+    settings: LoFTRMatchSettings
 
     def __init__(
         self, model: LoFTRVessel, settings: LoFTRMatchSettings, device: torch.device | str = "cpu"
@@ -74,7 +98,7 @@ class LoFTRMatcher(Matcher):
             self.model.train(was_training)
 
     def describe(self, working: WorkingImage, role: str) -> DescribedImage:
-        """Features of one image; both roles share the backbone."""
+        """See :meth:`registration.matcher.Matcher.describe`; both roles share the backbone."""
         allowed = erode_field(working.field_of_view, self.settings.field_margin_px)
         height, width = working.image.shape
         padding = ((0, -height % COARSE_STRIDE), (0, -width % COARSE_STRIDE))
@@ -87,47 +111,51 @@ class LoFTRMatcher(Matcher):
         with self._evaluating():
             features = self.model.describe(tensor)
         return DescribedImage(
-            working,
-            features,
-            centres.to(self.device),
-            torch.from_numpy(allowed[y, x])[None].to(self.device),
+            working=working,
+            features=features,
+            centres=centres.to(self.device),
+            allowed=torch.from_numpy(allowed[y, x])[None].to(self.device),
         )
 
     def match_described(self, fixed: DescribedImage, moving: DescribedImage) -> WorkingMatches:
-        """Matches of both images, after a second look at the moving image laid onto the fixed one."""
+        """See :meth:`registration.matcher.Matcher.match_described`; with the aligned round."""
         fixed_points, moving_points, confidence = self._match_once(fixed, moving)
         if self.settings.aligned_round:
-            H = self._propose(fixed_points, moving_points, fixed.working)
+            H = self._first_fit(fixed_points, moving_points, fixed.working)
             if H is not None:
                 fixed_points, aligned_points, confidence = self._match_once(
-                    fixed, self._laid_onto(fixed, moving, H)
+                    fixed, self._aligned(fixed, moving, H)
                 )
                 moving_points = warp_points(aligned_points, H)
         return WorkingMatches(
-            fixed_points,
-            moving_points,
-            confidence,
-            fixed.working,
-            moving.working,
-            fixed_points,
-            moving_points,
+            fixed_points=fixed_points,
+            moving_points=moving_points,
+            similarity=confidence,
+            fixed=fixed.working,
+            moving=moving.working,
+            fixed_keypoints=fixed_points,
+            moving_keypoints=moving_points,
         )
 
-    def _propose(
+    def _first_fit(
         self, fixed_points: np.ndarray, moving_points: np.ndarray, fixed: WorkingImage
     ) -> np.ndarray | None:
-        """A first transform in working pixels, from a handful of agreeing matches; None when there is none."""
-        # Not the run's own limits: this only says where to look again, and the final fit is held to those.
-        lenient = replace(Plausibility(), min_inliers=MIN_PROPOSAL_INLIERS, min_inlier_share=0.0)
-        # Coarse matches may be a cell off, so the first fit allows as much.
+        """Affine matrix (3, 3) in working pixels for the aligned round; None if the fit fails."""
+        # Default limits, not those of the run: they apply to the final fit, not to this proposal.
+        lenient = replace(Plausibility(), min_inliers=PROPOSALS.min_inliers, min_inlier_share=0.0)
         return estimate_transform(
-            fixed_points, moving_points, fixed.frame.size, "affine", 0.75 * COARSE_STRIDE, lenient
+            fixed_points,
+            moving_points,
+            fixed.frame.size,
+            "affine",
+            FIRST_FIT_THRESHOLD_PX,
+            lenient,
         ).H_fix_to_mov
 
-    def _laid_onto(
+    def _aligned(
         self, fixed: DescribedImage, moving: DescribedImage, H_fix_to_mov: np.ndarray
     ) -> DescribedImage:
-        """The moving working image in the frame of the fixed one."""
+        """Features of the moving working image, resampled into the frame of the fixed one."""
         frame, source = fixed.working.frame, moving.working
         image, seen = (
             register_onto_fixed(raster.astype(np.float32), H_fix_to_mov, frame.size)
@@ -138,7 +166,7 @@ class LoFTRMatcher(Matcher):
     def _match_once(
         self, fixed: DescribedImage, moving: DescribedImage
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Matched points (K, 2) of both working images and their confidence (K,), the most confident first."""
+        """Points (K, 2) of both working images, confidence (K,), in decreasing confidence."""
         with self._evaluating():
             found = self.model.match(
                 fixed.features,
@@ -150,9 +178,14 @@ class LoFTRMatcher(Matcher):
         order = torch.argsort(found.confidence, descending=True, stable=True)[
             : self.settings.max_matches
         ]
-        points = (
-            fixed.centres[found.fixed_cell[order]],
-            moving.centres[found.moving_cell[order]] + found.offset_px[order],
-            found.confidence[order],
+        fixed_points = fixed.centres[found.fixed_cell[order]]
+        moving_points = moving.centres[found.moving_cell[order]] + found.offset_px[order]
+        return (
+            _to_float64(fixed_points),
+            _to_float64(moving_points),
+            _to_float64(found.confidence[order]),
         )
-        return tuple(values.cpu().numpy().astype(np.float64) for values in points)
+
+
+def _to_float64(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy().astype(np.float64)

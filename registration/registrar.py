@@ -9,9 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from geometry.rasters import register_onto_fixed
+from geometry.transforms import Transform
 from pictures.drawing import encoded_figure, plot_registration
-from registration.pipeline import TRANSFORMS, Registration, register_pair
+from registration.pipeline import register_pair
+from registration.registration import Registration
 from registration.trained_matchers import load_matcher
+from registration.transform_choice import TRANSFORMS
 from utils.device import pick_device
 from utils.errors import InputError
 from utils.files import write_bytes_atomically
@@ -19,11 +22,20 @@ from utils.image_files import MIN_SIDE_PX, check_content, read_color, read_gray,
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
+MIN_LONG_SIDE_PX = 64  # least working size, pixels
+MAX_LONG_SIDE_PX = 8192  # largest working size, pixels
+GIVEN = "the given image"  # name of an array in messages
+
+Image = np.ndarray | str | Path
 
 
 class Matches(NamedTuple):
-    """Matched points (K, 2), (x, y) in original pixels of each image, row i corresponds; ``inliers`` (K,) bool agree with the
-    matrix."""
+    """Matches of a pair in original pixels.
+
+    Attributes:
+        fixed_points, moving_points: (K, 2) float64, pixels (x, y); row i corresponds.
+        inliers: (K,) bool, which of them agree with the matrix.
+    """
 
     fixed_points: np.ndarray
     moving_points: np.ndarray
@@ -31,19 +43,14 @@ class Matches(NamedTuple):
 
 
 class Result:
-    """What :meth:`Registrar.register` returns; everything in original pixels of both images.
+    """Result of :meth:`Registrar.register`, in original pixels (x, y) of both images.
 
     Attributes:
-        registration: the pipeline's own record, with the working frames that debugging needs.
-        fixed, moving: the images as they were given.
+        registration: result of the pipeline, with the working frames for debugging.
+        fixed, moving: the images as they were given: paths or arrays (H, W) or (H, W, 3).
     """
 
-    def __init__(
-        self,
-        registration: Registration,
-        fixed: np.ndarray | str | Path,
-        moving: np.ndarray | str | Path,
-    ) -> None:
+    def __init__(self, registration: Registration, fixed: Image, moving: Image) -> None:
         self.registration = registration
         self.fixed, self.moving = fixed, moving
 
@@ -51,52 +58,130 @@ class Result:
         reason = f": {self.reason}" if self.reason else ""
         return f"Result({self.status}{reason}, {self.n_inliers} of {self.n_matches} matches agree)"
 
-    def __getattr__(self, name: str) -> object:
-        # status, reason, n_matches, n_inliers, seconds, ...: the pipeline says them, and what it will say besides.
-        if name.startswith("_") or name == "registration":
-            raise AttributeError(name)
-        return getattr(self.registration, name)
+    @property
+    def status(self) -> str:
+        """ "ok" or "failed"."""
+        return self.registration.status
+
+    @property
+    def reason(self) -> str:
+        """Why the registration failed; "" otherwise."""
+        return self.registration.reason
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the matrix is right, [0, 1]; 0 when failed."""
+        return self.registration.confidence
+
+    @property
+    def transform(self) -> Transform | None:
+        """Transform from fixed to moving pixels; None when failed."""
+        return self.registration.transform
+
+    @property
+    def transform_reason(self) -> str:
+        """Why this kind of transform was chosen; "" where a matrix was requested."""
+        return self.registration.transform_reason
+
+    @property
+    def agreement(self) -> float:
+        """Agreement of the vessels under the matrix, standard deviations; 0 without a matrix."""
+        return self.registration.agreement
+
+    @property
+    def significance(self) -> float:
+        """Deviation of the number of inliers from chance, standard deviations."""
+        return self.registration.significance
+
+    @property
+    def n_matches(self) -> int:
+        """Number of matches before the robust fit."""
+        return self.registration.n_matches
+
+    @property
+    def n_inliers(self) -> int:
+        """Number of inliers among the matches."""
+        return self.registration.n_inliers
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of the registration, without reading files."""
+        return self.registration.seconds
+
+    @property
+    def H_affine(self) -> np.ndarray | None:
+        """Affine matrix (3, 3), fixed to moving pixels, whatever the transform; None when failed.
+
+        For a homography the affine matrix that is nearest to it at the inliers.
+        """
+        return self.registration.H_affine
+
+    @property
+    def H_fix_to_mov(self) -> np.ndarray | None:
+        """Matrix (3, 3); None when failed.
+
+        Convention: fixed pixels to moving pixels, (x, y), pixel centres at integers. For a curved
+        transform its affine part; ``transform.map`` maps points by the transform itself.
+        """
+        return self.registration.H_fix_to_mov
 
     @property
     def matrix(self) -> np.ndarray | None:
-        """``H_fix_to_mov`` (3, 3): fixed pixels to moving pixels, (x, y), pixel centres at integers; None when failed. Of a
-        curved transform its affine part: ``transform.map`` maps points by the whole of it."""
+        """The same (3, 3) matrix as :attr:`H_fix_to_mov`."""
         return self.registration.H_fix_to_mov
 
     @property
     def matches(self) -> Matches:
-        """All matches, and which of them agree with the matrix."""
-        return Matches(
-            self.registration.fixed_points,
-            self.registration.moving_points,
-            self.registration.inliers,
-        )
+        """All matches, and which of them are inliers."""
+        return Matches(self.fixed_points, self.moving_points, self.inliers)
 
-    def warp(self, image: np.ndarray | str | Path | None = None) -> np.ndarray:
-        """An image of the moving frame seen in the fixed frame; the moving image itself when None.
+    @property
+    def fixed_points(self) -> np.ndarray:
+        """(K, 2) float64, pixels (x, y) of all matches in the fixed image."""
+        return self.registration.fixed_points
+
+    @property
+    def moving_points(self) -> np.ndarray:
+        """(K, 2) float64, pixels (x, y) of all matches in the moving image."""
+        return self.registration.moving_points
+
+    @property
+    def inliers(self) -> np.ndarray:
+        """(K,) bool, which matches are inliers of the matrix."""
+        return self.registration.inliers
+
+    def warp(self, image: Image | None = None) -> np.ndarray:
+        """Resample an image of the moving frame into the fixed frame.
 
         Args:
-            image: a path or an array (H, W[, 3]), of the size of the moving image (another frame of the same examination).
+            image: a path or an array (H, W) or (H, W, 3) of the size of the moving image, such as
+                another frame of the same examination; the moving image itself when None.
 
         Returns:
-            (H, W) or (H, W, 3) float32 in [0, 1], the size of the fixed image; 0 where the moving frame shows nothing.
+            (H, W) or (H, W, 3) float32 in [0, 1], of the size of the fixed image; 0 outside the
+            moving image.
 
         Raises:
-            InputError: the registration failed, or the image has another size than the moving one.
+            InputError: the registration failed, or the size is not that of the moving image.
         """
-        if self.matrix is None:
+        if self.transform is None:
             raise InputError(f"nothing can be warped, for the registration failed: {self.reason}")
         moving_size = _as_picture(self.moving).shape[:2]
         picture = _as_picture(self.moving if image is None else image)
         if picture.shape[:2] != moving_size:
             raise InputError(
-                f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix is for a moving "
-                f"image of {moving_size[1]} x {moving_size[0]} px."
+                f"an image of {picture.shape[1]} x {picture.shape[0]} px was given, but the matrix "
+                f"is for a moving image of {moving_size[1]} x {moving_size[0]} px."
             )
-        return register_onto_fixed(picture, self.transform, _as_picture(self.fixed).shape[:2])
+        height, width = _as_picture(self.fixed).shape[:2]
+        return register_onto_fixed(picture, self.transform, (height, width))
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Fixed image, registered image, checkerboard and matches in one figure, also written to ``path`` when given."""
+        """Figure of the fixed image, the registered image, their checkerboard and the matches.
+
+        Args:
+            path: file to which the figure is also written; none when None.
+        """
         registered = None if self.matrix is None else self.warp()
         figure = plot_registration(
             _as_picture(self.fixed),
@@ -116,10 +201,11 @@ class Registrar:
     """Registers pairs with one trained network.
 
     Args:
-        weights: a checkpoint of a training run; the weights shipped with the project when None.
-        transform: "affine", "similarity", "homography", or beyond a matrix "quadratic", "deformable", "auto": as far as the
-            images bear it out (see ``registration.curved_refinement``).
-        img_size: working size (long side, pixels); the checkpoint's when None.
+        weights: checkpoint of a training run; the weights in save/pretrained when None.
+        transform: "affine", "similarity" or "homography"; "quadratic", "deformable" or "auto" for
+            a curved transform where held-out patches support it
+            (:mod:`registration.curved_refinement`).
+        img_size: working size (long side), pixels; that of the checkpoint when None.
         device: "auto", "cpu" or "cuda".
 
     Raises:
@@ -135,63 +221,68 @@ class Registrar:
     ) -> None:
         if transform not in TRANSFORMS:
             raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORMS)}.")
-        if img_size is not None and not 64 <= img_size <= 8192:
-            raise InputError(f"--img_size {img_size}: must lie between 64 and 8192.")
+        if img_size is not None and not MIN_LONG_SIDE_PX <= img_size <= MAX_LONG_SIDE_PX:
+            raise InputError(
+                f"--img_size {img_size}: must lie between {MIN_LONG_SIDE_PX} and "
+                f"{MAX_LONG_SIDE_PX}."
+            )
         if weights is None and not DEFAULT_WEIGHTS.is_file():
             raise InputError(
-                f"{DEFAULT_WEIGHTS}: no weights are shipped here; train with train_multimodal_e2e.py (or run "
-                "`make demo`) and give --weights save/<mode>/<name>/best.pth."
+                f"{DEFAULT_WEIGHTS}: no weights are shipped here; train with "
+                "train_multimodal_e2e.py (or run `make demo`) and give --weights "
+                "save/<mode>/<name>/best.pth."
             )
         self.weights = Path(weights or DEFAULT_WEIGHTS)
         self.transform = transform
         self.matcher, self.plausibility = load_matcher(self.weights, pick_device(device), img_size)
 
-    def register(self, fixed: np.ndarray | str | Path, moving: np.ndarray | str | Path) -> Result:
+    def register(self, fixed: Image, moving: Image) -> Result:
         """Register one pair.
 
         Args:
-            fixed, moving: paths, or arrays (H, W) or (H, W, 3) RGB, uint8, uint16 or float; sizes may differ.
+            fixed, moving: paths, or arrays (H, W) or (H, W, 3) RGB, uint8, uint16 or float; the
+                sizes may differ.
 
         Returns:
-            The result in original pixels of both images. A pair that cannot be registered has status "failed" and a reason.
+            The result in original pixels. A pair that cannot be registered has the status "failed"
+            and a reason.
 
         Raises:
             InputError: an image that cannot be used.
         """
-        return Result(
-            register_pair(
-                self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility
-            ),
-            fixed,
-            moving,
+        registration = register_pair(
+            self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility
         )
+        return Result(registration, fixed, moving)
 
 
-def _as_gray(image: np.ndarray | str | Path) -> np.ndarray:
+def _is_picture(image: np.ndarray) -> bool:
+    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)
+
+
+def _as_gray(image: Image) -> np.ndarray:
+    """(H, W) float32 in [0, 1]; the green channel of a colour image."""
     if isinstance(image, (str, Path)):
         return read_gray(image)
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
         raise InputError(
-            f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an array of uint8, "
-            "uint16 or float is needed."
+            f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an "
+            "array of uint8, uint16 or float is needed."
         )
-    if (
-        not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3))
-        or min(image.shape[:2]) < MIN_SIDE_PX
-    ):
+    if not _is_picture(image) or min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(
-            f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least {MIN_SIDE_PX} px a "
-            "side needed."
+            f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least "
+            f"{MIN_SIDE_PX} px a side needed."
         )
-    gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, "the given image")
-    check_content(gray, "the given image")
+    gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, GIVEN)
+    check_content(gray, GIVEN)
     return gray
 
 
-def _as_picture(image: np.ndarray | str | Path) -> np.ndarray:
-    """(H, W[, 3]) float32 in [0, 1], in colour where there is colour."""
+def _as_picture(image: Image) -> np.ndarray:
+    """(H, W) or (H, W, 3) float32 in [0, 1]."""
     if not isinstance(image, np.ndarray):
         return read_color(image)
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)):
+    if not _is_picture(image):
         raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) needed.")
-    return to_unit_range(image if image.ndim == 2 else image[..., :3], "the given image")
+    return to_unit_range(image if image.ndim == 2 else image[..., :3], GIVEN)

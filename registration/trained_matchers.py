@@ -1,4 +1,4 @@
-"""Models from configs, from our checkpoints and from published weights (SuperRetina; LoFTR and MINIMA)."""
+"""The registry of trainable matchers: networks and matchers from settings and from checkpoints."""
 
 from __future__ import annotations
 
@@ -12,48 +12,72 @@ from torch import nn
 from geometry.estimation import Plausibility
 from model.loftr_vessel import LoFTRSettings, LoFTRVessel
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
-from registration.keypoint_matcher import SuperRetinaMatcher
+from registration.keypoint_matcher import KeypointMatchSettings, SuperRetinaMatcher
 from registration.loftr_matcher import LoFTRMatcher, LoFTRMatchSettings
 from registration.matcher import Matcher, MatchSettings
 from utils.checkpoint import load_strictly, read_checkpoint
 from utils.config import build, to_plain
 from utils.errors import InputError
 
-KIND, LOFTR_KIND = "superretina_multimodal", "loftr_vessel"
 
+class TrainableMatcher(NamedTuple):
+    """The classes of a trainable matcher.
 
-class ModelKind(NamedTuple):
-    """What belongs to a kind of model: its settings, the network, how it is matched with."""
+    Attributes:
+        settings: dataclass of the network's settings.
+        network: class of the network, made from ``settings``.
+        match_settings: dataclass of the matcher's settings.
+        matcher: class of the matcher, made from network, ``match_settings`` and device.
+    """
 
-    settings: type
+    settings: type[Any]
     network: Callable[..., nn.Module]
-    match_settings: type
+    match_settings: type[MatchSettings]
     matcher: type[Matcher]
 
 
+# Keyed by the entry ``kind`` of a checkpoint. A new trainable matcher needs one line here.
 TRAINABLE_MATCHERS = {
-    KIND: ModelKind(ModelSettings, SuperRetinaMultimodal, MatchSettings, SuperRetinaMatcher),
-    LOFTR_KIND: ModelKind(LoFTRSettings, LoFTRVessel, LoFTRMatchSettings, LoFTRMatcher),
+    "superretina_multimodal": TrainableMatcher(
+        settings=ModelSettings,
+        network=SuperRetinaMultimodal,
+        match_settings=KeypointMatchSettings,
+        matcher=SuperRetinaMatcher,
+    ),
+    "loftr_vessel": TrainableMatcher(
+        settings=LoFTRSettings,
+        network=LoFTRVessel,
+        match_settings=LoFTRMatchSettings,
+        matcher=LoFTRMatcher,
+    ),
 }
 
 
-def _kind_of(settings: ModelSettings | LoFTRSettings) -> str:
+def _kind_of(settings: Any) -> str:
     return next(
-        name for name, kind in TRAINABLE_MATCHERS.items() if isinstance(settings, kind.settings)
+        kind for kind, entry in TRAINABLE_MATCHERS.items() if isinstance(settings, entry.settings)
     )
 
 
-def build_model(settings: ModelSettings | LoFTRSettings) -> nn.Module:
-    """An untrained network of the kind that the settings belong to."""
+def build_model(settings: Any) -> nn.Module:
+    """An untrained network.
+
+    Args:
+        settings: of the network, one of the ``settings`` classes in ``TRAINABLE_MATCHERS``.
+    """
     return TRAINABLE_MATCHERS[_kind_of(settings)].network(settings)
 
 
 def describe_model(
-    settings: ModelSettings | LoFTRSettings,
-    match_settings: MatchSettings,
-    plausibility: Plausibility | None = None,
+    settings: Any, match_settings: MatchSettings, plausibility: Plausibility | None = None
 ) -> dict[str, Any]:
-    """The part of a checkpoint from which the model rebuilds itself, and registers as it was validated."""
+    """Entries of a checkpoint from which :func:`load_matcher` builds the matcher.
+
+    Args:
+        settings: of the network.
+        match_settings: of the matcher, as in the validation.
+        plausibility: limits on the transforms; the defaults when None.
+    """
     return {
         "kind": _kind_of(settings),
         "model_settings": to_plain(settings),
@@ -65,12 +89,12 @@ def describe_model(
 def load_matcher(
     path: str | Path, device: torch.device | str = "cpu", long_side: int | None = None
 ) -> tuple[Matcher, Plausibility]:
-    """A ready matcher from a checkpoint alone; the checkpoint says of which kind.
+    """A matcher from a checkpoint alone, which names its kind.
 
     Args:
         path: one of our checkpoints.
         device: where the network goes.
-        long_side: working size in place of the checkpoint's.
+        long_side: working size in pixels; that of the checkpoint when None.
 
     Returns:
         The matcher, and the limits on its transforms.
@@ -81,31 +105,39 @@ def load_matcher(
     content = read_checkpoint(
         path, ("kind", "model_settings", "match_settings", "plausibility", "model")
     )
-    kind = _kind_in(content, path)
-    model = build_model(build(kind.settings, content["model_settings"], f"{path}: model_settings"))
+    entry = _entry_of(content, path)
+
+    def settings_from(cls: type[Any], key: str) -> Any:
+        return build(cls, content[key], f"{path}: {key}", from_checkpoint=True)
+
+    model = build_model(settings_from(entry.settings, "model_settings"))
     load_strictly(model, content["model"], path)
-    match_settings = dict(content["match_settings"])
     if long_side is not None:
-        match_settings["long_side"] = long_side
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    matcher = kind.matcher(
-        model, build(kind.match_settings, match_settings, f"{path}: match_settings"), device
-    )
-    return matcher, build(Plausibility, content["plausibility"], f"{path}: plausibility")
+        content["match_settings"] = content["match_settings"] | {"long_side": long_side}
+    # The type stubs of Module.to lack the combination of a device and a memory format.
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.eval()
+    make_matcher: Callable[..., Matcher] = entry.matcher
+    matcher = make_matcher(model, settings_from(entry.match_settings, "match_settings"), device)
+    return matcher, settings_from(Plausibility, "plausibility")
 
 
 def method_of(path: str | Path) -> str:
-    """Name of the method that a checkpoint of ours belongs to: "superretina" or "loftr".
+    """Name of the method of a checkpoint: "superretina" or "loftr".
+
+    Args:
+        path: one of our checkpoints.
 
     Raises:
         InputError: unreadable checkpoint, or one of an unknown kind.
     """
-    return _kind_in(read_checkpoint(path, ["kind"]), path).matcher.name
+    return _entry_of(read_checkpoint(path, ["kind"]), path).matcher.name
 
 
-def _kind_in(content: dict[str, Any], path: str | Path) -> ModelKind:
-    if content["kind"] not in TRAINABLE_MATCHERS:
+def _entry_of(content: dict[str, Any], path: str | Path) -> TrainableMatcher:
+    kind = content["kind"]
+    if kind not in TRAINABLE_MATCHERS:
         raise InputError(
-            f"{path}: holds a model of kind '{content['kind']}', not one of {', '.join(TRAINABLE_MATCHERS)}."
+            f"{path}: holds a model of kind '{kind}', not one of {', '.join(TRAINABLE_MATCHERS)}."
         )
-    return TRAINABLE_MATCHERS[content["kind"]]
+    return TRAINABLE_MATCHERS[kind]

@@ -1,4 +1,4 @@
-"""The frame in which images are matched: the field of view, cut out, at the working size; turned copies of it."""
+"""The working frame of an image: its field of view, cropped and resized; copies of it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from geometry.matrices import Size, compose, fit_within, resize_matrix, translat
 from geometry.points import warp_points
 from utils.image_files import resize_image
 
-MIN_WORKING_SIDE_PX = 32
+MIN_WORKING_SIDE_PX = 32  # least side of a working image, pixels; chosen by hand
 
 
 @dataclass(frozen=True)
 class WorkingFrame:
-    """The frame in which an image is matched: its field of view, cut out and brought to the working size.
+    """Where a working image lies in its original image.
 
     Attributes:
-        H_image_to_working: (3, 3), original pixels to working pixels.
+        H_image_to_working: (3, 3), original pixels to working pixels, (x, y).
         size: (height, width) of the working image.
     """
 
@@ -30,14 +30,24 @@ class WorkingFrame:
 
 
 class WorkingImage(NamedTuple):
-    """An image in its working frame: (h, w) float32 in [0, 1], its field of view (h, w) bool, and the frame."""
+    """An image in its working frame.
+
+    Attributes:
+        image: (h, w) float32 in [0, 1].
+        field_of_view: (h, w) bool.
+        frame: where it lies in the original image.
+    """
 
     image: np.ndarray
     field_of_view: np.ndarray
     frame: WorkingFrame
 
+    def to_original(self, points: np.ndarray) -> np.ndarray:
+        """Pixels (N, 2) of the original image, (x, y), from working pixels (N, 2)."""
+        return warp_points(points, np.linalg.inv(self.frame.H_image_to_working))
+
     def turned(self, quarter_turns: int) -> WorkingImage:
-        """The same turned by quarters of a circle against the clock: exact, no pixel is interpolated."""
+        """A copy rotated counterclockwise by quarter turns; exact, without interpolation."""
         H_here_to_turned, (height, width) = np.eye(3), self.frame.size
         for _ in range(quarter_turns % 4):
             H_here_to_turned = compose(
@@ -55,10 +65,11 @@ class WorkingImage(NamedTuple):
         )
 
     def resized(self, factor: float) -> WorkingImage:
-        """The same at another size."""
+        """A copy scaled by a factor; the image itself for 1."""
         if factor == 1.0:
             return self
-        size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in self.frame.size)
+        height, width = (max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in self.frame.size)
+        size = height, width
         seen = resize_image(self.field_of_view.astype(np.float32), size) > 0.5
         frame = WorkingFrame(
             compose(self.frame.H_image_to_working, resize_matrix(self.frame.size, size)), size
@@ -66,7 +77,7 @@ class WorkingImage(NamedTuple):
         return WorkingImage(resize_image(self.image, size), seen, frame)
 
     def mirrored(self) -> WorkingImage:
-        """The same with left and right exchanged."""
+        """A copy with left and right exchanged."""
         flip = np.array([[-1.0, 0, self.frame.size[1] - 1], [0, 1, 0], [0, 0, 1]])
         image, seen = (
             np.ascontiguousarray(raster[:, ::-1]) for raster in (self.image, self.field_of_view)
@@ -77,32 +88,38 @@ class WorkingImage(NamedTuple):
 
 
 def field_diameter(field_of_view: np.ndarray) -> float:
-    """Size of a field of view (H, W) bool in pixels: the diameter of the circle of the same area."""
+    """Diameter in pixels of the circle with the area of a field of view (H, W) bool."""
     return 2.0 * math.sqrt(field_of_view.sum() / math.pi)
 
 
 def to_working_frame(image: np.ndarray, working_px: int) -> WorkingImage:
-    """Cut the field of view out of an image and bring it to the working size.
+    """Crop an image to its field of view and resize it to the working size.
 
-    By what the image shows and not by its frame: a retina turned on a larger canvas, or surrounded by more black, must
-    come out at the same size, or every rotation would be a change of scale too.
+    The scale depends on the field of view, not on the canvas: a retina rotated on a larger canvas
+    or with a wider black border gets the same scale.
 
     Args:
         image: (H, W) float in [0, 1].
-        working_px: the field's diameter in the working image (see :func:`field_diameter`).
-
+        working_px: diameter of the field in the working image, pixels (:func:`field_diameter`).
     """
-    seen = estimate_field_of_view(resize_image(image, fit_within(image.shape, working_px)))
-    H_image_to_small = resize_matrix(image.shape, seen.shape)
+    height, width = image.shape
+    seen = estimate_field_of_view(resize_image(image, fit_within((height, width), working_px)))
+    H_image_to_small = resize_matrix((height, width), (seen.shape[0], seen.shape[1]))
     factor = working_px / field_diameter(seen) * H_image_to_small[0, 0]
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 0.5, rows[-1] + 0.5]])
     (left, top), (right, bottom) = warp_points(corners, np.linalg.inv(H_image_to_small)) + 0.5
     left, top = max(int(left), 0), max(int(top), 0)
-    cut = image[top : math.ceil(bottom), left : math.ceil(right)]
-    size = tuple(max(MIN_WORKING_SIDE_PX, round(side * factor)) for side in cut.shape)
-    working = resize_image(cut, size)
-    H_image_to_working = compose(translation_matrix((-left, -top)), resize_matrix(cut.shape, size))
+    cropped = image[top : math.ceil(bottom), left : math.ceil(right)]
+    cropped_size = cropped.shape[0], cropped.shape[1]
+    size = (
+        max(MIN_WORKING_SIDE_PX, round(cropped_size[0] * factor)),
+        max(MIN_WORKING_SIDE_PX, round(cropped_size[1] * factor)),
+    )
+    working = resize_image(cropped, size)
+    H_image_to_working = compose(
+        translation_matrix((-left, -top)), resize_matrix(cropped_size, size)
+    )
     return WorkingImage(
         working, estimate_field_of_view(working), WorkingFrame(H_image_to_working, size)
     )

@@ -16,7 +16,7 @@ from helpers import run_main
 import evaluate
 import register
 import train_loftr_v3
-from registration.trained_matchers import LOFTR_KIND, build_model
+from registration.trained_matchers import build_model
 from synthesis.generated_set import write_generated_set
 from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
 from training.vessel_config import LoFTRConfig
@@ -87,7 +87,7 @@ def test_base_trains_everything(trained):
         name for name in content["model"] if "running" not in name and "num_batches" not in name
     ]
     assert len(content["optimizer"]["state"]) == len(names)
-    assert content["config"]["settings"]["stage"] == "base" and content["kind"] == LOFTR_KIND
+    assert content["config"]["settings"]["stage"] == "base" and content["kind"] == "loftr_vessel"
 
 
 def test_run_writes_all_its_files(trained):

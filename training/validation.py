@@ -17,7 +17,8 @@ from geometry.estimation import Plausibility
 from geometry.rasters import register_onto_fixed, valid_overlap
 from pictures.drawing import checkerboard, draw_keypoints, draw_matches
 from registration.matcher import Matcher
-from registration.pipeline import Registration, register_pair
+from registration.pipeline import register_pair
+from registration.registration import Registration
 from training.task import ValidationReport
 from utils.image_files import write_image
 
