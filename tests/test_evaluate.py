@@ -46,6 +46,7 @@ def run_evaluate(untrained_weights, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_evaluation_of_real_pairs(run_evaluate, numbered_root, tmp_path, capsys):
     rows, metrics = run_evaluate(
         "--real", numbered_root[0], "--mode", "cffa", "--rotations", 0, 30, 90, "--scales", 1.0, 0.8
@@ -131,6 +132,7 @@ def test_evaluation_of_the_cfocta_layout(run_evaluate, cfocta_root, tmp_path):
     assert max(float(row["max"]) for row in rows if row["method"] == "oracle") < 0.01
 
 
+@pytest.mark.slow
 def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
     (tmp_path / "split.yaml").write_text(
         yaml.safe_dump({"train": ["1", "2", "3", "4"], "val": ["5"], "test": ["6"]}),
@@ -166,11 +168,13 @@ def test_evaluation_of_generated_pairs(run_evaluate, generated_root, tmp_path):
     assert {r["pairs"] for r in metrics["results"]} == {8}
 
 
+@pytest.mark.slow
 def test_pictures_of_near_angles_do_not_overwrite_each_other(run_evaluate, numbered_root, tmp_path):
     run_evaluate("--real", numbered_root[0], "--rotations", 0.2, 0.4)
     assert len(list((tmp_path / "out" / "pictures").rglob("superretina_matches.jpg"))) == 3 * 2
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, monkeypatch):
     rows, _ = run_evaluate(
         "--real", numbered_root[0], "--rotations", 0, "--compare", "superretina", "oracle"
@@ -199,6 +203,7 @@ def test_results_are_kept_and_not_computed_again(run_evaluate, numbered_root, mo
     }
 
 
+@pytest.mark.slow
 def test_results_of_other_settings_are_not_mixed(
     run_evaluate, numbered_root, untrained_weights, monkeypatch, tmp_path, capsys
 ):
@@ -228,6 +233,7 @@ def test_results_of_other_settings_are_not_mixed(
     assert run_main(evaluate, monkeypatch, *given, "--img_size", 128, "--overwrite") == 0
 
 
+@pytest.mark.slow
 def test_stress_wrong_pairs_and_several_sets_in_one_run(
     run_evaluate, numbered_root, generated_root, tmp_path, capsys, monkeypatch
 ):
