@@ -1,7 +1,8 @@
-"""What the loss terms share.
+"""Parts that the loss terms share.
 
-Every term is computed per sample, (B,), together with which samples had anything to say. A batch then averages over
-*all* its samples, empty ones counting zero: so half batches on two devices add up to exactly the whole batch on one.
+Every term is computed per sample, (B,), together with a mask of the samples that contributed. A
+batch averages over *all* its samples, empty ones counting zero, so that the mean of the half
+batches on two devices equals the loss of the whole batch on one.
 """
 
 from __future__ import annotations
@@ -10,26 +11,26 @@ from typing import NamedTuple
 
 import torch
 
-DICE_SMOOTHING = 1.0
+DICE_SMOOTHING = 1.0  # pixels, chosen by hand
 
 
 class Term(NamedTuple):
     """A loss term of a batch.
 
     Attributes:
-        per_sample: (B,), zero (with graph) where not valid.
-        valid: (B,) bool, which samples contributed.
+        per_sample: (B,) float, zero (with graph) where not valid.
+        valid: (B,) bool, samples that contributed.
     """
 
     per_sample: torch.Tensor
     valid: torch.Tensor
 
     def mean(self) -> torch.Tensor:
-        """Mean over the whole batch, empty samples counting zero."""
+        """Scalar mean over the whole batch, empty samples counting zero."""
         return self.per_sample.mean()
 
     def n_empty(self) -> int:
-        """Number of samples with nothing valid."""
+        """Number of samples that did not contribute."""
         return int((~self.valid).sum())
 
 
@@ -39,14 +40,14 @@ def dice_loss(
     valid: torch.Tensor,
     smoothing: float = DICE_SMOOTHING,
 ) -> Term:
-    """Soft Dice loss inside a valid region, as in SuperRetina (ECCV 2022, the detector's classification loss).
+    """Soft Dice loss inside a valid region (SuperRetina, ECCV 2022: loss of the detector).
 
     ``1 - (2 sum(p t) + s) / (sum(p p) + sum(t t) + s)``, sums over valid pixels.
 
     Args:
         prediction, target: (B, 1, H, W) in [0, 1]. Gradients flow into both.
         valid: (B, 1, H, W), 0 or 1.
-        smoothing: s, in pixels; keeps an empty target from asking for exactly nothing.
+        smoothing: s, pixels; with an empty target it keeps small predictions at a small loss.
 
     Returns:
         Per-sample values in [0, 1]; a sample without a valid pixel is empty.
@@ -60,5 +61,5 @@ def dice_loss(
 
 
 def average(first: Term, second: Term) -> Term:
-    """Mean of two terms of the same samples; a sample counts as valid when either part was."""
+    """Mean of two terms (B,) of the same samples; a sample is valid if either part is."""
     return Term(0.5 * (first.per_sample + second.per_sample), first.valid | second.valid)

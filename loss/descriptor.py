@@ -1,27 +1,40 @@
-"""L_des: descriptors of one place agree, descriptors of different places differ.
+"""L_des: descriptors of the same place agree, descriptors of different places differ.
 
-Two objectives with one interface; the config chooses. Both take descriptors of corresponding points of each pair and
-use the other points of the same pair as negatives, except those too near to call different.
+Two losses with the same interface, selected by ``loss.descriptor``: InfoNCE and triplet. Both take
+descriptors at corresponding points of each pair. The negatives of a point are the other points of
+the same pair, except those within ``ignore_px``, whose descriptors may be similar.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
+from geometry.points import warp_points
 from loss.common import Term
+from loss.term_inputs import TermInputs
 
 
 def too_near(points: torch.Tensor, distance_px: float) -> torch.Tensor:
-    """Pairs of points that are nearer than ``distance_px`` (or the same): (B, N, 2) to (B, N, N) bool."""
+    """Pairs of points closer than ``distance_px``, each point with itself included.
+
+    Args:
+        points: (B, N, 2), pixels.
+        distance_px: in the same pixels.
+
+    Returns:
+        (B, N, N) bool.
+    """
     gap = points[:, :, None] - points[:, None]
     return (gap**2).sum(-1) < distance_px**2
 
 
 def _mean_over_anchors(loss: torch.Tensor, usable: torch.Tensor) -> Term:
-    """(B, N) to a term, averaging each sample over its usable anchors."""
+    """Mean of a loss (B, N) over the usable anchors (B, N) of each sample."""
     count = usable.sum(1)
-    # where, not a product: an anchor without a negative may hold an infinity, and 0 * inf is not 0.
+    # torch.where instead of a product: an anchor without a negative may be inf, and 0 * inf is NaN.
     total = torch.where(usable, loss, torch.zeros_like(loss)).sum(1)
     return Term(total / count.clamp(min=1), count > 0)
 
@@ -34,17 +47,20 @@ def infonce_loss(
     temperature: float = 0.07,
     ignore_px: float = 6.0,
 ) -> Term:
-    """Symmetric InfoNCE (van den Oord et al., 2018): each anchor must pick its partner among all points of the pair.
+    """Symmetric InfoNCE (van den Oord et al., "Representation Learning with CPC", 2018).
 
-    ``L = -log( exp(a_i p_i / T) / sum_j exp(a_i p_j / T) )``, averaged over both directions; j runs over i itself and
-    the valid points at least ``ignore_px`` away.
+    ``L = -log( exp(a_i p_i / T) / sum_j exp(a_i p_j / T) )``, averaged over both directions; j runs
+    over i itself and the valid points at least ``ignore_px`` away.
 
     Args:
         fixed, moving: (B, N, D) unit descriptors, row i of both is one place.
-        points: (B, N, 2) fixed pixels.
+        points: (B, N, 2) fixed pixels (x, y).
         valid: (B, N) bool.
         temperature: T.
-        ignore_px: nearer points are neither positive nor negative.
+        ignore_px: closer points are neither positive nor negative, fixed pixels.
+
+    Returns:
+        A term (B,); samples without a valid point are empty.
     """
     logits = torch.einsum("bnd,bmd->bnm", fixed.float(), moving.float()) / temperature
     diagonal = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
@@ -64,20 +80,29 @@ def triplet_loss(
     margin: float = 0.8,
     ignore_px: float = 6.0,
 ) -> Term:
-    """Triplet loss with the hardest and a random negative, after SuperRetina (ECCV 2022, the descriptor loss).
+    """Triplet loss with the hardest and a random negative (SuperRetina, ECCV 2022).
 
-    ``L = max(0, m + d(a, p) - (d(a, n_hard) + d(a, n_rand)) / 2)`` with d the Euclidean distance of unit descriptors.
-    The anchors come in random order, so "the next point in the list" is a random negative, and no draw is needed.
+    ``L = max(0, m + d(a, p) - (d(a, n_hard) + d(a, n_rand)) / 2)``, d the Euclidean distance of
+    unit descriptors. The anchors are in random order, so the next allowed point in the list is a
+    random negative.
 
     Args:
-        See :func:`infonce_loss`; ``margin`` is m.
+        fixed, moving: (B, N, D) unit descriptors, row i of both is one place.
+        points: (B, N, 2) fixed pixels (x, y).
+        valid: (B, N) bool.
+        margin: m, in [0, 2] as the distance.
+        ignore_px: closer points are not negatives, fixed pixels.
+
+    Returns:
+        A term (B,); samples without a point that has a negative are empty.
     """
     similarity = torch.einsum("bnd,bmd->bnm", fixed.float(), moving.float())
     distance = (2.0 - 2.0 * similarity).clamp_min(1e-6).sqrt()
     allowed = ~too_near(points, ignore_px) & valid[:, None, :] & valid[:, :, None]
     positive = distance.diagonal(dim1=1, dim2=2)
     hardest = distance.masked_fill(~allowed, float("inf")).amin(2)
-    # First allowed column after i, cyclically: roll row i by i, then the first allowed entry from column 1 on.
+    # First allowed column after i, cyclically: roll row i by i, then take the first allowed entry.
+    # Entry 0 is i itself, which is never allowed.
     n_points = points.shape[1]
     order = (
         torch.arange(n_points, device=points.device)[:, None]
@@ -91,4 +116,51 @@ def triplet_loss(
     return _mean_over_anchors(F.relu(margin + positive - 0.5 * (hardest + random)), usable)
 
 
-DESCRIPTOR_OBJECTIVES = {"infonce": infonce_loss, "triplet": triplet_loss}
+DESCRIPTOR_OBJECTIVES: dict[str, Callable[..., Term]] = {
+    "infonce": infonce_loss,
+    "triplet": triplet_loss,
+}
+
+
+def descriptor_term(inputs: TermInputs) -> Term:
+    """L_des of a batch, (B,), at the anchors and at the admitted places that both images show."""
+    settings, batch = inputs.settings, inputs.batch
+    points, valid = _append_points(batch["anchors"], batch["anchor_valid"], inputs.places.in_both)
+    fixed_descriptors = inputs.sample_descriptors(inputs.fixed.descriptors, points)
+    moving_descriptors = inputs.sample_descriptors(
+        inputs.moving.descriptors, warp_points(points, batch["H_fix_to_mov"])
+    )
+    if settings.descriptor == "infonce":
+        options = {"temperature": settings.temperature}
+    else:
+        options = {"margin": settings.margin}
+    return DESCRIPTOR_OBJECTIVES[settings.descriptor](
+        fixed_descriptors,
+        moving_descriptors,
+        points,
+        valid,
+        ignore_px=settings.ignore_px,
+        **options,
+    )
+
+
+def _append_points(
+    anchors: torch.Tensor, valid: torch.Tensor, extra: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Append points to the anchors, padded to a common length.
+
+    Args:
+        anchors: (B, N, 2), pixels.
+        valid: (B, N) bool.
+        extra: per sample (N_b, 2), pixels.
+
+    Returns:
+        Points (B, N + max N_b, 2), and bool (B, N + max N_b), false at padding.
+    """
+    longest = max((len(points) for points in extra), default=0)
+    padded = anchors.new_zeros(len(anchors), longest, 2)
+    used = torch.zeros(len(anchors), longest, dtype=torch.bool, device=valid.device)
+    for index, points in enumerate(extra):
+        padded[index, : len(points)] = points
+        used[index, : len(points)] = True
+    return torch.cat([anchors, padded], dim=1), torch.cat([valid, used], dim=1)

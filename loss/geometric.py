@@ -1,4 +1,4 @@
-"""L_geo: both images must be detected at the same places."""
+"""L_geo: the detector maps of both images agree after warping."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 
 from geometry.rasters import warp_image
 from loss.common import Term, dice_loss
+from loss.term_inputs import TermInputs
 
 
 def geometric_loss(
@@ -16,15 +17,28 @@ def geometric_loss(
 ) -> Term:
     """``L_geo = Dice(D_fix, D_mov warped into the fixed frame)`` inside the overlap.
 
-    Args:
-        fixed_detector: (B, 1, H, W); moving_detector: (B, 1, Hm, Wm). Gradients flow into both.
-        H_fix_to_mov: (B, 3, 3).
-        overlap: (B, 1, H, W), 1 where both fields of view show retina: outside it a right detection has no partner and
-            must not be punished.
+    Two constant maps agree perfectly, so the term starts near 0, rises while the detector begins
+    to respond, and is minimised from there on. Subtracting each map's background first was worse:
+    it penalises the responses of an untrained detector (L_det after 200 steps: 0.98 with, 0.74
+    without subtraction).
 
-    Two maps that are constant agree perfectly, so the term starts near 0, rises while the detector learns to answer at all,
-    and is held down from there. Taking each map relative to its own background instead was tried: it punishes whatever an
-    untrained detector says, and the detector fell silent (L_det 0.98 after 200 steps, against 0.74).
+    Args:
+        fixed_detector: (B, 1, H, W) in [0, 1]. Gradients flow into both maps.
+        moving_detector: (B, 1, Hm, Wm) in [0, 1].
+        H_fix_to_mov: (B, 3, 3), pixels.
+        overlap: (B, 1, H, W), 1 where both images show retina, fixed frame. Outside of it a
+            correct detection has no counterpart and must not be penalised.
     """
-    warped = warp_image(moving_detector, H_fix_to_mov, tuple(fixed_detector.shape[-2:]))
+    height, width = fixed_detector.shape[-2:]
+    warped = warp_image(moving_detector, H_fix_to_mov, (height, width))
     return dice_loss(fixed_detector, warped, overlap)
+
+
+def geometric_term(inputs: TermInputs) -> Term:
+    """L_geo of a batch, (B,); see :func:`geometric_loss`."""
+    return geometric_loss(
+        inputs.fixed.detector,
+        inputs.moving.detector,
+        inputs.batch["H_fix_to_mov"],
+        inputs.overlap,
+    )

@@ -1,10 +1,13 @@
-"""The strict vessel loss of LoFTR v3: only vessels teach the matching.
+"""The strict vessel loss of LoFTR v3: the matching is trained on vessels only.
 
-    W(i, j) = M_fixed(i) * M_moving(j) + eps      M = 1 on cells that hold a vessel, else 0
+    W(i, j) = M_fixed(i) * M_moving(j) + eps      M = 1 on cells that contain a vessel, else 0
 
-W weights every pair of cells in two ways. The true matches are averaged with their W, so that background neither
-teaches nor dilutes. And the gradient of each similarity is multiplied by its W (at most 1): vessels must still win against
-all cells, as they must at inference, where there is no mask; but background cells are not what learns from it.
+W weights every pair of cells twice:
+
+- The loss is the mean over the true matches, weighted by W, so that background matches neither
+  contribute nor reduce the weight of the others.
+- The gradient of each similarity is multiplied by its W (at most 1). The softmax still runs over
+  all cells, as at inference, where there is no mask, but background similarities get no gradient.
 """
 
 from __future__ import annotations
@@ -24,13 +27,17 @@ class VesselLossSettings:
     """Settings of the loss.
 
     Attributes:
-        mask: weigh by vessels; without, every true match counts the same (W = 1), as in LoFTR.
-        eps: weight of everything that is not a vessel, in the mean and once more in the gradient; the strict mask has 1e-4 or 0,
-            a soft one 0.1.
-        min_vessel_area: least share of a coarse cell that must be vessel.
-        focal_gamma: exponent of the focal loss (Lin et al., ICCV 2017); 0 is the plain cross-entropy.
-        fine_weight: of the fine loss beside the coarse one.
-        fine_matches: at how many true matches of a batch, times its pairs, the fine stage is trained.
+        mask: weight by vessels; if false, every true match has weight W = 1, as in LoFTR.
+        eps: weight of background, in the mean and again in the gradient; 1e-4 or 0 for the strict
+            mask, 0.1 for a soft one.
+        min_vessel_area: fraction of a coarse cell that must be vessel for M = 1.
+        focal_gamma: exponent of the focal loss (Lin et al., ICCV 2017); 0 gives cross-entropy.
+        fine_weight: weight of the fine loss; the coarse one has weight 1.
+        fine_matches: true matches per pair at which the fine stage is trained, on average over
+            the batch.
+
+    Raises:
+        InputError: a value outside of its range.
     """
 
     mask: bool = True
@@ -43,17 +50,23 @@ class VesselLossSettings:
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps <= 1.0 or not 0.0 < self.min_vessel_area <= 1.0:
             raise InputError(
-                f"loss.eps {self.eps:g} must lie between 0 and 1, loss.min_vessel_area {self.min_vessel_area:g} "
-                "above 0 and up to 1."
+                f"loss.eps {self.eps:g} must lie between 0 and 1, loss.min_vessel_area "
+                f"{self.min_vessel_area:g} above 0 and up to 1."
             )
         if self.focal_gamma < 0 or self.fine_weight < 0 or self.fine_matches < 1:
             raise InputError(
-                "loss.focal_gamma and loss.fine_weight must not be negative, loss.fine_matches at least 1."
+                "loss.focal_gamma and loss.fine_weight must not be negative, loss.fine_matches "
+                "at least 1."
             )
 
 
 class VesselWeights(NamedTuple):
-    """Which cells hold vessels, (B, L) and (B, S) of 0 and 1, and ``eps``; together they are W."""
+    """The factors of W.
+
+    Attributes:
+        fixed, moving: (B, L) and (B, S) float32, 1 on cells that contain a vessel, else 0.
+        eps: weight of background.
+    """
 
     fixed: torch.Tensor
     moving: torch.Tensor
@@ -64,11 +77,11 @@ class VesselWeights(NamedTuple):
         return self.fixed[:, :, None] * self.moving[:, None, :] + self.eps
 
     def of(self, matches: CellMatches) -> torch.Tensor:
-        """W of given matches: (M,)."""
+        """W of given matches: (M,) float32."""
         return self.on_vessel(matches).float() + self.eps
 
     def on_vessel(self, matches: CellMatches) -> torch.Tensor:
-        """Which matches join a vessel with a vessel: (M,) bool."""
+        """Which matches connect two cells that both contain a vessel: (M,) bool."""
         return (
             self.fixed[matches.batch, matches.fixed_cell]
             * self.moving[matches.batch, matches.moving_cell]
@@ -81,8 +94,11 @@ def _weighted_mean(
     matches: CellMatches,
     certainty: torch.Tensor | float = 1.0,
 ) -> Term:
-    """Mean of (M,) per pair, weighted by W and the network's own certainty. A pair without a match on vessels is empty: its
-    background, weighted by eps and divided by the sum of eps, would teach at full strength."""
+    """Mean of a loss (M,) per pair, weighted by W times the predicted certainty (M,).
+
+    A pair without a match on vessels is empty: its background, weighted by eps and divided by the
+    sum of eps, would otherwise count as much as vessels.
+    """
     weight = weights.of(matches) * certainty
 
     def sum_per_pair(values: torch.Tensor) -> torch.Tensor:
@@ -96,16 +112,19 @@ def _weighted_mean(
 def coarse_loss(
     similarity: torch.Tensor, matches: CellMatches, weights: VesselWeights, focal_gamma: float = 2.0
 ) -> Term:
-    """Focal loss of the dual-softmax probability of the true matches (LoFTR, CVPR 2021, eq. 5, sparse form).
+    """Focal loss of the dual-softmax probability of the true matches (LoFTR, CVPR 2021, eq. 5).
 
-    ``log p(i, j) = 2 s(i, j) - logsumexp_j s(i, .) - logsumexp_i s(., j)``, computed without the probability, whose
-    clipping would leave hopeless matches without a gradient.
+    ``log p(i, j) = 2 s(i, j) - logsumexp_j s(i, .) - logsumexp_i s(., j)``, computed from the
+    logits: a clipped probability would give matches of very low probability no gradient.
 
     Args:
         similarity: (B, L, S) logits.
-        matches: the true ones.
-        weights: W; with eps = 0 the gradient of every similarity that involves background is exactly zero.
+        matches: true matches (M).
+        weights: W; with eps = 0 the gradient of every similarity of a background cell is zero.
         focal_gamma: see :class:`VesselLossSettings`.
+
+    Returns:
+        A term (B,); pairs without a true match on vessels are empty.
     """
     similarity = torch.lerp(
         similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity)
@@ -116,7 +135,7 @@ def coarse_loss(
         - torch.logsumexp(similarity, dim=2)[batch, fixed_cell]
         - torch.logsumexp(similarity, dim=1)[batch, moving_cell]
     )
-    # exp of a tiny positive rounding error must not make 1 - p negative: its power would not be a number.
+    # log_p may exceed 0 by a rounding error; the power of a negative 1 - p would be NaN.
     focal = (1.0 - log_p.exp()).clamp_min(0.0) ** focal_gamma if focal_gamma else 1.0
     return _weighted_mean(-focal * log_p, weights, matches)
 
@@ -128,21 +147,32 @@ def fine_loss(
     weights: VesselWeights,
     half_window_px: float,
 ) -> Term:
-    """Squared error of the fine stage, less where it says itself that it is unsure (LoFTR, eq. 6).
+    """Squared error of the fine stage, weighted by predicted certainty (LoFTR, CVPR 2021, eq. 6).
 
     Args:
-        offset_px, spread: (M, 2) and (M,), answers of the fine stage at ``matches``.
-        half_window_px: unit in which errors count.
+        offset_px: (M, 2) predicted offsets at ``matches``, moving pixels (x, y).
+        spread: (M,) predicted standard deviations, in half windows; the certainty is 1 / spread.
+        matches: true matches (M) with their true offsets.
+        weights: W.
+        half_window_px: unit of the error, pixels.
+
+    Returns:
+        A term (B,); pairs without a match on vessels are empty.
     """
     error = ((offset_px - matches.offset_px) / half_window_px).square().sum(-1)
     return _weighted_mean(error, weights, matches, certainty=1.0 / spread.detach().clamp_min(1e-2))
 
 
 def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int) -> CellMatches:
-    """True matches at which the fine stage is trained: at random, those on vessels first.
+    """Select true matches at which the fine stage is trained: at random, those on vessels first.
 
-    Without any, the first cells of the first pair stand in, so that every process keeps the same graph; the objective lets
-    them count nothing.
+    Without any true match the result is cell 0 of both images of the first pair, so that every
+    process has the same graph; :class:`VesselObjective` ignores it.
+
+    Args:
+        matches: true matches (M) of the batch.
+        weights: W.
+        n_wanted: largest number of matches.
     """
     if len(matches.batch) == 0:
         first = torch.zeros(1, dtype=torch.long, device=matches.batch.device)
@@ -155,13 +185,18 @@ def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int)
 
 
 class VesselObjective:
-    """Coarse and fine loss of a batch; knows cells and logits, no model."""
+    """Coarse and fine loss of a batch.
+
+    Args:
+        settings: of the loss.
+        half_window_px: half the side of the fine window, pixels.
+    """
 
     def __init__(self, settings: VesselLossSettings, half_window_px: float) -> None:
         self.settings, self.half_window_px = settings, half_window_px
 
     def weights(self, fixed_vessel: torch.Tensor, moving_vessel: torch.Tensor) -> VesselWeights:
-        """W from the cells that hold vessels, (B, L) and (B, S)."""
+        """W from masks of cells that contain a vessel, (B, L) and (B, S), 0 or 1."""
         if self.settings.mask:
             return VesselWeights(fixed_vessel, moving_vessel, self.settings.eps)
         return VesselWeights(torch.ones_like(fixed_vessel), torch.ones_like(moving_vessel), 0.0)
@@ -172,23 +207,27 @@ class VesselObjective:
         offset_px: torch.Tensor,
         spread: torch.Tensor,
         matches: CellMatches,
-        asked: CellMatches,
+        selected: CellMatches,
         weights: VesselWeights,
     ) -> dict[str, Term]:
         """Terms ``coarse`` and ``fine``.
 
         Args:
-            similarity, offset_px, spread: what the network said, the last two at ``asked``.
+            similarity: (B, L, S) logits of the dual softmax.
+            offset_px, spread: (M, 2) pixels and (M,) half windows, fine stage at ``selected``.
             matches: all true matches.
+            selected: from :func:`choose_for_fine`.
             weights: from :meth:`weights`.
         """
-        n_true = min(len(asked.batch), len(matches.batch))
-        offset_px, spread, asked = offset_px[:n_true], spread[:n_true], asked.pick(slice(n_true))
+        n_true = min(len(selected.batch), len(matches.batch))
+        # Without true matches ``selected`` contains a placeholder; drop it.
+        offset_px, spread = offset_px[:n_true], spread[:n_true]
+        selected = selected.pick(slice(n_true))
         return {
             "coarse": coarse_loss(similarity, matches, weights, self.settings.focal_gamma),
-            "fine": fine_loss(offset_px, spread, asked, weights, self.half_window_px),
+            "fine": fine_loss(offset_px, spread, selected, weights, self.half_window_px),
         }
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Weighted sum of the batch's terms."""
+        """Weighted sum of the scalar means of the terms ``coarse`` and ``fine``."""
         return losses["coarse"] + self.settings.fine_weight * losses["fine"]

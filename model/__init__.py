@@ -1,0 +1,1 @@
+"""The networks, their settings and their initial weights."""

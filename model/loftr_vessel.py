@@ -11,7 +11,7 @@ centre cells on pixels). Cells are numbered row by row. See ``geometry.cells``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,8 @@ class LoFTRVessel(nn.Module):
         training step.
         """
         for transformer in (self.matcher.loftr_coarse, self.matcher.loftr_fine):
-            for layer in transformer.layers:
+            layers: Iterable[Any] = transformer.layers
+            for layer in layers:
                 nn.init.constant_(layer.norm2.weight, RESIDUAL_START)
 
     # --- freezing ---------------------------------------------------------------------------------
@@ -278,7 +279,7 @@ class LoFTRVessel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fine stage at given cells (M,): offsets (M, 2) in moving pixels and spreads (M,)."""
         nothing = tokens.fixed.new_zeros(len(batch), 2)
-        data = {
+        data: dict[str, Any] = {
             "stride_c": COARSE_STRIDE,
             "stride_f": FINE_STRIDE,
             "b_ids": batch,

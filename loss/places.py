@@ -1,0 +1,94 @@
+"""Admitted places of the keypoint expansion, in the frames of a batch of views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from geometry.points import inside, sample_map, warp_points
+from loss.value_map import ValueMap
+
+# Spots drawn at once: all spots of a large image together would need gigabytes.
+SPOTS_PER_CHUNK = 32
+
+
+class AdmittedPlaces(NamedTuple):
+    """Admitted places of a batch, one (N, 2) tensor of pixels (x, y) per sample.
+
+    Attributes:
+        in_fixed: inside the field of view of the fixed image; fixed pixels.
+        in_moving: inside the field of view of the moving image; moving pixels.
+        in_both: inside the overlap; fixed pixels.
+    """
+
+    in_fixed: list[torch.Tensor]
+    in_moving: list[torch.Tensor]
+    in_both: list[torch.Tensor]
+
+
+def admitted_places(
+    batch: Mapping[str, Any], value_map: ValueMap, overlap: torch.Tensor
+) -> AdmittedPlaces:
+    """Admitted places of each sample that its views show.
+
+    A place that only one of the two images shows is a keypoint of that image.
+
+    Args:
+        batch: collated views; see :class:`loss.term_inputs.TermInputs`.
+        value_map: read only.
+        overlap: (B, 1, H, W), 1 where both images show retina, fixed frame.
+    """
+    places = AdmittedPlaces([], [], [])
+    for index, key in enumerate(batch["key"]):
+        in_fixed = own_to_fixed(value_map.admitted(key), batch["H_fix_to_own"][index])
+        in_moving = warp_points(in_fixed, batch["H_fix_to_mov"][index])
+        places.in_both.append(in_fixed[in_mask(in_fixed, overlap[index])])
+        places.in_fixed.append(in_fixed[in_mask(in_fixed, batch["fixed_fov"][index])])
+        places.in_moving.append(in_moving[in_mask(in_moving, batch["moving_fov"][index])])
+    return places
+
+
+def own_to_fixed(points: torch.Tensor, H_fix_to_own: torch.Tensor) -> torch.Tensor:
+    """Map points (N, 2) from the sample's own frame to fixed pixels.
+
+    Convention: the matrix (3, 3) is the *inverse* direction, fixed to own; the result is on its
+    device and of its type.
+    """
+    return warp_points(points.to(H_fix_to_own), torch.linalg.inv(H_fix_to_own))
+
+
+def in_mask(points: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Which points (N, 2), pixels (x, y), lie on a pixel of a mask (1, H, W): (N,) bool."""
+    height, width = mask.shape[-2:]
+    on_image = inside(points, (height, width))
+    if len(points) == 0:
+        return on_image
+    return on_image & (sample_map(mask[None], points[None])[0, :, 0] > 0.5)
+
+
+def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: float) -> torch.Tensor:
+    """Add Gaussian spots of height 1 to label heatmaps; where they overlap, the maximum counts.
+
+    Args:
+        heatmap: (B, 1, H, W) in [0, 1].
+        places: per sample (N, 2), pixels (x, y).
+        sigma_px: standard deviation of a spot, pixels.
+
+    Returns:
+        A new (B, 1, H, W) in [0, 1].
+    """
+    height, width = heatmap.shape[-2:]
+    xs = torch.arange(width, device=heatmap.device, dtype=heatmap.dtype)
+    ys = torch.arange(height, device=heatmap.device, dtype=heatmap.dtype)
+    drawn = heatmap.clone()
+    for index, points in enumerate(places):
+        if len(points) == 0:
+            continue
+        for chunk in points.to(heatmap).split(SPOTS_PER_CHUNK):
+            along_x = torch.exp(-0.5 * ((xs[None] - chunk[:, :1]) / sigma_px) ** 2)
+            along_y = torch.exp(-0.5 * ((ys[None] - chunk[:, 1:]) / sigma_px) ** 2)
+            spots = (along_y[:, :, None] * along_x[:, None, :]).amax(0)
+            drawn[index, 0] = torch.maximum(drawn[index, 0], spots)
+    return drawn
