@@ -45,17 +45,13 @@ BUDGET: dict[str, Any] = {
     # Rotated and smaller copies of the moving image would hide differences between the variants.
     "match": {"try_turns": False, "smaller_copy": 1.0},
 }
-WEIGHTS = ObjectiveSettings().weights  # weight of each loss term in the full objective
+WEIGHTS = ObjectiveSettings().weights  # of the loss terms that the full objective contains
 VARIANTS: dict[str, dict[str, Any]] = {
     "reference": {},
     "raw stem": {"model": {"stem": "raw"}},
     "dual encoder": {"model": {"encoders": "dual"}},
     "triplet": {"loss": {"descriptor": "triplet"}},
-    **{
-        f"no {term}": {"loss": {"weights": WEIGHTS | {term: 0.0}}}
-        for term, weight in WEIGHTS.items()
-        if weight
-    },
+    **{f"no {term}": {"loss": {"weights": WEIGHTS | {term: 0.0}}} for term in WEIGHTS},
     # Three views of each sample, because data/generated holds a third as many pairs of these modes
     # as data/release: the number of steps is the same.
     "procedural only": {"train": {"views_per_sample": 3}},
