@@ -1,1 +1,1 @@
-"""Draws eyes, and renders pictures of them in every modality."""
+"""Synthesis of generated data: random eye anatomy, rendered in every modality."""

@@ -1,14 +1,15 @@
-"""A fundus camera looking at a round eye: where points of the retina come to lie in an image, and back.
+"""Model of a fundus camera and a spherical retina: maps retina points to pixels and back.
 
-The retina is a sphere. The camera sees it through the eye's optics as if from the nodal point, some half a radius in front of
-the sphere's centre, and images angles: the distance from the middle of the image is a function of the angle to the axis. Two
-gazes through one point of entrance are related by a rotation of that point's directions, which no affine and, with angles
-imaged evenly, no homography can express; another point of entrance adds a little parallax, because the retina is not equally
-far away everywhere.
+All rays pass one point of entrance near the nodal point of the eye, about half a radius in front of
+the centre of the sphere. The distance of a pixel from the middle of the image is a function of the
+angle between its ray and the camera axis. Two views through one point of entrance are related by a
+rotation of the rays, which no affine can express, nor, unless the projection is a pinhole's, any
+homography. A shifted point of entrance adds parallax, because the distance to the retina varies.
 
 Convention:
-    Retina points are (x, y) in disc diameters as in :mod:`dataset.vascular_tree`: distance and direction along the surface
-    from the posterior pole, which lies between the disc, at (0, 0), and the fovea. Pixels as in :mod:`geometry`.
+    Retina points are (x, y) in disc diameters as in :mod:`synthesis.vessel_growth`: geodesic
+    distance and direction from the posterior pole, which lies between the disc, at (0, 0), and the
+    fovea. Pixels are (x, y) as in :mod:`geometry`, pixel centres at integers.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 RETINA_RADIUS_DD = 7.6  # 11.4 mm, at 1.5 mm a disc diameter
-NODAL_POINT = 0.48  # radii in front of the centre of the sphere: 17 mm before the retina
-FARTHEST_RAD = 1.9  # points farther round the eye than this lie behind the iris
+NODAL_POINT = 0.48  # radii in front of the centre of the sphere: 17 mm in front of the retina
+FARTHEST_RAD = 1.9  # largest angle from the pole at the centre of the sphere; beyond is the iris
+MAX_BENT_RAD = 1.45  # largest argument of the tangent, whose sign changes at pi / 2
 
 
 @dataclass(frozen=True)
 class FundusCamera:
-    """One gaze. Takes the place of :class:`dataset.vascular_tree.View` where scenes are drawn.
+    """One camera pose; a :class:`synthesis.vessel_drawing.Projection`.
 
     Attributes:
         pole: (2,) retina point at the posterior pole, disc diameters.
-        axes: (3, 3) right, down and forward of the camera, as rows, in the eye's frame (z towards the pole).
-        entrance: (3,) the point that all rays go through, in radii of the retina.
-        px_per_rad: pixels per radian at the middle of the image.
-        bend: of the projection r = f tan(bend * angle) / bend: 0 images angles evenly, 1 is a pinhole.
-        size: image side in pixels.
-        swellings: (K, 5) x, y, dx, dy, reach: the tissue around a retina point is displaced by (dx, dy), falling off as a
-            Gaussian of this reach; all in disc diameters.
+        axes: (3, 3) rows: unit vectors right, down and forward of the camera, in the frame of the
+            eye (z towards the pole).
+        entrance: (3,) point that all rays pass, in the frame of the eye, radii of the retina.
+        px_per_rad: focal length, pixels per radian in the middle of the image.
+        bend: of the projection r = f tan(bend * angle) / bend; 0 is equidistant (r = f * angle), 1
+            is a pinhole.
+        size: side of the image, pixels.
+        swellings: (K, 5) x, y, dx, dy, reach: tissue around the retina point (x, y) is displaced by
+            (dx, dy) times a Gaussian of standard deviation ``reach``; all in disc diameters.
     """
 
     pole: np.ndarray
@@ -54,7 +58,7 @@ class FundusCamera:
         return float(2.0 / np.linalg.norm(ends[1] - ends[0]))
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """Map retina points (..., 2) to pixels (..., 2)."""
+        """Map retina points (..., 2) in disc diameters to pixels (x, y), (..., 2)."""
         points = np.asarray(points, dtype=float)
         for x, y, dx, dy, reach in self.swellings:
             falloff = np.exp(
@@ -70,10 +74,10 @@ class FundusCamera:
         )
 
     def to_retina(self, pixels: np.ndarray) -> np.ndarray:
-        """Map pixels (..., 2) to retina points (..., 2).
+        """Map pixels (x, y), (..., 2), to retina points (..., 2) in disc diameters.
 
         Raises:
-            ValueError: of a camera with swellings, which has no closed inverse and needs none: it is the moving one.
+            ValueError: the camera has swellings, whose displacement has no closed inverse.
         """
         if len(self.swellings):
             raise ValueError("only a camera without swellings maps back to the retina")
@@ -82,22 +86,21 @@ class FundusCamera:
         angle = np.arctan(self.bend * radius) / self.bend if self.bend else radius
         sideways = aside * (np.sin(angle) / np.maximum(radius, 1e-12))[..., None]
         rays = np.concatenate([sideways, np.cos(angle)[..., None]], axis=-1) @ self.axes
-        # Where the ray leaves the unit sphere: |entrance + t * ray| = 1.
+        # Intersection of the ray with the unit sphere: |entrance + t * ray| = 1.
         along = rays @ self.entrance
         reach = -along + np.sqrt(np.maximum(along**2 + 1.0 - self.entrance @ self.entrance, 0.0))
         return _from_sphere(self.entrance + reach[..., None] * rays) + self.pole
 
 
 def _imaged(angle: np.ndarray, bend: float) -> np.ndarray:
-    """Distance from the middle of the image for an angle to the axis, in focal lengths."""
+    """Distance from the middle of the image, focal lengths, for an angle (...) to the axis."""
     if not bend:
         return angle
-    # Beyond any image; the tangent would come back from the other side.
-    return np.tan(np.minimum(bend * angle, 1.45)) / bend
+    return np.tan(np.minimum(bend * angle, MAX_BENT_RAD)) / bend
 
 
 def _onto_sphere(points: np.ndarray) -> np.ndarray:
-    """Points (..., 2) about the pole, disc diameters, to the unit sphere (..., 3)."""
+    """Retina points relative to the pole (..., 2), disc diameters, to the unit sphere (..., 3)."""
     distance = np.linalg.norm(points, axis=-1)
     angle = np.minimum(distance / RETINA_RADIUS_DD, FARTHEST_RAD)
     sideways = points * (np.sin(angle) / np.maximum(distance, 1e-12))[..., None]
@@ -121,14 +124,17 @@ def aim(
     size: int,
     swellings: np.ndarray | None = None,
 ) -> FundusCamera:
-    """A camera that has a retina point in the middle of its image.
+    """Construct a camera with a given retina point in the middle of its image.
 
     Args:
-        pole, centre: (2,) retina points: the posterior pole, and what the camera looks at.
-        roll_rad: the camera turned about its axis, counted as :func:`geometry.matrices.affine_about` does.
-        shift: (2,) of the point of entrance across the eye's axis, in radii of the retina.
-        field_dd: width of the image on the retina in its middle, disc diameters.
-        bend, size, swellings: see :class:`FundusCamera`; none by default.
+        pole: (2,) retina point of the posterior pole, disc diameters.
+        centre: (2,) retina point in the middle of the image, disc diameters.
+        roll_rad: rotation of the image about its middle, radians; sign as in
+            :func:`geometry.matrices.affine_about`.
+        shift: (2,) offset of the point of entrance from the axis of the eye, radii of the retina.
+        field_dd: width of the image in disc diameters, at the magnification of its middle.
+        bend, size: see :class:`FundusCamera`.
+        swellings: see :class:`FundusCamera`; None for none.
     """
     entrance = np.array([shift[0], shift[1], -NODAL_POINT])
     place = _onto_sphere(np.asarray(centre, dtype=float) - pole)
@@ -141,11 +147,11 @@ def aim(
     cosine, sine = np.cos(roll_rad), np.sin(roll_rad)
     axes = np.stack([cosine * right - sine * down, sine * right + cosine * down, forward])
     return FundusCamera(
-        np.asarray(pole, dtype=float),
-        axes,
-        entrance,
-        size * distance_dd / field_dd,
-        bend,
-        size,
-        np.zeros((0, 5)) if swellings is None else np.asarray(swellings, dtype=float),
+        pole=np.asarray(pole, dtype=float),
+        axes=axes,
+        entrance=entrance,
+        px_per_rad=size * distance_dd / field_dd,
+        bend=bend,
+        size=size,
+        swellings=np.zeros((0, 5)) if swellings is None else np.asarray(swellings, dtype=float),
     )

@@ -1,34 +1,63 @@
-"""Lesions of a synthesised eye: where they lie, and their ragged shapes."""
+"""Lesions of a synthesised eye: their places and radii, and their rasterisation."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from synthesis.scene import smooth_noise
-from synthesis.vessel_drawing import View
+from synthesis.vessel_drawing import Projection
 
-LESION_PLANS = {  # kind: (probability, mean count, smallest and largest radius in disc diameters)
-    "haemorrhage": (0.3, 6, 0.03, 0.45),
-    "exudate": (0.25, 25, 0.015, 0.08),
-    "cotton_wool": (0.15, 3, 0.08, 0.2),
-    "drusen": (0.2, 40, 0.015, 0.06),
-    "laser_scar": (0.1, 120, 0.06, 0.1),
-    "non_perfusion": (0.15, 3, 0.4, 1.3),
-    "leakage": (0.2, 5, 0.05, 0.5),
+
+class LesionPlan(NamedTuple):
+    """How lesions of one kind are drawn; all values chosen by hand.
+
+    Attributes:
+        probability: that an eye has any.
+        mean_count: mean number of further lesions (Poisson).
+        smallest_dd, largest_dd: range of the radii, uniform in the logarithm, disc diameters.
+        spread_dd: standard deviation of the places about their common focus, disc diameters.
+        softness: width of the edge, in units of coverage.
+    """
+
+    probability: float
+    mean_count: float
+    smallest_dd: float
+    largest_dd: float
+    spread_dd: float = 1.5
+    softness: float = 0.12
+
+
+LESION_PLANS = {
+    "haemorrhage": LesionPlan(0.3, mean_count=6, smallest_dd=0.03, largest_dd=0.45),
+    "exudate": LesionPlan(0.25, mean_count=25, smallest_dd=0.015, largest_dd=0.08, spread_dd=0.7),
+    "cotton_wool": LesionPlan(0.15, mean_count=3, smallest_dd=0.08, largest_dd=0.2, softness=0.5),
+    "drusen": LesionPlan(0.2, mean_count=40, smallest_dd=0.015, largest_dd=0.06, spread_dd=0.8),
+    "laser_scar": LesionPlan(0.1, mean_count=120, smallest_dd=0.06, largest_dd=0.1, spread_dd=2.6),
+    "non_perfusion": LesionPlan(0.15, mean_count=3, smallest_dd=0.4, largest_dd=1.3, softness=0.2),
+    "leakage": LesionPlan(0.2, mean_count=5, smallest_dd=0.05, largest_dd=0.5, softness=0.5),
 }
 
 
 def draw_lesions(fovea: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Lesions of one visit: kind to (n, 3) x, y, radius in disc diameters, in the retina frame."""
+    """Draw the lesions of one visit.
+
+    Args:
+        fovea: (2,) retina point, disc diameters.
+        rng: of the draws.
+
+    Returns:
+        Kind of ``LESION_PLANS`` to (n, 3) x, y, radius in disc diameters; kinds may be absent.
+    """
     spots = {}
-    for kind, (probability, count, smallest, largest) in LESION_PLANS.items():
-        if rng.random() > probability:
+    for kind, plan in LESION_PLANS.items():
+        if rng.random() > plan.probability:
             continue
-        n = 1 + rng.poisson(count)
+        n = 1 + rng.poisson(plan.mean_count)
         focus = fovea * rng.uniform(0, 1.2) + rng.normal(0, 1.0, 2)
-        spread = {"laser_scar": 2.6, "drusen": 0.8, "exudate": 0.7}.get(kind, 1.5)
-        places = focus + rng.normal(0, spread, (n, 2))
-        radii = np.exp(rng.uniform(np.log(smallest), np.log(largest), n))
+        places = focus + rng.normal(0, plan.spread_dd, (n, 2))
+        radii = np.exp(rng.uniform(np.log(plan.smallest_dd), np.log(plan.largest_dd), n))
         away = np.linalg.norm(places, axis=1) > 0.8
         if kind == "laser_scar":
             away &= np.linalg.norm(places - fovea, axis=1) > 1.2
@@ -37,13 +66,22 @@ def draw_lesions(fovea: np.ndarray, rng: np.random.Generator) -> dict[str, np.nd
 
 
 def rasterise_lesions(
-    spots: dict[str, np.ndarray], view: View, rng: np.random.Generator
+    spots: dict[str, np.ndarray], view: Projection, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Paint lesions with ragged edges. Returns kind to (size, size) float32 coverage."""
+    """Rasterise lesions with irregular edges.
+
+    Args:
+        spots: from :func:`draw_lesions`.
+        view: projection of the retina into the image.
+        rng: draws the shapes.
+
+    Returns:
+        Kind to (size, size) float32 coverage in [0, 1].
+    """
     layers = {}
     for kind, table in spots.items():
         canvas = np.zeros((view.size, view.size), np.float32)
-        softness = {"leakage": 0.5, "cotton_wool": 0.5, "non_perfusion": 0.2}.get(kind, 0.12)
+        softness = LESION_PLANS[kind].softness
         for (x, y), radius in zip(
             view.to_pixels(table[:, :2]), table[:, 2] * view.px_per_dd, strict=True
         ):

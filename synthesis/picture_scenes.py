@@ -1,7 +1,8 @@
-"""Scenes behind real pictures: one modality is a real photograph, angiogram or OCTA, the others are rendered onto its vessels.
+"""Samples from real images: one modality is real, the others are rendered onto its vessels.
 
-A photograph or an OCTA comes with a vessel mask; the vessels of an angiogram are bright enough to be found
-(:func:`find_bright_vessels`). Real looks and real anatomy enter the training this way without a single real pair.
+A photograph or an OCTA comes with a vessel mask; the vessels of an angiogram are detected
+(:func:`synthesis.sources.find_bright_vessels`). Training thus contains real images and real anatomy
+without any real pair.
 """
 
 from __future__ import annotations
@@ -18,27 +19,44 @@ from synthesis.colour_fundus import render_cf
 from synthesis.lesions import draw_lesions, rasterise_lesions
 from synthesis.oct_scan import render_oct, render_octa
 from synthesis.scene import FULL_DEPTH_DD, Scene, blur, fractal_noise
-from synthesis.sources import MIN_CLIP_PX, Source, _read_source
+from synthesis.sources import Source, read_source
 from synthesis.vessel_drawing import View, draw_vessels
 from synthesis.vessel_growth import grow_twigs
+
+MIN_CLIP_PX = 64  # least side of a clip about the fovea, pixels of the real image
+MIN_COVERAGE = 0.35  # of a resampled mask, to count as vessel; keeps thin vessels connected
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Where the anatomy is thought to lie in a picture, in its pixels: disc (x, y), fovea (x, y), magnification."""
+    """Estimated anatomy of an image.
+
+    Attributes:
+        disc, fovea: (2,) centres, pixels (x, y).
+        px_per_dd: magnification, pixels per disc diameter.
+    """
 
     disc: np.ndarray
     fovea: np.ndarray
     px_per_dd: float
 
     def moved(self, corner: np.ndarray, scale: float) -> Landmarks:
-        """The same in a picture that starts at pixel ``corner`` and is enlarged by ``scale``."""
+        """The same in a resized crop.
+
+        Args:
+            corner: (2,), pixel (x, y) of this image that is the first of the crop.
+            scale: crop pixels to pixels of the resized crop.
+        """
         disc, fovea = ((point - corner + 0.5) * scale - 0.5 for point in (self.disc, self.fovea))
         return Landmarks(disc, fovea, self.px_per_dd * scale)
 
 
 def find_field(photograph: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in {0, 1}: the largest region that is not black; the whole frame if there is no black rim."""
+    """Field of view of a photograph (H, W, 3) in [0, 1]: its largest region that is not black.
+
+    Returns:
+        (H, W) float32, 0 or 1; all 1 where no region is found.
+    """
     lit = (photograph.max(axis=2) > 0.06).astype(np.uint8)
     lit = cv2.morphologyEx(lit, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     count, labels, stats, _ = cv2.connectedComponentsWithStats(lit)
@@ -48,25 +66,36 @@ def find_field(photograph: np.ndarray) -> np.ndarray:
 
 
 def background_of(photograph: np.ndarray, usable: np.ndarray, sigma: float) -> np.ndarray:
-    """(H, W) mean of red and green smoothed over ``sigma`` pixels, from usable (H, W) pixels only."""
+    """Smoothed brightness of a photograph, by normalised convolution.
+
+    Args:
+        photograph: (H, W, 3) RGB in [0, 1].
+        usable: (H, W) weights in [0, 1].
+        sigma: standard deviation of the Gaussian, pixels.
+
+    Returns:
+        (H, W), mean of red and green.
+    """
     level = photograph[..., :2].mean(axis=2)
     weight = blur(usable, sigma)
     return blur(level * usable, sigma) / np.maximum(weight, 1e-3)
 
 
 def find_landmarks(photograph: np.ndarray, mask: np.ndarray) -> Landmarks:
-    """Guess disc, fovea and magnification: the disc is bright where the large vessels meet, the fovea dark and bare.
+    """Estimate disc, fovea and magnification of an image.
 
-    Only the rendering of disc and macula hangs on the guess, never the alignment, so a miss does no harm.
+    The disc is bright and has the widest vessels; the fovea is dark, without vessels, and about 2.5
+    disc diameters beside the disc. Errors change the rendering of disc and macula only, never the
+    alignment of the images.
 
     Args:
-        photograph: (H, W, 3) in [0, 1].
+        photograph: (H, W, 3) RGB in [0, 1].
         mask: (H, W) bool, vessels.
     """
     field = find_field(photograph)
     side = max(mask.shape)
     calibre = 2 * cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    # The widest vessels are about a tenth of a disc diameter wide; views of 28 to 55 degrees are possible.
+    # The widest vessels measure about 0.1 disc diameters; fields of 28 to 55 degrees are allowed.
     widest = np.percentile(calibre[mask], 98) if mask.any() else 0.0
     px_per_dd = float(np.clip(widest / 0.1, side / 10, side / 5.6))
     well_inside = cv2.erode(field, np.ones((int(0.5 * px_per_dd),) * 2), borderValue=0)
@@ -85,14 +114,22 @@ def find_landmarks(photograph: np.ndarray, mask: np.ndarray) -> Landmarks:
 
 
 def _place_of_maximum(values: np.ndarray) -> np.ndarray:
+    """Pixel (x, y) of the largest value of a raster (H, W): (2,) float64."""
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     return np.array([column, row], float)
 
 
 def split_arteries_veins(paleness: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool, True where a vessel is probably an artery: the mean ``paleness`` of its segment is above the median.
+    """Label vessel segments whose mean paleness is above the median as arteries.
 
-    A segment is a piece of centreline between junctions, so a vessel does not change its kind from pixel to pixel.
+    A segment is a piece of centre line between junctions; all its pixels get the same label.
+
+    Args:
+        paleness: (H, W), larger in arteries.
+        mask: (H, W) bool, vessels.
+
+    Returns:
+        (H, W) bool, True on arteries.
     """
     line = skeletonize(mask)
     neighbours = cv2.filter2D(
@@ -119,7 +156,18 @@ def split_arteries_veins(paleness: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def draw_between(
     mask: np.ndarray, view: View, marks: Landmarks, avascular: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(size, size) coverage of invented thin vessels that sprout from the mask's; only FA and OCTA show them."""
+    """Draw procedural thin vessels that branch from those of the mask; visible in FA and OCTA only.
+
+    Args:
+        mask: (size, size) bool, vessels.
+        view: projection of the retina into the image.
+        marks: in pixels of the image.
+        avascular: radius of the avascular zone, disc diameters.
+        rng: draws the growth.
+
+    Returns:
+        (size, size) float32 coverage in [0, 1].
+    """
     rows, columns = np.nonzero(skeletonize(mask))
     every = max(1, int(0.1 * marks.px_per_dd))
     chosen = rng.permutation(len(rows))[::every]
@@ -131,31 +179,23 @@ def draw_between(
 def picture_scene(
     picture: np.ndarray, coverage: np.ndarray, marks: Landmarks, kind: str, rng: np.random.Generator
 ) -> Scene:
-    """The scene shown by a square real picture.
+    """Reconstruct the scene of a square real image.
 
     Args:
-        picture: (size, size, 3) in [0, 1].
-        coverage: (size, size) vessel mask resampled, in [0, 1].
-        marks: in pixels of this picture.
-        kind: of ``SOURCE_KINDS``. Only a photograph tells arteries from veins, and shows the slow variation of the fundus.
-        rng: draws what the picture does not show: capillary-free zone, leakage, non-perfusion.
+        picture: (size, size, 3) RGB in [0, 1].
+        coverage: (size, size) resampled vessel mask in [0, 1].
+        marks: in pixels of this image.
+        kind: one of ``SOURCE_KINDS``. Only in a photograph do grey values distinguish arteries from
+            veins and give the slow variation of the fundus; otherwise both are random.
+        rng: draws what the image does not determine: avascular zone, thin vessels, lesions.
     """
-    size, mask = len(coverage), coverage >= 0.35  # thin vessels must not break into dashes
+    size, mask = len(coverage), coverage >= MIN_COVERAGE
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
     half_width = cv2.dilate(depth, np.ones((9, 9), np.uint8))
     core = ((depth > 0.6 * half_width) & (half_width > 1.2)).astype(np.float32)
     column = np.clip(2 * half_width / (FULL_DEPTH_DD * marks.px_per_dd), 0.125, 1)
     field = _field_of(picture, kind)
-    background = fractal_noise(rng, size, size / (2.5 * marks.px_per_dd), 3)
-    if kind == "cf":
-        slow = background_of(
-            picture, field * (1 - cv2.dilate(coverage, np.ones((3, 3)))), 0.12 * marks.px_per_dd
-        )
-        slow = (slow - slow[field > 0].mean()) / (slow[field > 0].std() + 1e-6) * field
-        background = 0.6 * slow + 0.8 * background
-        paleness = picture[..., 1] - blur(picture[..., 1], 0.03 * size)
-    else:
-        paleness = rng.standard_normal((size, size), dtype=np.float32)  # each segment may be either
+    background, paleness = _background_and_paleness(picture, coverage, field, marks, kind, rng)
     artery = blur(split_arteries_veins(paleness, mask).astype(np.float32), 1.0)
     artery_share = np.clip(artery / np.maximum(blur(mask.astype(np.float32), 1.0), 1e-3), 0, 1)
     spots = {
@@ -167,11 +207,11 @@ def picture_scene(
     avascular = rng.uniform(0.18, 0.34)
     fine = draw_between(mask, view, marks, avascular, rng) * field
     return Scene(
-        marks.px_per_dd,
-        marks.disc,
-        np.full(2, 0.5 * marks.px_per_dd),
-        marks.fovea,
-        avascular * marks.px_per_dd,
+        px_per_dd=marks.px_per_dd,
+        disc=marks.disc,
+        disc_axes=np.full(2, 0.5 * marks.px_per_dd),
+        fovea=marks.fovea,
+        avascular_radius=avascular * marks.px_per_dd,
         artery=coverage * artery_share,
         vein=coverage * (1 - artery_share),
         artery_core=core * artery_share,
@@ -185,22 +225,48 @@ def picture_scene(
     )
 
 
+def _background_and_paleness(
+    picture: np.ndarray,
+    coverage: np.ndarray,
+    field: np.ndarray,
+    marks: Landmarks,
+    kind: str,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Background of the scene, and the values by which arteries are told from veins.
+
+    Both are (size, size); see :class:`Scene` and :func:`split_arteries_veins`.
+    """
+    size = len(coverage)
+    noise = fractal_noise(rng, size, size / (2.5 * marks.px_per_dd), 3)
+    if kind != "cf":
+        return noise, rng.standard_normal((size, size), dtype=np.float32)
+    no_vessels = field * (1 - cv2.dilate(coverage, np.ones((3, 3))))
+    slow = background_of(picture, no_vessels, 0.12 * marks.px_per_dd)
+    slow = (slow - slow[field > 0].mean()) / (slow[field > 0].std() + 1e-6) * field
+    return 0.6 * slow + 0.8 * noise, picture[..., 1] - blur(picture[..., 1], 0.03 * size)
+
+
 def source_pictures(
     source: Source, size: int, rngs: dict[str, np.random.Generator]
 ) -> dict[str, np.ndarray]:
-    """All pictures of one folder (role to array) for a real picture: itself as it is, the other modalities rendered.
+    """All images of one folder: the real image unchanged but for its size, the others rendered.
 
-    A photograph or angiogram gives the whole view and a clip about the fovea; an OCTA is a clip already.
+    A photograph or angiogram gives the whole field and a clip about the fovea; an OCTA is a clip.
 
     Args:
-        source: the picture.
-        size: side of the square results in pixels.
+        source: the real image.
+        size: side of the square results, pixels.
         rngs: generators for "scene", "cf", "fa", "oct", "octa".
+
+    Returns:
+        Role (see :func:`synthesis.eyes.file_names`) to (size, size) or (size, size, 3) float32 in
+        [0, 1]; masks are (size, size) bool.
 
     Raises:
         InputError: a mask of another size, or without a vessel.
     """
-    picture, mask = _read_source(source)
+    picture, mask = read_source(source)
     if source.kind == "octa":
         return _rendered(source, "_clip", picture, mask, _octa_landmarks(picture), None, size, rngs)
     marks = find_landmarks(picture, mask)
@@ -216,7 +282,7 @@ def source_pictures(
 
 
 def _octa_landmarks(picture: np.ndarray) -> Landmarks:
-    """An OCTA of the macula: the fovea in its middle, the disc beyond its edge; about four disc diameters wide."""
+    """Landmarks of a macular OCTA: fovea in the middle, disc outside, 4 disc diameters wide."""
     height, width = picture.shape[:2]
     px_per_dd = max(height, width) / 4.0
     fovea = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -224,10 +290,11 @@ def _octa_landmarks(picture: np.ndarray) -> Landmarks:
 
 
 def _field_of(picture: np.ndarray, kind: str) -> np.ndarray:
-    """(size, size) float32 in {0, 1}: where the real picture shows retina."""
+    """Field of view of a real image (size, size, 3): (size, size) float32, 0 or 1."""
     if kind == "octa":
         return np.ones(picture.shape[:2], np.float32)
-    # An angiogram may be as dark inside as outside; a photograph cut off above and below keeps its exact outline.
+    # Parts of an angiogram are as dark as its surround, so take the convex hull; the outline of a
+    # photograph is exact, also where it is clipped above and below.
     return (
         estimate_field_of_view(picture[..., 1]).astype(np.float32)
         if kind == "fa"
@@ -245,7 +312,18 @@ def _rendered(
     size: int,
     rngs: dict[str, np.random.Generator],
 ) -> dict[str, np.ndarray]:
-    """The pictures of one frame (corner, side) of the source; None takes the whole."""
+    """The images of one square frame of the source.
+
+    Args:
+        source: gives the kind of the real image.
+        suffix: "" for the whole field, "_clip" for a clip about the fovea.
+        picture: (H, W, 3) RGB in [0, 1].
+        mask: (H, W) bool, vessels.
+        marks: in pixels of ``picture``.
+        frame: corner (2,), pixel (x, y), and side in pixels; None takes the whole image.
+        size: side of the results, pixels.
+        rngs: as in :func:`source_pictures`.
+    """
     corner, side = frame or (np.zeros(2, int), max(mask.shape))
     cut, coverage = (
         square(raster, corner, side, size) for raster in (picture, mask.astype(np.float32))
@@ -262,7 +340,7 @@ def _rendered(
         if role == own_role:
             pictures[role] = cut if kind == "cf" else cut[..., 1]
         else:
-            # Beyond the real field no vessels are known; showing bare retina there would teach a falsehood.
+            # Vessels outside of the real field are unknown, so the rendered images end there too.
             rendered = render(scene, rngs[kind])
             pictures[role] = rendered * (
                 scene.field[..., None] if rendered.ndim == 3 else scene.field
@@ -271,7 +349,17 @@ def _rendered(
 
 
 def square(image: np.ndarray, corner: np.ndarray, side: int, size: int) -> np.ndarray:
-    """Cut the square of ``side`` pixels starting at ``corner`` (x, y), black where there is no image, and resize it."""
+    """Crop a square, zero outside of the image, and resize it.
+
+    Args:
+        image: (H, W) or (H, W, C) float32 in [0, 1].
+        corner: (2,), first pixel (x, y) of the square; may lie outside of the image.
+        side: of the square, pixels of the image.
+        size: side of the result, pixels.
+
+    Returns:
+        (size, size) or (size, size, C) float32 in [0, 1].
+    """
     height, width = image.shape[:2]
     x, y = (int(v) for v in corner)
     before, after = (max(-y, 0), max(-x, 0)), (max(y + side - height, 0), max(x + side - width, 0))

@@ -1,26 +1,30 @@
-"""How one piece of retina looks as colour fundus photograph, angiogram, OCT en-face and OCTA en-face.
+"""The content of one square frame (:class:`Scene`), and what the renderers of all modalities share.
 
-All four renderers take the same :class:`Scene` and a random generator that draws the instrument, the exposure and the
-illness of the picture, so that two renderings share nothing but the anatomy. Intensities are float32 in [0, 1].
+A renderer takes a :class:`Scene` and a random generator, which draws instrument, exposure and
+image quality; two renderings of one scene have nothing but the anatomy in common. Intensities are
+float32 in [0, 1].
 
-How near this comes to real pictures, measured at 512 px (10th / 50th / 90th percentile over pictures; d' = vessel mean
-minus near background, over the background's spread; vessels from masks). Real: 14 CHASE_DB1, 21 HRF, 19 ROSSA (15 for
-the grey) and 30 FA frames; rendered: 30 eyes of one seed.
+Comparison with real images at 512 px: 10th / 50th / 90th percentile over images; d' = (vessel mean
+- mean of the near background) / standard deviation of the background, vessels from masks.
+Real: 14 CHASE_DB1, 21 HRF, 19 ROSSA (15 for the grey values) and 30 FA frames. Rendered: 30 eyes of
+one seed.
 
-    quantity                     real                                                     rendered
-    vessel share of the mask     .06 .07 .08 (CHASE_DB1), .07 .09 .10 (HRF)               .05 .07 .10
-    junctions in the mask        42 49 60 (CHASE_DB1), 114 156 184 (HRF)                  48 81 119
-    d' CF, green                 -.4 -.3 -.2 (CHASE_DB1), -.8 -.5 -.3 (HRF)               -1.1 -.7 -.2
-    d' OCTA, thin / thick        1.0 1.6 2.0 / 2.4 3.4 4.0 (ROSSA)                        1.2 2.2 4.0 / 2.3 4.1 6.1
-    FA mean grey                 .18 .25 .35 (frames), .28 .30 .55 (6 real pairs)         .14 .30 .51
-    FA 99th percentile           .71 .86 .98 (frames), .59 .65 .87 (6 real pairs)         .43 .74 .99
-    OCTA mean grey               .29 .31 .41 (ROSSA)                                      .23 .29 .43
+    quantity                   real                                             rendered
+    vessel share of the mask   .06 .07 .08 (CHASE_DB1), .07 .09 .10 (HRF)       .05 .07 .10
+    junctions in the mask      42 49 60 (CHASE_DB1), 114 156 184 (HRF)          48 81 119
+    d' CF, green               -.4 -.3 -.2 (CHASE_DB1), -.8 -.5 -.3 (HRF)       -1.1 -.7 -.2
+    d' OCTA, thin vessels      1.0 1.6 2.0 (ROSSA)                              1.2 2.2 4.0
+    d' OCTA, thick vessels     2.4 3.4 4.0 (ROSSA)                              2.3 4.1 6.1
+    FA mean grey               .18 .25 .35 (frames), .28 .30 .55 (6 real pairs) .14 .30 .51
+    FA 99th percentile         .71 .86 .98 (frames), .59 .65 .87 (6 real pairs) .43 .74 .99
+    OCTA mean grey             .29 .31 .41 (ROSSA)                              .23 .29 .43
 
-So contrast spreads about as widely as in real pictures, or wider, with more faint angiograms on purpose; but the trees
-fork less often than the finest real masks (HRF). The real FA have no masks, so their d' is unknown. By eye, real
-angiograms have finer, straighter twigs about the fovea and a darker foveal spot, real photographs more structure in the
-choroid and nerve fibres, real OCTA a capillary net of more even mesh. OCT en-face was rendered after descriptions;
-there were no real ones to measure.
+The range of vessel contrast is as wide as in real images or wider, with more faint angiograms by
+design. The trees have fewer junctions than the most detailed real masks (HRF). The real FA have no
+masks, so their d' is unknown. By eye, real angiograms have finer, straighter vessels around the
+fovea and a darker foveal spot, real photographs more choroidal and nerve fibre texture, and real
+OCTA a more even capillary mesh. OCT en-face was rendered after published descriptions; no real
+images were available for comparison.
 """
 
 from __future__ import annotations
@@ -30,36 +34,31 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-LESIONS = (
-    "haemorrhage",
-    "exudate",
-    "cotton_wool",
-    "drusen",
-    "laser_scar",
-    "non_perfusion",
-    "leakage",
-)
-FULL_DEPTH_DD = 0.06  # a vessel this wide absorbs like the largest
+FULL_DEPTH_DD = 0.06  # disc diameters; vessels at least this wide have full absorption
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is there to be seen in one square frame; all arrays (size, size) float32, aligned pixel to pixel.
+    """Anatomy and lesions in one square frame; rasters are (size, size), aligned pixel to pixel.
+
+    Rasters are float32 unless noted; points are pixels (x, y).
 
     Attributes:
         px_per_dd: pixels per disc diameter.
-        disc: (x, y) pixel of the disc's centre, may lie outside the frame.
-        disc_axes: half axes of the disc in pixels.
-        fovea: (x, y) pixel of the fovea, may lie outside the frame.
+        disc: (2,) centre of the optic disc, may lie outside the frame.
+        disc_axes: (2,) half axes of the disc, pixels.
+        fovea: (2,) centre of the fovea, may lie outside the frame.
         avascular_radius: radius of the foveal avascular zone in pixels.
-        artery, vein: coverage in [0, 1] of the vessels a fundus photograph can show.
-        artery_core, vein_core: coverage of the middle of those vessels (central reflex, laminar flow).
-        depth: blood column under a vessel pixel, in [0, 1], 1 for the large trunks; meaningless beside vessels.
-        fine: coverage of vessels too thin for a photograph.
+        artery, vein: coverage in [0, 1] of the vessels that a fundus photograph shows.
+        artery_core, vein_core: coverage in [0, 1] of the middle of those vessels (central reflex,
+            laminar flow).
+        depth: blood column of a vessel pixel in [0, 1], 1 for large trunks; undefined elsewhere.
+        fine: coverage in [0, 1] of vessels too thin for a photograph.
         seg: bool, the vessel mask.
         field: the photograph's field of view in [0, 1].
-        background: slow variation of the fundus, zero mean, about unit spread.
-        lesions: coverage in [0, 1] for each of ``LESIONS`` present.
+        background: slow variation of the fundus, zero mean, standard deviation about 1.
+        lesions: coverage in [0, 1] by kind of ``synthesis.lesions.LESION_PLANS``; absent kinds are
+            left out.
     """
 
     px_per_dd: float
@@ -80,18 +79,25 @@ class Scene:
 
     @property
     def size(self) -> int:
+        """Side of the frame, pixels."""
         return self.artery.shape[0]
 
     def lesion(self, kind: str) -> np.ndarray:
-        """(size, size) coverage of one kind of lesion, zero where there is none."""
+        """(size, size) coverage of one kind of lesion in [0, 1], all zero without any."""
         return self.lesions.get(kind, np.zeros_like(self.artery))
 
 
-# ----------------------------------------------------------------------------------------------- fields and optics
+# --- random fields and optics ---------------------------------------------------------------------
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: float) -> np.ndarray:
-    """(size, size) zero-mean, unit-spread random field with about ``cells`` bumps across the frame."""
+    """Smooth random field, (size, size) float32, mean 0, standard deviation 1.
+
+    Args:
+        rng: of the draws.
+        size: side, pixels.
+        cells: about the number of maxima across the frame.
+    """
     side = int(np.clip(round(cells), 2, size)) + 3
     coarse = rng.standard_normal((side, side), dtype=np.float32)
     large = cv2.resize(
@@ -104,18 +110,32 @@ def smooth_noise(rng: np.random.Generator, size: int, cells: float) -> np.ndarra
 def fractal_noise(
     rng: np.random.Generator, size: int, cells: float, octaves: int = 4
 ) -> np.ndarray:
-    """(size, size) zero-mean, unit-spread field with detail at ``octaves`` scales."""
-    total = sum(smooth_noise(rng, size, cells * 2**k) * 0.6**k for k in range(octaves))
+    """Random field with detail at several scales, (size, size) float32, mean 0, deviation 1.
+
+    Args:
+        rng: of the draws.
+        size: side, pixels.
+        cells: about the number of maxima of the coarsest scale across the frame.
+        octaves: number of scales, each half as coarse and 0.6 times as strong as the one before.
+    """
+    total = smooth_noise(rng, size, cells)
+    for octave in range(1, octaves):
+        total = total + smooth_noise(rng, size, cells * 2**octave) * 0.6**octave
     return total / (total.std() + 1e-6)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur, sigma in pixels; below 0.2 px the image is returned as it is."""
+    """Gaussian blur of an image (H, W) or (H, W, C).
+
+    Args:
+        image: float.
+        sigma: standard deviation, pixels; below 0.2 px the image is returned unchanged.
+    """
     if sigma < 0.2:
         return image
     if sigma < 8:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    # A wide blur leaves nothing that a smaller picture could not hold, and is much cheaper there.
+    # After a wide blur a smaller image holds all detail, so blur there: much cheaper.
     height, width = image.shape[:2]
     shrink = sigma / 4
     small = (max(2, round(width / shrink)), max(2, round(height / shrink)))
@@ -129,7 +149,14 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def radius_map(size: int, centre: np.ndarray, axes: np.ndarray | float) -> np.ndarray:
-    """(size, size) elliptic distance from ``centre``, 1 on the ellipse with half axes ``axes`` (pixels)."""
+    """Elliptic distance from a point, (size, size) float32.
+
+    Args:
+        size: side, pixels.
+        centre: (2,), pixels (x, y).
+        axes: half axes (x, y) of the ellipse on which the distance is 1, pixels; one number for a
+            circle.
+    """
     axes = np.broadcast_to(np.asarray(axes, np.float32), (2,))
     y, x = np.ogrid[:size, :size]
     return np.sqrt(((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2).astype(
@@ -138,7 +165,10 @@ def radius_map(size: int, centre: np.ndarray, axes: np.ndarray | float) -> np.nd
 
 
 def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) in [0, 1]: a net of capillaries with meshes of about 100 micrometres, absent at the fovea."""
+    """Coverage of a capillary network, (size, size) in [0, 1], absent at the fovea.
+
+    Meshes are about 0.1 mm wide.
+    """
     cells = scene.size / max(rng.uniform(0.025, 0.045) * scene.px_per_dd, 1.8)
     mesh = np.zeros((scene.size, scene.size), np.float32)
     for factor in (0.7, 1.1):
@@ -152,7 +182,15 @@ def capillary_mesh(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def round_field(size: int, rng: np.random.Generator, full_frame: float = 0.1) -> np.ndarray:
-    """(size, size) in [0, 1], the camera's field: a disc, often cut off above and below, sometimes with a notch."""
+    """Field of view of a fundus camera, (size, size) float32 in [0, 1].
+
+    A disc, often clipped above and below, sometimes with a round orientation tab at its edge.
+
+    Args:
+        size: side, pixels.
+        rng: of the draws.
+        full_frame: probability that the field is the whole frame.
+    """
     if rng.random() < full_frame:
         return np.ones((size, size), np.float32)
     radius = size * rng.uniform(0.46, 0.53)
@@ -172,7 +210,13 @@ def round_field(size: int, rng: np.random.Generator, full_frame: float = 0.1) ->
 
 
 def vignette(size: int, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """(size, size) factor in (0, 1]: light falling off from a bright place that is not quite the middle."""
+    """Factor of decreasing illumination, (size, size) in (0, 1], brightest near the middle.
+
+    Args:
+        size: side, pixels.
+        rng: of the draws.
+        strength: of the decrease; 0 is even illumination.
+    """
     centre = (size - 1) / 2 + rng.normal(0, 0.12, 2) * size
     return 1 / (1 + strength * radius_map(size, centre, 0.5 * size) ** 2 * rng.uniform(0.7, 1.3))
 
@@ -180,7 +224,17 @@ def vignette(size: int, rng: np.random.Generator, strength: float) -> np.ndarray
 def finish(
     image: np.ndarray, rng: np.random.Generator, noise: float, softness: float
 ) -> np.ndarray:
-    """Camera: blur (pixels), noise (standard deviation, partly grainy), sometimes lost resolution and JPEG blocks."""
+    """Effects of the camera: blur, noise, in some images halved resolution and JPEG compression.
+
+    Args:
+        image: (size, size) or (size, size, 3) float32.
+        rng: of the draws.
+        noise: standard deviation of the pixel noise; the same amount of correlated noise is added.
+        softness: standard deviation of the blur, pixels.
+
+    Returns:
+        The image, same shape, in [0, 1].
+    """
     size = image.shape[0]
     image = blur(image, softness)
     if rng.random() < 0.15:
@@ -191,10 +245,17 @@ def finish(
     if rng.random() < 0.2:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 85))]
         encoded = cv2.imencode(".jpg", (image * 255 + 0.5).astype(np.uint8), quality)[1]
-        image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED).astype(np.float32) / 255
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+        assert decoded is not None, "encoded by OpenCV itself"
+        image = decoded.astype(np.float32) / 255
     return image
 
 
 def inside(distance: np.ndarray, edge: float) -> np.ndarray:
-    """1 where ``distance`` is well below 1, 0 well above, going over within about ``edge``."""
+    """Soft membership in [0, 1] of places nearer than distance 1: (H, W) float32.
+
+    Args:
+        distance: (H, W), as of :func:`radius_map`.
+        edge: width of the transition, in units of ``distance``.
+    """
     return (0.5 - 0.5 * np.tanh((distance - 1) / edge)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Real pictures of one modality, found and read, from which whole samples are rendered."""
+"""Real images of one modality, found and read; the other modalities are rendered onto them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ from utils.errors import InputError
 from utils.image_files import IMAGE_SUFFIXES, read_color, read_mask
 
 SOURCE_KINDS = ("cf", "fa", "octa")
-MASK_FOLDERS = {"cf": "masks", "octa": "labels"}
-MIN_CLIP_PX = 64
-VESSEL_WIDTHS_PX = (1.2, 2.0, 3.2)  # sigmas of the ridges looked for in an angiogram of FOUND_AT_PX
-FOUND_AT_PX = 512
+MASK_FOLDERS = {"cf": "masks", "octa": "labels"}  # beside the folder ``images``
+DETECTION_SIDE_PX = 512  # long side at which vessels of an angiogram are detected
+RIDGE_SIGMAS_PX = (1.2, 2.0, 3.2)  # scales of the ridge filter at DETECTION_SIDE_PX
+MIN_RIDGE_PX = 80  # smaller connected ridges are removed, pixels at DETECTION_SIDE_PX
 
 
 @dataclass(frozen=True)
 class Source:
-    """A real picture of one modality (``kind`` of ``SOURCE_KINDS``), and its vessel mask where it has one."""
+    """A real image of one modality.
+
+    Attributes:
+        kind: one of ``SOURCE_KINDS``.
+        picture: image file.
+        mask: vessel mask file; None for an angiogram, whose vessels are detected.
+    """
 
     kind: str
     picture: Path
@@ -32,14 +38,15 @@ class Source:
 
 
 def find_sources(kind: str, folder: Path) -> list[Source]:
-    """The real pictures of one kind, in order of path.
+    """Find the real images of one kind, in order of path.
 
     Args:
-        kind: "cf" (``images`` and ``masks`` of the same stem), "octa" (``images`` and ``labels``) or "fa" (any pictures).
+        kind: "cf" (``images`` and ``masks`` with equal file stems), "octa" (``images`` and
+            ``labels``) or "fa" (any images).
         folder: holds them, or folders that do.
 
     Raises:
-        InputError: no such folder, nothing in it, or a picture without its mask.
+        InputError: no such folder, no image in it, or an image without its mask.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,6 +70,7 @@ def find_sources(kind: str, folder: Path) -> list[Source]:
 
 
 def _find_masked(kind: str, folder: Path) -> list[Source]:
+    """Images with masks, in ``folder`` or in the folders directly below it."""
     sets = (
         [folder]
         if (folder / "images").is_dir()
@@ -86,34 +94,36 @@ def _find_masked(kind: str, folder: Path) -> list[Source]:
 
 
 def find_bright_vessels(angiogram: np.ndarray) -> np.ndarray:
-    """Vessels of an angiogram: bright ridges that stand out of their surroundings and hang together.
+    """Detect the vessels of an angiogram: ridge strength over local contrast, hysteresis threshold.
 
     Args:
-        angiogram: (H, W) in [0, 1].
+        angiogram: (H, W) float32 in [0, 1].
 
     Returns:
         (H, W) bool; 5 to 8 % of the field in most angiograms.
     """
     height, width = angiogram.shape
-    scale = FOUND_AT_PX / max(height, width)
+    scale = DETECTION_SIDE_PX / max(height, width)
     image = cv2.resize(angiogram, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     core = erode_field(estimate_field_of_view(image), 8)
     detail = image - blur(image, 16)
     spread = np.sqrt(blur(detail**2, 24)) + 0.02
     strength = np.where(core, _bright_ridges(image) / spread, 0)
     weak, strong = np.quantile(strength[core], (0.89, 0.95)) if core.any() else (0.0, 1.0)
-    found = remove_small_objects(apply_hysteresis_threshold(strength, weak, strong), max_size=80)
+    found = apply_hysteresis_threshold(strength, weak, strong)
+    found = remove_small_objects(found, max_size=MIN_RIDGE_PX)
     return (
         cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) > 0.5
     )
 
 
 def _bright_ridges(image: np.ndarray) -> np.ndarray:
-    """(H, W) strength of bright lines over the scales of vessels, from the eigenvalues of the Hessian."""
+    """(H, W) largest ridge strength over all scales, from the eigenvalues of the Hessian."""
     strength = np.zeros_like(image)
-    for sigma in VESSEL_WIDTHS_PX:
+    for sigma in RIDGE_SIGMAS_PX:
         smooth = cv2.GaussianBlur(image, (0, 0), sigma)
-        xx, yy = (cv2.Sobel(smooth, -1, *order, ksize=1) for order in ((2, 0), (0, 2)))
+        xx = cv2.Sobel(smooth, -1, 2, 0, ksize=1)
+        yy = cv2.Sobel(smooth, -1, 0, 2, ksize=1)
         xy = 0.25 * cv2.filter2D(
             smooth, -1, np.array([[1, 0, -1], [0, 0, 0], [-1, 0, 1]], np.float32)
         )
@@ -123,8 +133,15 @@ def _bright_ridges(image: np.ndarray) -> np.ndarray:
     return strength
 
 
-def _read_source(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (H, W, 3) in [0, 1] and its vessels (H, W) bool."""
+def read_source(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Read a real image and its vessels.
+
+    Returns:
+        (H, W, 3) RGB float32 in [0, 1], and (H, W) bool, True on vessels.
+
+    Raises:
+        InputError: an unreadable file, a mask of another size, or no vessel.
+    """
     picture = read_color(source.picture)
     if source.mask is None:
         mask = find_bright_vessels(picture[..., 1])
@@ -137,6 +154,7 @@ def _read_source(source: Source) -> tuple[np.ndarray, np.ndarray]:
             )
     if not mask.any():
         raise InputError(
-            f"{source.mask or source.picture}: shows no vessel; remove this image or correct its mask."
+            f"{source.mask or source.picture}: shows no vessel; remove this image or correct its "
+            "mask."
         )
     return picture, mask

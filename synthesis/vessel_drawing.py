@@ -1,25 +1,27 @@
-"""Vessel trees, the eyes that hold them, and their coverage of the pixels of a view."""
+"""Vessel trees, the anatomy of an eye, camera views, and the rasterisation of trees."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
 
-STEP_DD = 0.12
-SUPERSAMPLING = 4
-SUBPIXEL_BITS = 4
+STEP_DD = 0.12  # distance of a node from its parent, disc diameters
+SUPERSAMPLING = 4  # canvas pixels a pixel and direction
+SUBPIXEL_BITS = 4  # fractional bits of the coordinates given to OpenCV
+GREY_LEVELS = 8  # levels of faintness of thin vessels
 
 
 @dataclass(frozen=True)
 class Vessels:
-    """One tree (arteries or veins). A parent always has a lower index than its children; the root's parent is itself.
+    """One tree (arteries or veins).
 
     Attributes:
-        nodes: (N, 2) float64, positions in disc diameters.
-        parent: (N,) int64.
-        width: (N,) float64, calibre of the segment from the parent to the node, in disc diameters.
+        nodes: (N, 2) float64, retina points (x, y), disc diameters.
+        parent: (N,) int64, index of each node's parent: lower than its own, the root's is itself.
+        width: (N,) float64, calibre of the segment from the parent to the node, disc diameters.
     """
 
     nodes: np.ndarray
@@ -33,9 +35,9 @@ class Eye:
 
     Attributes:
         artery, vein: the two trees.
-        fovea: (2,) position in disc diameters; to the right of the disc (x > 0) in a left eye.
-        avascular_radius: radius of the foveal avascular zone in disc diameters.
-        disc_axes: (2,) half axes of the disc in disc diameters.
+        fovea: (2,) retina point, disc diameters; right of the disc (x > 0) in a left eye.
+        avascular_radius: radius of the foveal avascular zone, disc diameters.
+        disc_axes: (2,) half axes (x, y) of the disc, disc diameters.
     """
 
     artery: Vessels
@@ -45,15 +47,30 @@ class Eye:
     disc_axes: np.ndarray
 
 
+class Projection(Protocol):
+    """A mapping of the retina into a square image: :class:`View` or ``FundusCamera``."""
+
+    @property
+    def size(self) -> int:
+        """Side of the image, pixels."""
+
+    @property
+    def px_per_dd(self) -> float:
+        """Magnification in the middle of the image, pixels per disc diameter."""
+
+    def to_pixels(self, points: np.ndarray) -> np.ndarray:
+        """Map retina points (..., 2) in disc diameters to pixels (x, y), (..., 2)."""
+
+
 @dataclass(frozen=True)
 class View:
-    """How a square image looks at the retina.
+    """A similarity from the retina, taken as a plane, to a square image.
 
     Attributes:
-        centre: (2,) retina point in the image's middle, disc diameters.
-        px_per_dd: magnification.
-        size: image side in pixels.
-        angle: rotation of the camera in radians.
+        centre: (2,) retina point in the middle of the image, disc diameters.
+        px_per_dd: magnification, pixels per disc diameter.
+        size: side of the image, pixels.
+        angle: rotation of the retina in the image, radians, from the x axis towards the y axis.
     """
 
     centre: np.ndarray
@@ -62,14 +79,25 @@ class View:
     angle: float
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """Map retina points (..., 2) in disc diameters to pixels (..., 2), pixel centres at integers."""
+        """Map retina points (..., 2) in disc diameters to pixels (x, y), (..., 2).
+
+        Convention: pixel centres are at integers.
+        """
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         rotation = np.array([[cos, -sin], [sin, cos]])
         return (points - self.centre) @ rotation.T * self.px_per_dd + (self.size - 1) / 2.0
 
 
-def _main_child(parent: np.ndarray, width: np.ndarray | None = None) -> np.ndarray:
-    """(N,) the child continuing each node (the widest, or the first grown), or the node itself at an end."""
+def main_child(parent: np.ndarray, width: np.ndarray | None = None) -> np.ndarray:
+    """Find the child that continues each vessel past a branching.
+
+    Args:
+        parent: (N,) int, as in :class:`Vessels`.
+        width: (N,) calibres, to choose the widest child; None chooses the child of lowest index.
+
+    Returns:
+        (N,) int, index of the child; of the node itself where it has none.
+    """
     child = np.arange(len(parent))
     order = np.arange(len(parent) - 1, 0, -1) if width is None else np.argsort(width, kind="stable")
     order = order[order > 0]
@@ -79,24 +107,25 @@ def _main_child(parent: np.ndarray, width: np.ndarray | None = None) -> np.ndarr
 
 def draw_vessels(
     vessels: Vessels,
-    view: View,
+    view: Projection,
     scale: float = 1.0,
     least_px: float = 0.0,
     widths_px: tuple[float, float] = (0.0, np.inf),
     full_dd: float = 0.0,
 ) -> np.ndarray:
-    """Rasterise a tree, antialiased.
+    """Rasterise a tree with antialiasing.
 
     Args:
         vessels: the tree.
-        view: where the image looks.
-        scale: factor on all widths (0.4 draws the core of each vessel).
-        least_px: thinner vessels are drawn this wide.
-        widths_px: only vessels of true width in [low, high) are drawn.
-        full_dd: vessels thinner than this many disc diameters are drawn fainter in proportion; 0 draws all alike.
+        view: projection of the retina into the image.
+        scale: factor on all widths (0.35 draws the core of each vessel).
+        least_px: thinner vessels are drawn this wide, pixels.
+        widths_px: only vessels of true width in [low, high) are drawn, pixels.
+        full_dd: vessels thinner than this are drawn fainter in proportion to their width, disc
+            diameters; 0 draws all at full brightness.
 
     Returns:
-        (size, size) float32 coverage in [0, 1], times width / ``full_dd`` where that is less than 1.
+        (size, size) float32 coverage in [0, 1], times width / ``full_dd`` where that is below 1.
     """
     side = view.size * SUPERSAMPLING
     width = vessels.width * view.px_per_dd
@@ -107,31 +136,31 @@ def draw_vessels(
     shown &= (width >= widths_px[0]) & (width < widths_px[1])
     shown[0] = False
     curves = view.to_pixels(_hermite(start, end, vessels))[shown]
-    # Pixel centres at integers: coordinate x of the image is SUPERSAMPLING * (x + 0.5) - 0.5 of the large canvas.
+    # Pixel centres are at integers, so image coordinate x is SUPERSAMPLING * (x + 0.5) - 0.5 on the
+    # canvas.
     curves = (SUPERSAMPLING * (curves + 0.5) - 0.5) * (1 << SUBPIXEL_BITS)
     curves = np.rint(curves).astype(np.int32)
     thick = np.maximum(
         np.rint(np.maximum(width[shown] * scale, least_px) * SUPERSAMPLING), 1
     ).astype(int)
-    grey = np.full(len(thick), 8)
+    grey = np.full(len(thick), GREY_LEVELS)
     if full_dd > 0:
-        grey = np.ceil(np.clip(width[shown] / (full_dd * view.px_per_dd), 0.125, 1) * 8).astype(int)
+        share = np.clip(width[shown] / (full_dd * view.px_per_dd), 1 / GREY_LEVELS, 1)
+        grey = np.ceil(share * GREY_LEVELS).astype(int)
     canvas = np.zeros((side, side), np.uint8)
-    # Thick after thin, so that the brighter trunk covers the beginning of its twigs.
+    # Faint and thin first, so that a bright trunk covers the first pixels of its branches.
     for value in np.unique(grey * 1000 + thick):
-        chosen, level, pen = (
-            list(curves[grey * 1000 + thick == value]),
-            int(value // 1000),
-            int(value % 1000),
-        )
-        cv2.polylines(canvas, chosen, False, level * 255 // 8, pen, cv2.LINE_8, SUBPIXEL_BITS)
+        chosen = list(curves[grey * 1000 + thick == value])
+        brightness = int(value // 1000) * 255 // GREY_LEVELS
+        pen = int(value % 1000)
+        cv2.polylines(canvas, chosen, False, brightness, pen, cv2.LINE_8, SUBPIXEL_BITS)
     small = cv2.resize(canvas, (view.size, view.size), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255.0
 
 
 def _hermite(start: np.ndarray, end: np.ndarray, vessels: Vessels, samples: int = 4) -> np.ndarray:
-    """(N, samples + 1, 2) smooth curves from each node's parent to the node."""
-    child = _main_child(vessels.parent, vessels.width)
+    """Cubic Hermite curves from each node's parent to the node, (N, samples + 1, 2)."""
+    child = main_child(vessels.parent, vessels.width)
     at_end = 0.5 * (vessels.nodes[child] - start)
     at_end = np.where((child == np.arange(len(child)))[:, None], end - start, at_end)
     side_branch = child[vessels.parent] != np.arange(len(child))
