@@ -21,7 +21,7 @@ from loss.descriptor import DESCRIPTOR_OBJECTIVES, infonce_loss, triplet_loss
 from loss.detector import detector_loss
 from loss.geometric import geometric_loss
 from loss.joint_objective import JointObjective, ObjectiveSettings
-from loss.pke import Observation, PKESettings, ValueMap
+from loss.value_map import Observation, PKESettings, ValueMap
 from model.super_retina_multimodal import ModelSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
 from registration.trained_matchers import build_model

@@ -10,7 +10,7 @@ import torch
 from helpers import SMALL_MODEL, save_untrained
 
 from geometry.estimation import Plausibility
-from loss.pke import Observation, ValueMap
+from loss.value_map import Observation, ValueMap
 from model.pretrained import load_pretrained
 from model.ridge_stem import RidgeStem
 from model.super_retina_multimodal import ModelSettings

@@ -12,16 +12,11 @@ from torch.nn import functional as F
 from dataset.junctions import gaussian_heatmap
 from geometry.matrices import affine_about, image_centre, translation_matrix
 from geometry.points import inside, pixel_grid, warp_points
+from loss.candidates import passes_content_test, passes_geometric_test
 from loss.joint_objective import JointObjective, ObjectiveSettings
-from loss.pke import (
-    Observation,
-    PKESettings,
-    ValueMap,
-    draw_places,
-    passes_content_test,
-    passes_geometric_test,
-    pke_loss,
-)
+from loss.pke import pke_loss
+from loss.places import draw_places
+from loss.value_map import Observation, PKESettings, ValueMap
 from registration.keypoints import extract_keypoints, sample_descriptors
 from utils.checkpoint import read_checkpoint, save_checkpoint
 
