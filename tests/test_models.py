@@ -1,4 +1,4 @@
-"""The networks, the ridge stem, and checkpoints that load completely or not at all."""
+"""The SuperRetina networks, the ridge stem, and files of weights."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def official_state() -> dict[str, torch.Tensor]:
     }
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
+# --- networks ---
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -89,7 +89,7 @@ def test_wrong_shapes_and_roles_are_refused(name):
 
 @pytest.mark.parametrize("encoders", ["shared", "dual"])
 @pytest.mark.parametrize("same_size", [True, False])
-def test_a_pair_is_described_as_its_images_are(encoders, same_size):
+def test_features_of_a_pair_equal_those_of_its_images(encoders, same_size):
     torch.manual_seed(0)
     model = build_model(
         ModelSettings(encoders=encoders, widths=(8, 16, 16), descriptor_dim=16)
@@ -108,8 +108,8 @@ def test_a_pair_is_described_as_its_images_are(encoders, same_size):
 
 
 @pytest.mark.parametrize("name", ["lite", "published"])
-def test_an_image_is_described_alike_in_any_batch_and_mode(name):
-    """No statistics over the batch: training on several devices equals training on one."""
+def test_features_do_not_depend_on_the_batch_or_the_mode(name):
+    """No statistics over the batch, so training on several devices equals training on one."""
     torch.manual_seed(0)
     model = build_model(SETTINGS[name])
     images = torch.rand(3, 1, 32, 48)
@@ -134,7 +134,7 @@ def test_an_image_is_described_alike_in_any_batch_and_mode(name):
     ],
 )
 def test_unusable_settings_are_refused(settings, word):
-    """Networks that cannot be built, or could not describe an image, are refused when they are built."""
+    """Settings of networks that cannot be built, or have no descriptor level, are errors."""
     with pytest.raises(InputError, match=word):
         build_model(ModelSettings(**settings))
 
@@ -143,7 +143,7 @@ def test_the_lite_default_is_small():
     assert 0.5e6 < sum(p.numel() for p in build_model(ModelSettings()).parameters()) < 1.2e6
 
 
-# --- ridge stem -------------------------------------------------------------------------------------------------------
+# --- ridge stem ---
 
 
 def vessel_image(sign: float, contrast: float = 0.2, level: float = 0.5) -> torch.Tensor:
@@ -154,27 +154,27 @@ def vessel_image(sign: float, contrast: float = 0.2, level: float = 0.5) -> torc
     return (level + sign * contrast * line.clamp(max=1))[None, None]
 
 
-def test_dark_and_bright_vessels_look_the_same():
+def test_dark_and_bright_vessels_have_equal_ridge_strength():
     stem = RidgeStem()
     dark, bright = stem(vessel_image(-1)), stem(vessel_image(1))
     assert dark.shape == (1, stem.out_channels, 96, 128)
     assert torch.allclose(dark, bright, atol=1e-3) and dark.max() > 1.0
     beside = stem(vessel_image(1))[..., 5:20, 100:]
-    assert beside.max() < 0.1 * bright.max(), "quiet where there is no vessel"
+    assert beside.max() < 0.1 * bright.max(), "low where there is no vessel"
 
 
-def test_even_light_and_ramps_give_nothing():
+def test_constant_and_linear_intensity_have_no_ridges():
     ys, xs = torch.meshgrid(torch.linspace(0, 1, 96), torch.linspace(0, 1, 128), indexing="ij")
     for image in (torch.full((96, 128), 0.7), 0.3 * xs + 0.5 * ys):
-        answer = RidgeStem()(image[None, None])
-        assert answer[..., 16:-16, 16:-16].abs().max() < 1e-2
+        strength = RidgeStem()(image[None, None])
+        assert strength[..., 16:-16, 16:-16].abs().max() < 1e-2
 
 
-def test_contrast_and_brightness_hardly_matter():
+def test_ridge_strength_depends_little_on_contrast_and_brightness():
     stem = RidgeStem()
-    crisp, faint = stem(vessel_image(1, 0.4, 0.1)), stem(vessel_image(1, 0.1, 0.6))
-    on_vessel = crisp > 0.5
-    ratio = faint[on_vessel] / crisp[on_vessel]
+    strong, weak = stem(vessel_image(1, 0.4, 0.1)), stem(vessel_image(1, 0.1, 0.6))
+    on_vessel = strong > 0.5
+    ratio = weak[on_vessel] / strong[on_vessel]
     assert on_vessel.any() and ratio.min() > 0.75 and ratio.max() < 1.05
 
 
@@ -190,7 +190,7 @@ def test_stem_keeps_full_precision_under_autocast():
     assert half.dtype == torch.float32 and torch.equal(half, RidgeStem()(image))
 
 
-# --- the official weights ---------------------------------------------------------------------------------------------
+# --- the official weights ---
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -220,20 +220,22 @@ def test_official_weights_with_other_keys_are_refused_with_counts(tmp_path):
         load_pretrained(model, path)
     for part in (str(path), "2 missing", "1 unexpected", "1 of another shape", "conv9.weight"):
         assert part in str(caught.value)
-    assert torch.equal(before, model.encoder.conv4b.weight), "nothing is loaded in part"
+    assert torch.equal(before, model.encoder.conv4b.weight), (
+        "no tensor is loaded if any key is wrong"
+    )
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"net": 3}, {"net": {"a": "text"}}, {"epoch": 3}])
 def test_files_that_hold_no_weights_are_refused(tmp_path, content):
-    torch.save(content, tmp_path / "odd.pth")
-    with pytest.raises(InputError, match="odd.pth"):
-        load_pretrained(build_model(SMALL_MODEL), tmp_path / "odd.pth")
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="other.pth"):
+        load_pretrained(build_model(SMALL_MODEL), tmp_path / "other.pth")
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
+# --- checkpoints ---
 
 
-def test_a_matcher_rebuilds_itself_from_the_file_alone(tmp_path):
+def test_a_matcher_is_rebuilt_from_its_checkpoint_alone(tmp_path):
     path = save_untrained(
         tmp_path / "model.pth",
         ModelSettings(encoders="dual", widths=(8, 24, 16), descriptor_dim=12),
@@ -293,10 +295,10 @@ def test_saving_is_atomic(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         save_checkpoint(path, {"epoch": 2})
     assert read_checkpoint(path)["epoch"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"], "no litter"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"], "no temporary file is left"
 
 
-def test_a_value_map_and_nested_state_survive(tmp_path):
+def test_a_value_map_and_nested_state_are_restored(tmp_path):
     value_map = ValueMap()
     for _ in range(2):
         value_map.apply([Observation("cffa_1_A", torch.tensor([[3.5, 4.25]]), torch.zeros(0, 2))])
@@ -312,21 +314,21 @@ def test_a_value_map_and_nested_state_survive(tmp_path):
     assert content["history"] == [{"loss": 1.5}]
 
 
-class Malicious:
-    def __init__(self, witness: str) -> None:
-        self.witness = witness
+class Executed:
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
 
     def __reduce__(self):
-        return os.mkdir, (self.witness,)
+        return os.mkdir, (self.marker,)
 
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
-def test_pickled_code_is_refused_and_not_run(tmp_path, writer):
-    witness, path = tmp_path / "executed", tmp_path / "evil.pth"
+def test_pickled_code_is_refused_and_not_executed(tmp_path, writer):
+    marker, path = tmp_path / "executed", tmp_path / "evil.pth"
     if writer == "torch":
-        torch.save({"format": Malicious(str(witness))}, path)
+        torch.save({"format": Executed(str(marker))}, path)
     else:
-        path.write_bytes(pickle.dumps(Malicious(str(witness))))
+        path.write_bytes(pickle.dumps(Executed(str(marker))))
     for read in (
         read_checkpoint,
         load_matcher,
@@ -334,7 +336,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, writer):
     ):
         with pytest.raises(InputError, match="evil.pth"):
             read(path)
-    assert not witness.exists()
+    assert not marker.exists()
 
 
 def test_damaged_files_are_refused(tmp_path, untrained_weights):

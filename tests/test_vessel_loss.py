@@ -1,4 +1,4 @@
-"""The strict vessel loss: background does not teach, does not dilute, and an empty batch is a zero with a graph."""
+"""The strict vessel loss: background has no gradient and no weight; an empty batch has loss 0."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ N_CELLS = 6
 
 
 def make(eps, n_pairs=2, seed=0):
-    """Random logits; each cell's true match is the next one; cells 0 to 2 of the fixed image hold vessels, so matches
-    0, 1 and 2 join vessels and the others do not."""
+    """Random logits; the true match of cell i is i + 1. Fixed cells 0 to 2 contain vessels, so
+    matches 0, 1 and 2 are on vessels and the others are not."""
     generator = torch.Generator().manual_seed(seed)
     similarity = torch.randn(n_pairs, N_CELLS, N_CELLS, generator=generator).requires_grad_()
     cells = torch.arange(N_CELLS).repeat(n_pairs)
@@ -42,7 +42,7 @@ def test_plain_cross_entropy_is_minus_log_of_the_dual_softmax():
         assert value[index].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_focal_loss_has_its_formula():
+def test_focal_loss_equals_its_formula():
     similarity, matches, weights = make(eps=0.3)
     value = coarse_loss(similarity, matches, weights, focal_gamma=2.0).per_sample
     p = (similarity.softmax(1) * similarity.softmax(2))[
@@ -62,7 +62,7 @@ def test_background_similarities_have_no_gradient_without_eps(gamma):
     assert (similarity.grad[~background] != 0).all()
 
 
-def test_background_learns_in_proportion_to_eps():
+def test_the_gradient_of_background_is_proportional_to_eps():
     gradients = []
     for eps in (1e-4, 1e-3):
         similarity, matches, weights = make(eps)
@@ -71,7 +71,7 @@ def test_background_learns_in_proportion_to_eps():
     assert gradients[0] > 0 and gradients[1] / gradients[0] == pytest.approx(10.0, rel=0.2)
 
 
-def test_background_matches_do_not_dilute():
+def test_background_matches_do_not_change_the_mean():
     similarity, matches, weights = make(eps=0.0)
     vessels = matches.pick(weights.on_vessel(matches))
     assert len(vessels.batch) == 6 < len(matches.batch)
@@ -81,14 +81,14 @@ def test_background_matches_do_not_dilute():
     )
 
 
-def test_vessels_must_win_against_background():
-    """A background cell that looks like the right one raises the loss, although it does not learn itself."""
+def test_a_similar_background_cell_raises_the_loss():
+    """The softmax runs over background cells too, although they get no gradient."""
     similarity, matches, weights = make(eps=0.0)
     before = coarse_loss(similarity, matches, weights).per_sample[0]
-    tempting = similarity.detach().clone()
-    tempting[0, 0, 5] += 8.0
+    similar = similarity.detach().clone()
+    similar[0, 0, 5] += 8.0
     assert weights.moving[0, 5] == 0
-    assert coarse_loss(tempting.requires_grad_(), matches, weights).per_sample[0] > before + 1.0
+    assert coarse_loss(similar.requires_grad_(), matches, weights).per_sample[0] > before + 1.0
 
 
 def test_gradient_is_that_of_finite_differences_on_vessels():
@@ -104,7 +104,8 @@ def test_gradient_is_that_of_finite_differences_on_vessels():
 
 @pytest.mark.parametrize("eps", [0.0, 1e-4])
 def test_pair_without_vessels_is_an_empty_zero_with_a_graph(eps):
-    """Also with eps: background weighted by eps and divided by the sum of eps would teach at full strength."""
+    """Also with eps: background weighted by eps and divided by the sum of eps would otherwise
+    count as much as vessels."""
     similarity, matches, weights = make(eps)
     weights.fixed[1] = 0
     term = coarse_loss(similarity, matches, weights)
@@ -116,17 +117,17 @@ def test_pair_without_vessels_is_an_empty_zero_with_a_graph(eps):
 def test_batch_without_any_match_keeps_its_graph():
     similarity, matches, weights = make(eps=1e-4)
     none = matches.pick(torch.zeros(len(matches.batch), dtype=torch.bool))
-    asked = choose_for_fine(none, weights, 8)
+    selected = choose_for_fine(none, weights, 8)
     offset, spread = (
-        torch.zeros(len(asked.batch), 2, requires_grad=True),
-        torch.ones(len(asked.batch)),
+        torch.zeros(len(selected.batch), 2, requires_grad=True),
+        torch.ones(len(selected.batch)),
     )
     terms = VesselObjective(VesselLossSettings(), 4.0)(
         similarity,
         offset,
         spread,
         none,
-        asked,
+        selected,
         VesselWeights(weights.fixed * 0, weights.moving, 1e-4),
     )
     total = terms["coarse"].mean() + terms["fine"].mean()
@@ -135,63 +136,65 @@ def test_batch_without_any_match_keeps_its_graph():
     assert (similarity.grad == 0).all() and (offset.grad == 0).all()
 
 
-def test_a_stand_in_teaches_nothing_even_where_everything_counts():
-    """Without a mask the cells that stand in for a batch without matches would be a vessel like any other."""
+def test_the_placeholder_match_has_no_gradient_without_a_mask():
+    """Without a mask the placeholder of a batch without matches would have weight 1."""
     similarity, matches, weights = make(eps=0.0)
     none = matches.pick(slice(0))
-    asked = choose_for_fine(none, weights, 8)
-    offset = torch.ones(len(asked.batch), 2, requires_grad=True)
+    selected = choose_for_fine(none, weights, 8)
+    offset = torch.ones(len(selected.batch), 2, requires_grad=True)
     everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
     terms = VesselObjective(VesselLossSettings(mask=False), 4.0)(
-        similarity, offset, torch.ones(len(asked.batch)), none, asked, everything
+        similarity, offset, torch.ones(len(selected.batch)), none, selected, everything
     )
     assert terms["fine"].n_empty() == terms["coarse"].n_empty() == 2
     terms["fine"].mean().backward()
     assert (offset.grad == 0).all()
 
 
-def test_how_sure_the_network_is_elsewhere_changes_nothing():
+def test_the_spread_at_other_matches_does_not_change_the_fine_loss():
     _, matches, weights = make(eps=0.0)
-    answer, spread = (
+    predicted, spread = (
         torch.full((len(matches.batch), 2), 2.0),
         torch.linspace(0.2, 2.0, len(matches.batch)),
     )
-    answer[weights.on_vessel(matches)] += torch.rand(int(weights.on_vessel(matches).sum()), 1)
-    before = fine_loss(answer, spread, matches, weights, 4.0).per_sample
+    predicted[weights.on_vessel(matches)] += torch.rand(int(weights.on_vessel(matches).sum()), 1)
+    before = fine_loss(predicted, spread, matches, weights, 4.0).per_sample
     elsewhere = torch.where(
         weights.on_vessel(matches) & (matches.batch == 0), spread, torch.tensor(0.05)
     )
     assert torch.allclose(
-        fine_loss(answer, elsewhere, matches, weights, 4.0).per_sample[0], before[0]
+        fine_loss(predicted, elsewhere, matches, weights, 4.0).per_sample[0], before[0]
     )
     on = weights.on_vessel(matches) & (matches.batch == 0)
     certainty = 1.0 / spread[on]
-    error = ((answer[on] - matches.offset_px[on]) / 4.0).square().sum(-1)
+    error = ((predicted[on] - matches.offset_px[on]) / 4.0).square().sum(-1)
     assert before[0].item() == pytest.approx(
         ((certainty * error).sum() / certainty.sum()).item(), rel=1e-5
     )
 
 
-def test_fine_loss_counts_vessels_only():
+def test_fine_loss_depends_on_vessel_matches_only():
     _, matches, weights = make(eps=0.0)
-    answer = torch.full((len(matches.batch), 2), 2.0, requires_grad=True)
-    term = fine_loss(answer, torch.ones(len(matches.batch)), matches, weights, half_window_px=4.0)
+    predicted = torch.full((len(matches.batch), 2), 2.0, requires_grad=True)
+    term = fine_loss(
+        predicted, torch.ones(len(matches.batch)), matches, weights, half_window_px=4.0
+    )
     assert torch.allclose(term.per_sample, torch.tensor(0.5))
     term.mean().backward()
     on_vessel = weights.on_vessel(matches)
-    assert (answer.grad[~on_vessel] == 0).all() and (answer.grad[on_vessel] > 0).all()
+    assert (predicted.grad[~on_vessel] == 0).all() and (predicted.grad[on_vessel] > 0).all()
     right = fine_loss(matches.offset_px, torch.ones(len(matches.batch)), matches, weights, 4.0)
     assert (right.per_sample == 0).all()
 
 
-def test_fine_matches_are_vessels_first():
+def test_vessel_matches_are_selected_first_for_the_fine_stage():
     _, matches, weights = make(eps=1e-4)
     chosen = choose_for_fine(matches, weights, 6)
     assert weights.on_vessel(chosen).all() and len(chosen.batch) == 6
     assert len(choose_for_fine(matches, weights, 100).batch) == 12
 
 
-def test_without_mask_every_match_counts_the_same():
+def test_without_mask_every_match_has_weight_one():
     objective = VesselObjective(VesselLossSettings(mask=False), 4.0)
     weights = objective.weights(torch.zeros(1, 4), torch.zeros(1, 4))
     assert (weights.matrix() == 1).all()

@@ -213,7 +213,7 @@ def test_unequal_numbers_of_landmarks(real_eye):
 def test_collinear_landmarks(real_eye, points):
     for role in ("01", "02"):
         write_points(real_eye / f"001_{role}.txt", np.array(points, float))
-    with pytest.raises(InputError, match="001_01.txt.*one line.*beside it"):
+    with pytest.raises(InputError, match="001_01.txt.*one line.*off that line"):
         load_real_pairs(real_eye.parent)
 
 
@@ -253,7 +253,7 @@ def test_missing_landmark_file_and_bad_image(real_eye):
         ({"data": {"photometric": "yes please"}}, ["data: photometric", "bool"]),
         ({"view": {"scale": [0.7]}}, ["view: scale", "2 values"]),
         ({"view": 3}, ["view", "mapping"]),
-        ({"loss": {"weights": {"det": 1.0}}}, ["weights", "des", "pke"]),
+        ({"loss": {"weights": {"dett": 1.0}}}, ["weights", "dett", "des", "pke"]),
         ({"loss": {"descriptor": "hinge"}}, ["hinge", "infonce"]),
         ({"model": {"architecture": "resnet"}}, ["resnet", "lite"]),
     ],
