@@ -16,11 +16,9 @@ from synthesis.scene import (
     vignette,
 )
 
-# ------------------------------------------------------------------------------------------------------ angiogram
-
 
 def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A fluorescein angiogram of the scene, at a random phase. Returns (size, size) in [0, 1]."""
+    """Render a fluorescein angiogram at a random phase: (size, size) float32 in [0, 1]."""
     size = scene.size
     flush = rng.uniform(0.06, 0.45)
     grain = fractal_noise(rng, size, size / (0.12 * scene.px_per_dd), 3)
@@ -53,20 +51,23 @@ def render_fa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _foveal_shade(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Pigment hides the choroid at the fovea, in a spot with ragged edges."""
+    """Share of the choroidal light absorbed by macular pigment: (size, size) in [0, 1]."""
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.35, 0.75))
     return np.exp(-((radius * (1 + 0.12 * smooth_noise(rng, scene.size, 12))) ** 2))
 
 
 def _fa_scars(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Laser scars: dark spots, bright-rimmed in some pictures; relative to the choroidal flush."""
+    """Laser scars, (size, size), relative to the choroidal flush: dark, some with bright rims."""
     scar = scene.lesion("laser_scar")
     ring = np.clip(blur(scar, 0.05 * scene.px_per_dd) * 3 * (1 - scar), 0, 1)
     return ring * rng.uniform(0, 0.8) - scar * rng.uniform(0.3, 0.8)
 
 
 def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndarray:
-    """Fluorescence of the vessels: arterial, laminar venous, full or late phase."""
+    """Fluorescence of the vessels, (size, size), in a random phase.
+
+    Phases are arterial, laminar venous, full and late.
+    """
     phase = rng.choice(("arterial", "laminar", "full", "late"), p=(0.12, 0.14, 0.54, 0.2))
     strength = (
         rng.uniform(0.5, 1.15)
@@ -83,13 +84,13 @@ def _fa_vessels(scene: Scene, flush: float, rng: np.random.Generator) -> np.ndar
         artery = artery * rng.uniform(0.6, 1.0)
     else:
         artery = artery * rng.uniform(0.75, 1.05)
-    # Never fainter than the choroid's own grain, or there would be nothing to match.
+    # Vessels fainter than the choroidal texture would be undetectable.
     strength = max(strength, 0.1 + 0.35 * flush)
     dimming = scene.depth ** rng.uniform(0, 0.6)
     glow = np.maximum(np.maximum(artery, vein) * dimming, rng.uniform(0.2, 0.8) * scene.fine)
     around_macula = np.exp(-(radius_map(scene.size, scene.fovea, 2.2 * scene.px_per_dd) ** 2))
     mesh = capillary_mesh(scene, rng) * rng.uniform(0, 0.22) * (0.3 + 0.7 * around_macula)
     glow = glow * (1 - 0.8 * scene.lesion("non_perfusion") * (scene.artery + scene.vein < 0.6))
-    # Light scattered in the retina and the lens: a faint halo about the larger vessels.
+    # Light scattered in the retina and the lens gives larger vessels a faint halo.
     halo = blur(glow, 0.08 * scene.px_per_dd) * rng.uniform(0, 0.35)
     return strength * np.maximum(glow, mesh) + strength * halo

@@ -15,8 +15,7 @@ from synthesis.scene import (
     vignette,
 )
 
-# ------------------------------------------------------------------------------------------- colour fundus photograph
-
+# Background colours (RGB in [0, 1]) of which a random mixture is taken; chosen by hand.
 FUNDUS_COLOURS = np.array(
     [
         (0.85, 0.33, 0.12),
@@ -32,7 +31,7 @@ FUNDUS_COLOURS = np.array(
 
 
 def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A colour photograph of the scene. Returns (size, size, 3) RGB in [0, 1]."""
+    """Render a colour photograph: (size, size, 3) RGB float32 in [0, 1]."""
     size = scene.size
     weights = rng.dirichlet(np.full(len(FUNDUS_COLOURS), 0.35)).astype(np.float32)
     colour = weights @ FUNDUS_COLOURS * rng.uniform(0.9, 1.1, 3).astype(np.float32)
@@ -55,7 +54,7 @@ def render_cf(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tigroid(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Choroidal vessels shining through: broad pale bands, in patches."""
+    """Add visible choroidal vessels: broad pale bands in patches; ``image`` is (size, size, 3)."""
     if rng.random() > 0.35:
         return image
     cells = scene.size / (0.35 * scene.px_per_dd)
@@ -70,6 +69,7 @@ def _tigroid(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.nd
 
 
 def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Darken the macula and draw disc, cup and, in some eyes, a crescent on (size, size, 3)."""
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.45, 0.8))
     dark = rng.uniform(0.1, 0.5) * np.exp(-(radius**2)) + rng.uniform(0, 0.15) * np.exp(
         -((radius / 0.4) ** 2)
@@ -93,7 +93,7 @@ def _macula_and_disc(image: np.ndarray, scene: Scene, rng: np.random.Generator) 
 
 
 def _cf_lesions_below(image: np.ndarray, scene: Scene) -> np.ndarray:
-    """Pale lesions lie under or among the vessels."""
+    """Draw the lesions that lie below the vessels on ``image``, (size, size, 3)."""
     scale = float(image.mean())
     for kind, tint in (
         ("exudate", (2.7, 2.2, 0.9)),
@@ -108,7 +108,10 @@ def _cf_lesions_below(image: np.ndarray, scene: Scene) -> np.ndarray:
 
 
 def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Blood absorbs green and blue more than red; arteries are paler and carry a reflex along the middle."""
+    """Draw vessels on ``image``, (size, size, 3), as absorption by blood.
+
+    Green and blue are absorbed more than red. Arteries are paler and have a central reflex.
+    """
     contrast = np.exp(rng.uniform(np.log(0.25), np.log(0.95)))
     soft = rng.uniform(0, 0.9) * scene.size / 512
     absorb = (
@@ -123,7 +126,10 @@ def _cf_vessels(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np
 
 
 def _haze(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Uneven light, a veil of scattered light, and reflections of the inner limiting membrane."""
+    """Add uneven light, scattered light and reflections of the inner limiting membrane.
+
+    ``image`` and the result are (size, size, 3).
+    """
     size = image.shape[0]
     image = image * (1 + rng.uniform(0, 0.25) * smooth_noise(rng, size, 2)).clip(0.3)[..., None]
     if rng.random() < 0.4:

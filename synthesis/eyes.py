@@ -134,9 +134,7 @@ def draw_scene(
         for tree, layer in zip(trees, (artery, vein), strict=True)
     )
     fine = _maximum_over_trees(eye, partial(draw_vessels, view=view, widths_px=hidden))
-    mask = _maximum_over_trees(
-        eye, partial(draw_vessels, view=view, least_px=MIN_MASK_PX, widths_px=visible)
-    )
+    in_mask = partial(draw_vessels, view=view, least_px=MIN_MASK_PX, widths_px=visible)
     # Drawn wider than the vessels, so that their blurred edges have a depth too.
     wide = partial(
         draw_vessels, view=view, scale=1.5, least_px=6.0, widths_px=visible, full_dd=FULL_DEPTH_DD
@@ -153,7 +151,7 @@ def draw_scene(
         vein_core=vein_core,
         fine=fine,
         depth=_maximum_over_trees(eye, wide),
-        seg=(mask >= 0.5) & (field > 0.5),
+        seg=(_maximum_over_trees(eye, in_mask) >= 0.5) & (field > 0.5),
         field=field,
         background=fractal_noise(rng, view.size, view.size / (2.5 * view.px_per_dd), 3),
         lesions=rasterise_lesions(spots, view, rng),

@@ -17,11 +17,9 @@ from synthesis.scene import (
     vignette,
 )
 
-# ------------------------------------------------------------------------------------------------------ OCT, OCTA
-
 
 def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """An OCT en-face projection: grey, vessels as soft dark shadows. Returns (size, size) in [0, 1]."""
+    """Render an OCT en-face projection, vessels as dark shadows: (size, size) in [0, 1]."""
     size = scene.size
     level = rng.uniform(0.3, 0.8)
     image = level * (
@@ -29,7 +27,7 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     )
     image = image * _oct_macula(scene, rng) * _oct_disc(scene, rng)
     widen = rng.uniform(0.4, 2.4) * size / 512
-    # A shadow is wider and softer than its vessel, and the finest vessels cast none.
+    # A shadow is wider and softer than its vessel; the thinnest vessels have none.
     shadow = np.clip(
         np.maximum(blur(scene.vein, widen), blur(scene.artery, widen) * 0.9)
         * rng.uniform(1.0, 1.5),
@@ -56,7 +54,10 @@ def render_oct(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _speckle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Multiplicative grain of the scan's own sampling, often two or three times coarser than the picture's pixels."""
+    """Multiply ``image``, (size, size), by speckle at the sampling of the scan.
+
+    In half of the images it is 1.2 to 2.3 times coarser than the pixels.
+    """
     size = image.shape[0]
     samples = size if rng.random() < 0.5 else int(size / rng.uniform(1.2, 2.3))
     coarse = cv2.resize(image, (samples, samples), interpolation=cv2.INTER_AREA)
@@ -68,7 +69,7 @@ def _speckle(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _eye_motion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shift blocks of scan lines sideways, by under one pixel: visible as a jag, harmless to the alignment."""
+    """Shift blocks of lines of ``image``, (size, size), sideways by less than one pixel."""
     size = image.shape[0]
     if rng.random() < 0.5:
         return image
@@ -86,13 +87,17 @@ def _eye_motion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _oct_macula(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Brightness factor (size, size) of fovea and parafoveal ring."""
     radius = radius_map(scene.size, scene.fovea, scene.px_per_dd * rng.uniform(0.25, 0.9))
     ring = np.exp(-(((radius - 1.3) / 0.5) ** 2)) * rng.uniform(0, 0.25)
     return 1 + rng.uniform(-0.5, 0.35) * np.exp(-(radius**2)) + ring
 
 
 def _oct_disc(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The disc: dark, bright, or one or two rings, as the projected slab crosses its slopes."""
+    """Brightness factor (size, size) of the disc: dark, bright, or one or two rings.
+
+    Rings are where the projected slab crosses the slopes of the disc.
+    """
     distance = radius_map(scene.size, scene.disc, scene.disc_axes)
     within = inside(distance, 0.16)
     rings = rng.uniform(-0.5, 0.6) * np.exp(-(((distance - 1.1) / 0.12) ** 2))
@@ -101,7 +106,7 @@ def _oct_disc(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def _scan_lines(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, 1) or (1, size) factor: bands and single lines of other brightness across the slow scan axis."""
+    """(size, 1) or (1, size) factor: brightness varying along the slow scan axis."""
     rows = 1 + rng.uniform(0.01, 0.08) * rng.standard_normal((size, 1), dtype=np.float32)
     bands = smooth_noise(rng, size, int(rng.integers(4, 40)))[:, :1] * rng.uniform(0, 0.12)
     lines = np.zeros((size, 1), np.float32)
@@ -113,7 +118,7 @@ def _scan_lines(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _signal_loss(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) factor in [0, 1]: dark corners, bands or clouds where the signal is gone."""
+    """(size, size) factor in [0, 1]: dark clouds or sides where the signal is lost."""
     factor = np.ones((size, size), np.float32)
     if rng.random() < 0.35:
         cloud = np.clip((smooth_noise(rng, size, 3) - rng.uniform(0.8, 1.6)) * 2, 0, 1)
@@ -127,7 +132,7 @@ def _signal_loss(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _scan_square(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) in {0, 1}: the scanned square, about fovea or disc if seen, black outside; or the whole frame."""
+    """(size, size), 0 or 1: the scanned square about fovea or disc, or the whole frame."""
     size = scene.size
     shown = np.zeros((size, size), np.float32)
     if rng.random() < 0.35:
@@ -144,7 +149,7 @@ def _scan_square(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """An OCT angiogram en-face: bright vessels over a dense capillary net and noise. Returns (size, size) in [0, 1]."""
+    """Render an OCT angiogram en face, with a dense capillary mesh: (size, size) in [0, 1]."""
     size = scene.size
     mesh = capillary_mesh(scene, rng) * rng.uniform(0.15, 0.5)
     large = np.maximum(scene.artery, scene.vein) * scene.depth ** rng.uniform(0.2, 0.7)
@@ -157,7 +162,7 @@ def render_octa(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     image = (floor + mesh) * density * outside_fovea
     image = np.maximum(image, large * rng.uniform(0.55, 1.0))
     decorrelation = np.abs(rng.standard_normal((size, size), dtype=np.float32))
-    # Successive places of one scan line share their noise, so the grain runs along the lines.
+    # Noise is correlated along a scan line.
     decorrelation = cv2.GaussianBlur(
         decorrelation, (0, 0), rng.uniform(0.3, 1.8), sigmaY=rng.uniform(0.3, 0.7)
     )

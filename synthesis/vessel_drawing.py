@@ -129,13 +129,12 @@ def draw_vessels(
     """
     side = view.size * SUPERSAMPLING
     width = vessels.width * view.px_per_dd
-    start, end = vessels.nodes[vessels.parent], vessels.nodes
-    pixels = view.to_pixels(end)
+    pixels = view.to_pixels(vessels.nodes)
     margin = STEP_DD * view.px_per_dd * 2
     shown = ((pixels > -margin) & (pixels < view.size + margin)).all(axis=1)
     shown &= (width >= widths_px[0]) & (width < widths_px[1])
     shown[0] = False
-    curves = view.to_pixels(_hermite(start, end, vessels))[shown]
+    curves = view.to_pixels(_hermite(vessels))[shown]
     # Pixel centres are at integers, so image coordinate x is SUPERSAMPLING * (x + 0.5) - 0.5 on the
     # canvas.
     curves = (SUPERSAMPLING * (curves + 0.5) - 0.5) * (1 << SUBPIXEL_BITS)
@@ -158,8 +157,9 @@ def draw_vessels(
     return small.astype(np.float32) / 255.0
 
 
-def _hermite(start: np.ndarray, end: np.ndarray, vessels: Vessels, samples: int = 4) -> np.ndarray:
+def _hermite(vessels: Vessels, samples: int = 4) -> np.ndarray:
     """Cubic Hermite curves from each node's parent to the node, (N, samples + 1, 2)."""
+    start, end = vessels.nodes[vessels.parent], vessels.nodes
     child = main_child(vessels.parent, vessels.width)
     at_end = 0.5 * (vessels.nodes[child] - start)
     at_end = np.where((child == np.arange(len(child)))[:, None], end - start, at_end)

@@ -1,4 +1,4 @@
-"""The fundus camera model, and the pairs with exact correspondence that are made by it."""
+"""The fundus camera model, and the pairs with exact correspondence drawn with it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_camera_maps_to_the_retina_and_back(bend):
     camera = aim(POLE, np.array([2.0, 0.8]), 0.7, np.array([0.05, -0.03]), 8.5, bend, 400)
     assert np.abs(camera.to_pixels(camera.to_retina(GRID)) - GRID).max() < 1e-8
     assert np.allclose(camera.to_pixels(np.array([2.0, 0.8])), 199.5), (
-        "what it looks at is in the middle"
+        "the given retina point is in the middle"
     )
     assert camera.px_per_dd == pytest.approx(400 / 8.5, rel=0.02)
 
 
-def test_one_gaze_turned_and_enlarged_is_a_similarity():
+def test_one_direction_rotated_and_scaled_is_a_similarity():
     here, there = (
         aim(POLE, POLE + 0.5, roll, STRAIGHT, field, 0.0, 400)
         for roll, field in ((0.0, 8.0), (0.6, 6.0))
@@ -52,7 +52,7 @@ def test_one_gaze_turned_and_enlarged_is_a_similarity():
     assert np.abs(mapped - warp_points(GRID, H)).max() < 1e-6
 
 
-def test_two_gazes_are_not_affine_but_nearly_quadratic():
+def test_two_directions_are_nearly_quadratic_not_affine():
     here, there = (
         aim(POLE, POLE + centre, 0.0, STRAIGHT, 8.5, 0.0, 400)
         for centre in ((-1.5, 0.3), (2.0, -0.4))
@@ -84,7 +84,7 @@ def test_swelling_moves_the_tissue_around_it():
 
 
 def test_eyes_are_not_those_of_the_training_set():
-    """The same seed in both scripts must not give the same eyes, nor the eye's own stream the draw of the pair."""
+    """With equal seeds, both commands draw eyes and pairs from different random streams."""
     streams = [
         np.random.default_rng([0, 1, *tags]).random(4)
         for tags in (
@@ -98,7 +98,7 @@ def test_eyes_are_not_those_of_the_training_set():
     assert not any(np.array_equal(streams[i], streams[j]) for i, j in ((0, 2), (0, 3), (2, 3)))
 
 
-def test_swellings_add_up_to_what_was_asked_for():
+def test_swellings_add_up_to_the_given_displacement():
     for seed in range(20):
         swellings = draw_swellings(POLE, 50.0, 400, 5.0, np.random.default_rng(seed))
         plain, swollen = (
@@ -118,13 +118,13 @@ def pair():
     return draw_pair("cffa", 2, SMALL)
 
 
-def test_pair_shows_the_same_places_where_its_map_says(pair):
+def test_ridges_of_a_pair_correlate_under_its_map_only(pair):
     assert pair.fixed.shape[:2] == pair.moving.shape[:2] == pair.moving_xy.shape[:2] == (256, 256)
     fixed, moving = landmarks_of(pair.moving_xy)
     assert len(fixed) > 20 and inside(moving, (256, 256)).all()
     columns, rows = fixed.astype(int).T
     assert np.array_equal(pair.moving_xy[rows, columns], moving)
-    # Vessels are dark in the photograph and bright in the angiogram: aligned, their details oppose each other.
+    # Ridge responses of photograph and angiogram correlate only where they are aligned.
     stem = RidgeStem((2.0,))
     ridges = [
         stem(torch.from_numpy(np.ascontiguousarray(image, np.float32))[None, None])[0]

@@ -1,4 +1,4 @@
-"""The synthesiser: layout, determinism, alignment of the modalities, and the refusal to mix or destroy sets."""
+"""The synthesiser: layout, determinism, alignment of modalities, and protection of other sets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pictures(root: Path, name: str, size: int = SIZE) -> dict[str, np.ndarray]:
 
 
 def contrast(image: np.ndarray, mask: np.ndarray, shown: np.ndarray) -> float:
-    """Mean of vessel pixels minus mean of their near surroundings, where the picture shows anything."""
+    """Mean of vessel pixels minus mean of their near background, where the picture is not black."""
     near = (cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & (shown > 0)
     beside = near & (cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
     vessel = mask & near
@@ -77,12 +77,12 @@ def test_visits_and_eyes_differ(generated: Path) -> None:
 
 def test_mask_share_is_that_of_real_masks(generated: Path) -> None:
     shares = [pictures(generated, f"{eye}_A")["seg"].mean() for eye in range(1, EYES + 1)]
-    # Real masks (CHASE_DB1, HRF at 512 px) cover 4 to 11 %; at this small size thin vessels are drawn relatively wide.
+    # Real masks (CHASE_DB1, HRF at 512 px) cover 4 to 11 %; at this size, thin vessels are widened.
     assert 0.03 < np.median(shares) < 0.16
 
 
-def test_vessels_are_where_the_mask_says(generated: Path) -> None:
-    """Bright in FA and OCTA, dark in CF and OCT: in nearly all, since a few are meant to be hardly visible."""
+def test_vessel_contrast_on_the_mask_has_the_right_sign(generated: Path) -> None:
+    """Bright in FA and OCTA, dark in CF and OCT, in at least 80 %: a few are nearly invisible."""
     signs = {"cf": -1, "fa": 1, "oct": -1, "octa": 1, "cf_clip": -1}
     right = {role: [] for role in signs}
     for eye in range(1, EYES + 1):
@@ -153,7 +153,7 @@ def test_foreign_folders_are_never_touched(tmp_path: Path) -> None:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """Two tiny photographs (wider than high) with masks: a pale disc on orange with four dark vessels."""
+    """Two small photographs (wider than high) with masks: a pale disc and four dark vessels."""
     for stem, at in (("Image_01L", 50), ("Image_01R", 130)):
         mask = np.zeros((120, 180), np.uint8)
         for end in ((10, 5), (170, 10), (15, 110), (165, 112)):
