@@ -1,4 +1,4 @@
-"""Keypoints at sub-pixel positions, descriptors read where they belong, matches."""
+"""Keypoint extraction, sampling of descriptors, and descriptor matching."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def heatmap_of(
     return torch.from_numpy(np.maximum.reduce(maps))[None, None]
 
 
-# --- detections -------------------------------------------------------------------------------------------------------
+# --- detections ---
 
 
 def test_peaks_are_found_to_a_tenth_of_a_pixel():
@@ -47,7 +47,7 @@ def test_peaks_are_found_to_a_tenth_of_a_pixel():
     assert distance.amin(1).max() < 0.1 and distance.amin(0).max() < 0.1
 
 
-def test_refinement_never_leaves_the_pixel_and_keeps_border_peaks():
+def test_refinement_moves_by_half_a_pixel_at_most_and_keeps_border_peaks():
     heatmap = torch.rand(*SIZE, generator=torch.Generator().manual_seed(0))
     rows, columns = torch.nonzero(
         non_maximum_suppression(heatmap[None, None], 1)[0, 0], as_tuple=True
@@ -80,13 +80,13 @@ def test_suppression_keeps_the_larger_of_two_near_peaks_only():
 
 
 def test_a_flat_top_is_one_keypoint():
-    """Two equal neighbouring pixels (a saturated detector) are one place, not two within the suppression radius."""
+    """Two equal neighbouring pixels (a saturated detector) give one keypoint."""
     heatmap = torch.zeros(1, 1, *SIZE)
     heatmap[..., 30, 40:42] = 0.8
     assert len(extract_keypoints(heatmap, 0.1, 4, 10)[0][0]) == 1
 
 
-def test_nothing_outside_of_the_allowed_region_or_on_the_border():
+def test_no_keypoint_outside_the_allowed_region_or_on_the_border():
     points = np.array([[20.0, 20.0], [60.0, 20.0], [2.0, 30.0], [93.0, 40.0], [50.0, 61.25]])
     heatmap = heatmap_of(points, sigma=1.5)
     allowed = torch.ones_like(heatmap)
@@ -105,21 +105,21 @@ def test_empty_maps_and_batches():
     assert sample_descriptors(torch.rand(1, 8, 16, 24), empty[0][None], 4).shape == (1, 0, 8)
 
 
-def test_extraction_does_not_carry_gradients():
+def test_extraction_is_not_differentiable():
     heatmap = heatmap_of(np.array([[30.0, 30.0]])).requires_grad_()
     keypoints, scores = extract_keypoints(heatmap, 0.1, 4, 10)[0]
     assert not keypoints.requires_grad and not scores.requires_grad
 
 
-# --- descriptors ------------------------------------------------------------------------------------------------------
+# --- descriptors ---
 
 
 @pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("angle, scale", [(0, 1.0), (30, 1.15), (180, 0.9)])
 def test_descriptors_find_the_same_place_under_a_warp(stride, angle, scale):
-    """A descriptor map computed from the image (mean colour of each cell) is read at mapped points of a warped image.
+    """Descriptors (mean colour of each cell) are found at mapped points of a warped image.
 
-    Cells are averaged from smooth random images, so the map knows nothing of the warp but what the images show.
+    The cells are averages of smooth random images, so the warp is visible in the images only.
     """
     fixed_size, moving_size = (128, 192), (160, 144)
     generator = torch.Generator().manual_seed(1)
@@ -133,7 +133,8 @@ def test_descriptors_find_the_same_place_under_a_warp(stride, angle, scale):
         [56.0, 39.0]
     )
     wanted = sample_descriptors(fixed_map, points, stride)[0]
-    # Every place of the moving image, four to a cell: the nearest descriptor must lie where the matrix says.
+    # All positions of the moving image, four per cell: the nearest descriptor must be at the mapped
+    # position.
     everywhere = pixel_grid((moving_size[0] // 2, moving_size[1] // 2))[None] * 2.0 + 0.5
     found = sample_descriptors(moving_map, everywhere, stride)[0]
     nearest = everywhere[0][(wanted @ found.T).argmax(1)]
@@ -156,12 +157,12 @@ NETWORKS = {
 
 
 def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
-    """A network whose descriptors differ from place to place; default weights and biases let the signal die away."""
+    """A network with Kaiming initialisation, so that its descriptors vary over the image."""
     torch.manual_seed(seed)
     model = build_model(settings).eval()
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
-            # Drawn in the order of indices, whatever the layout in memory, so that a seed always means the same network.
+            # Into a contiguous tensor: the draw must not depend on the memory layout.
             module.weight.data.copy_(
                 torch.nn.init.kaiming_normal_(torch.empty(module.weight.shape))
             )
@@ -172,7 +173,7 @@ def random_network(settings: ModelSettings, seed: int) -> SuperRetinaMultimodal:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_shifting_the_image_shifts_the_descriptor_map(name):
-    """Descriptors at x of an image equal those at x + d of the image shifted by d, on a non-square image."""
+    """Descriptors at x equal those at x + d of the image shifted by d; non-square image."""
     torch.manual_seed(5)
     texture = F.interpolate(
         torch.rand(1, 1, 30, 40), size=(96, 128), mode="bicubic", align_corners=False
@@ -191,15 +192,15 @@ def test_shifting_the_image_shifts_the_descriptor_map(name):
     elsewhere = sample_descriptors(maps[1:], points, stride)
     agreement, chance = (before * after).sum(-1), (before * elsewhere).sum(-1)
     assert agreement.min() > 0.999
-    assert (1 - agreement).mean() < 0.1 * (1 - chance).mean(), "the map is not merely constant"
+    assert (1 - agreement).mean() < 0.1 * (1 - chance).mean(), "the map is not constant"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_keypoints_read_the_descriptor_of_their_own_place(name):
-    """What a descriptor looks at is centred on the pixel at which it is read, to half a cell.
+def test_receptive_field_is_centred_on_the_keypoint(name):
+    """The receptive field of a descriptor is centred on the pixel of its keypoint, to half a cell.
 
-    The centre of mass of the squared gradient with respect to the image, averaged over a block of the coarsest level
-    (whose cells lie beside each other, not on each other) and over random networks.
+    Its centre is the centre of mass of the squared gradient with respect to the image, averaged
+    over a block of the coarsest level and over random networks.
     """
     size, offsets = (96, 160), []
     for seed in range(4):
@@ -211,9 +212,9 @@ def test_keypoints_read_the_descriptor_of_their_own_place(name):
         for y in torch.arange(stride / 2 - 0.5, block, stride) + 2 * 16:
             for x in torch.arange(stride / 2 - 0.5, block, stride) + 4 * 16:
                 point = torch.tensor([[[float(x), float(y)]]])
-                answer = (sample_descriptors(descriptors, point, stride) * direction).sum()
+                response = (sample_descriptors(descriptors, point, stride) * direction).sum()
                 weight = (
-                    torch.autograd.grad(answer, image, retain_graph=True)[0].square().reshape(-1)
+                    torch.autograd.grad(response, image, retain_graph=True)[0].square().reshape(-1)
                 )
                 centre = (pixel_grid(size) * weight[:, None]).sum(0) / weight.sum()
                 offsets.append(centre - point[0, 0])
@@ -221,7 +222,7 @@ def test_keypoints_read_the_descriptor_of_their_own_place(name):
     assert bias.abs().max() < 0.5, bias
 
 
-# --- matches ----------------------------------------------------------------------------------------------------------
+# --- matches ---
 
 
 def test_mutual_matches_undo_a_permutation():
@@ -236,7 +237,7 @@ def test_a_match_must_be_mutual():
     moving = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), dim=1)
     fixed = F.normalize(torch.tensor([[1.0, 0.05], [1.0, 0.2]]), dim=1)
     assert match_descriptors(fixed, moving)[0].tolist() == [[0, 0]], (
-        "both prefer 0, which prefers the first"
+        "both have 0 as nearest, whose nearest is the first"
     )
 
 
@@ -253,6 +254,6 @@ def test_ratio_test_drops_the_ambiguous():
 
 
 @pytest.mark.parametrize("n_fixed, n_moving", [(0, 5), (5, 0), (0, 0)])
-def test_nothing_matches_nothing(n_fixed, n_moving):
+def test_no_descriptors_give_no_matches(n_fixed, n_moving):
     pairs, similarity = match_descriptors(torch.ones(n_fixed, 4), torch.ones(n_moving, 4), 0.8)
     assert pairs.shape == (0, 2) and pairs.dtype == torch.long and similarity.shape == (0,)

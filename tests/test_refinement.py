@@ -1,4 +1,4 @@
-"""Ridges settle the last pixels of a transform, and tell right transforms from wrong ones; turned copies of an image."""
+"""Correlation and agreement of ridge maps; rotated copies of a working image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = (380, 420)
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """CF and FA of one eye under a known matrix, of unequal non-square sizes: fixed, moving, H_fix_to_mov."""
+    """CF and FA of one eye, of unequal non-square sizes, and the true ``H_fix_to_mov`` (3, 3)."""
     root = tmp_path_factory.mktemp("eye") / "set"
     write_generated_set(root, 1, seed=2, size=400, progress=False)
     folder = root / "1_A"
@@ -43,7 +43,7 @@ def mean_error(H, H_true, size):
 
 
 @pytest.mark.parametrize("transform", ["affine", "homography"])
-def test_refinement_brings_a_rough_matrix_to_the_true_one(pair, transform):
+def test_ecc_converges_to_the_true_matrix(pair, transform):
     fixed, moving, H_true = pair
     for nudge in ((2.0, -1.5), (-1.5, 2.0)):
         rough = compose(
@@ -58,17 +58,17 @@ def test_refinement_brings_a_rough_matrix_to_the_true_one(pair, transform):
         assert after < 0.6 < 2.0 < before
 
 
-def test_refinement_keeps_what_it_cannot_improve(pair):
+def test_ecc_keeps_a_matrix_that_it_cannot_improve(pair):
     fixed, moving, H_true = pair
     assert RidgePair(fixed, moving).refine(H_true, "similarity") is H_true
     blank = WorkingImage(np.zeros_like(moving.image), moving.field_of_view, moving.frame)
     assert np.allclose(RidgePair(fixed, blank).refine(H_true, "affine"), H_true, atol=1e-4)
     far = compose(H_true, translation_matrix((90.0, 60.0)))
     moved = np.linalg.norm(RidgePair(fixed, moving).refine(far, "affine")[:2, 2] - far[:2, 2])
-    assert moved < 12.0, "a wrong start is not dragged across the image"
+    assert moved < 12.0, "the correction is bounded"
 
 
-def test_ridges_agree_under_the_true_matrix_only(pair):
+def test_agreement_is_high_under_the_true_matrix_only(pair):
     fixed, moving, H_true = pair
     ridges = RidgePair(fixed, moving)
     wrong = [
@@ -78,7 +78,7 @@ def test_ridges_agree_under_the_true_matrix_only(pair):
     assert ridges.agreement(H_true) > 8.0 > 4.0 > np.median(wrong)
 
 
-def test_agreement_of_what_cannot_be_compared_is_zero():
+def test_agreement_without_enough_overlap_or_ridges_is_zero():
     ridges = np.random.default_rng(0).random((120, 130), dtype=np.float32)
     assert ridge_agreement(ridges, ridges, np.zeros(ridges.shape, bool)) == 0.0
     assert (
@@ -90,7 +90,7 @@ def test_agreement_of_what_cannot_be_compared_is_zero():
 
 
 @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
-def test_turned_copies_know_where_their_pixels_come_from(quarter_turns):
+def test_frames_of_rotated_copies_are_exact(quarter_turns):
     image = np.zeros((150, 170), np.float32)
     image[40:100, 30:130] = 0.3
     image[60:64, 90:96] = 1.0

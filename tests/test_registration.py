@@ -1,4 +1,4 @@
-"""The pipeline between matches and matrix: working frames, guided matching, and the decision to fail."""
+"""The pipeline from matches to a matrix: guided matching, copies, refinement, rejection."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from geometry.estimation import Plausibility, estimate_transform
 from geometry.matrices import affine_about, compose, image_centre, translation_matrix
 from geometry.points import pixel_grid, warp_points
-from registration import search as search_module
-from registration.candidates import estimate_from_matches
-from registration.keypoint_matcher import match_under
-from registration.matcher import Matcher, MatchSettings, WorkingMatches
+from registration import refinement
+from registration.guided_fit import fit_matches
+from registration.keypoint_matcher import KeypointMatchSettings, match_guided
+from registration.matcher import Matcher, WorkingMatches
 from registration.pipeline import register_pair
 from registration.proposals import other_similarities
 from registration.working_frame import WorkingFrame, WorkingImage, field_diameter, to_working_frame
@@ -33,7 +33,7 @@ def disc_image(size, centre, radius):
 @pytest.mark.parametrize(
     "size, centre, radius", [((400, 500), (240, 190), 150), ((900, 700), (350, 400), 300)]
 )
-def test_working_frame_follows_the_field_and_not_the_canvas(size, centre, radius):
+def test_working_scale_follows_the_field_of_view(size, centre, radius):
     working, seen, frame = to_working_frame(disc_image(size, centre, radius), 256)
     assert working.shape == seen.shape == frame.size
     assert field_diameter(seen) == pytest.approx(256, rel=0.02)
@@ -43,7 +43,7 @@ def test_working_frame_follows_the_field_and_not_the_canvas(size, centre, radius
 
 
 def planted(n_points=150, n_described=60, seed=0, mirrored=False):
-    """Keypoints of two images under a known matrix; only some have telling descriptors."""
+    """Keypoints of two images under a known matrix; some have distinctive descriptors."""
     rng = np.random.default_rng(seed)
     H = affine_about(40, 1.1, 0.02, image_centre(SIZE), [220, 140], mirror=mirrored)
     fixed = rng.uniform([20, 20], [380, 280], (n_points, 2))
@@ -51,7 +51,7 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
     descriptors = torch.nn.functional.normalize(
         torch.from_numpy(rng.normal(size=(2, n_points, 32))), dim=-1
     )
-    # A telling descriptor is alike in both images, the others only faintly so.
+    # A distinctive descriptor is similar in both images, the others are hardly.
     share = torch.where(torch.arange(n_points) < n_described, 0.05, 0.75)[:, None]
     theirs = torch.nn.functional.normalize(
         (1 - share) * descriptors[0] + share * descriptors[1], dim=-1
@@ -74,15 +74,15 @@ def planted(n_points=150, n_described=60, seed=0, mirrored=False):
 
 def test_guided_matching_finds_more_and_only_nearby():
     matches, H = planted()
-    guided = match_under(matches, H, 10.0)
+    guided = match_guided(matches, H, 10.0)
     gap = np.linalg.norm(warp_points(guided.fixed_points, H) - guided.moving_points, axis=1)
     assert len(guided.fixed_points) > 100 > len(matches.fixed_points) and gap.max() <= 10.0
-    assert len(match_under(matches, translation_matrix((5000, 0)), 10.0).fixed_points) == 0
+    assert len(match_guided(matches, translation_matrix((5000, 0)), 10.0).fixed_points) == 0
 
 
 def test_estimate_recovers_the_matrix_from_few_matches():
     matches, H = planted()
-    estimate, used, _ = estimate_from_matches(matches, MatchSettings(), "affine", Plausibility())
+    estimate, used, _ = fit_matches(matches, KeypointMatchSettings(), "affine", Plausibility())
     points = np.array([[30.0, 40.0], [370.0, 50.0], [200.0, 260.0]])
     assert (
         estimate.status == "ok"
@@ -108,18 +108,18 @@ def test_unrelated_keypoints_fail_with_a_reason():
             fixed_descriptors=matches.fixed_descriptors,
             moving_descriptors=matches.moving_descriptors.flip(0),
         )
-        estimate, _, _ = estimate_from_matches(strangers, MatchSettings(), "affine", Plausibility())
+        estimate, _, _ = fit_matches(strangers, KeypointMatchSettings(), "affine", Plausibility())
         failures += (
             estimate.status == "failed" and estimate.H_fix_to_mov is None and bool(estimate.reason)
         )
     assert failures == 10
 
 
-def test_where_the_first_proposal_is_refuted_the_next_ones_are_tried():
+def test_further_proposals_are_tested_where_the_first_is_rejected():
     matches, H = planted()
     rng = np.random.default_rng(5)
     spread = rng.uniform([40, 40], [360, 260], (9, 2))
-    # Nine matches agree on a shift that nothing else bears out, five on the truth.
+    # Nine matches are inliers of a wrong translation, five of the true matrix.
     decoys = spread, spread + [60.0, -45.0]
     few = replace(
         matches,
@@ -127,19 +127,17 @@ def test_where_the_first_proposal_is_refuted_the_next_ones_are_tried():
         moving_points=np.concatenate([decoys[1], matches.moving_points[:5]]),
         similarity=np.ones(14),
     )
-    estimate, _, significance = estimate_from_matches(
-        few, MatchSettings(), "affine", Plausibility()
-    )
-    _, _, at_once = estimate_from_matches(matches, MatchSettings(), "affine", Plausibility())
+    estimate, _, significance = fit_matches(few, KeypointMatchSettings(), "affine", Plausibility())
+    _, _, at_once = fit_matches(matches, KeypointMatchSettings(), "affine", Plausibility())
     points = np.array([[60.0, 60.0], [340.0, 60.0], [200.0, 250.0]])
     assert (
         estimate.status == "ok"
         and np.abs(warp_points(points, estimate.H_fix_to_mov) - warp_points(points, H)).max() < 1.5
     )
-    assert 3.0 < significance < at_once, "the best of many counts for less than a first hit"
+    assert 3.0 < significance < at_once, "corrected for multiple comparisons"
 
 
-def test_proposals_are_different_and_the_most_agreed_first():
+def test_proposals_differ_and_have_decreasing_numbers_of_inliers():
     matches, H = planted()
     spread = np.random.default_rng(5).uniform([40, 40], [360, 260], (9, 2))
     found = other_similarities(
@@ -176,17 +174,17 @@ def test_mirrored_images_are_refused():
     )
     affine = estimate_transform(right.fixed_points, right.moving_points, SIZE)
     assert affine.status == "failed" and "mirror" in affine.reason
-    guided, _, _ = estimate_from_matches(right, MatchSettings(), "affine", Plausibility())
+    guided, _, _ = fit_matches(right, KeypointMatchSettings(), "affine", Plausibility())
     assert guided.status == "failed" and guided.H_fix_to_mov is None
 
 
 class PlantedMatcher(Matcher):
-    """Sees keypoints only in the copy of the moving image that is turned (and mirrored) the way it was told."""
+    """Finds correct matches in one of the rotated (and mirrored) copies of the moving image."""
 
-    def __init__(self, seen_after_turns: int, mirrored: bool = False, **settings) -> None:
-        self.settings = MatchSettings(long_side=256, **settings)
-        self.seen_after_turns, self.mirrored = seen_after_turns, mirrored
-        self.asked, self.described_fixed = [], 0
+    def __init__(self, correct_turns: int, mirrored: bool = False, **settings) -> None:
+        self.settings = KeypointMatchSettings(long_side=256, **settings)
+        self.correct_turns, self.mirrored = correct_turns, mirrored
+        self.turns, self.described_fixed = [], 0
 
     def describe(self, working, role):
         self.described_fixed += role == "fixed"
@@ -195,8 +193,8 @@ class PlantedMatcher(Matcher):
     def match_described(self, fixed, moving):
         linear = moving.frame.H_image_to_working[:2, :2]
         turns = round(np.degrees(np.arctan2(linear[0, 1], linear[1, 1])) / 90) % 4
-        self.asked.append(turns)
-        good = turns == self.seen_after_turns and (np.linalg.det(linear) < 0) == self.mirrored
+        self.turns.append(turns)
+        good = turns == self.correct_turns and (np.linalg.det(linear) < 0) == self.mirrored
         rng = np.random.default_rng(0)
         points = rng.uniform([30, 30], [200, 200], (120, 2))
         descriptors = torch.nn.functional.normalize(
@@ -233,13 +231,15 @@ class PlantedMatcher(Matcher):
 IMAGE = disc_image((300, 340), (170, 150), 130)
 
 
-@pytest.mark.parametrize("turns, asked", [(0, [0]), (1, [0, 1]), (3, [0, 1, 3]), (2, [0, 1, 3, 2])])
-def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
+@pytest.mark.parametrize(
+    "turns, expected", [(0, [0]), (1, [0, 1]), (3, [0, 1, 3]), (2, [0, 1, 3, 2])]
+)
+def test_copies_are_matched_until_the_confidence_is_high(turns, expected):
     matcher = PlantedMatcher(turns, refine=False, smaller_copy=1.0)
     result = register_pair(matcher, IMAGE, IMAGE)
-    assert result.status == "ok" and matcher.asked == asked and matcher.described_fixed == 1
+    assert result.status == "ok" and matcher.turns == expected and matcher.described_fixed == 1
     assert np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3, (
-        "the turn is in the frame, not in the result"
+        "the rotation of the copy is in its frame"
     )
     assert result.significance > 9 and 0 < result.confidence <= 1
 
@@ -247,21 +247,19 @@ def test_copies_are_tried_until_one_is_beyond_doubt(turns, asked):
 def test_without_turned_copies_a_turned_image_fails():
     matcher = PlantedMatcher(2, try_turns=False)
     result = register_pair(matcher, IMAGE, IMAGE)
-    assert result.status == "failed" and set(matcher.asked) == {0} and result.confidence == 0.0
-    assert len(matcher.asked) == 3 + 1, (
-        "as they are and two smaller copies; then mirrored, at full size only"
+    assert result.status == "failed" and set(matcher.turns) == {0} and result.confidence == 0.0
+    assert len(matcher.turns) == 3 + 1, (
+        "full size and two smaller copies; mirrored at full size only"
     )
 
 
-def test_a_refinement_that_stretches_the_image_is_not_taken(monkeypatch):
-    monkeypatch.setattr(
-        search_module, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0])
-    )
+def test_an_implausible_refinement_is_not_accepted(monkeypatch):
+    monkeypatch.setattr(refinement, "refine_affine", lambda ridges, H: H @ np.diag([1.0, 2.0, 1.0]))
     result = register_pair(PlantedMatcher(0), IMAGE, IMAGE)
     assert result.status == "ok" and np.abs(result.H_fix_to_mov - np.eye(3)).max() < 1e-3
 
 
 @pytest.mark.parametrize("turns", [0, 3])
-def test_a_mirrored_image_is_named_and_not_registered(turns):
+def test_a_mirrored_image_fails_with_that_reason(turns):
     result = register_pair(PlantedMatcher(turns, mirrored=True), IMAGE, IMAGE)
     assert result.status == "failed" and result.H_fix_to_mov is None and "mirrored" in result.reason
