@@ -23,7 +23,7 @@ from geometry.points import corner_shift
 from geometry.transforms import MatrixTransform
 from registration.displacement_fits import fit_displacement, robust_weights
 from registration.displacement_models import affine_basis
-from registration.patches import find_local_matches
+from registration.patches import PATCHES, find_local_matches
 from registration.ridges import RidgePair
 
 
@@ -35,7 +35,6 @@ class AffineRefinementConstants:
     min_rise: float = 0.05  # of the agreement, of an accepted step
     near_agreement: float = 3.0  # agreement of maps that are a few pixels off
     high_agreement: float = 5.0  # agreement that images of different eyes hardly reach
-    min_patches: int = 30  # least number of located patches
     patch_search_px: int = 12  # search range of the patches
     patch_rounds: int = 5  # rounds of patches
     patch_trial_rounds: int = 3  # the remaining rounds run only if these reach near_agreement
@@ -108,7 +107,7 @@ def fit_patches(ridges: RidgePair, H_fix_to_mov: np.ndarray) -> np.ndarray:
         ):
             return H_fix_to_mov
         matches = find_local_matches(ridges, MatrixTransform(current), AFFINE.patch_search_px)
-        if len(matches.points) < AFFINE.min_patches:
+        if len(matches.points) < PATCHES.min_matches:
             return H_fix_to_mov
         basis, H_correction = affine_basis(matches.points), np.eye(3)
         coefficients = fit_displacement(basis, matches, robust_weights(basis, matches))

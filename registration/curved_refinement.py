@@ -38,7 +38,7 @@ from registration.displacement_models import (
     quadratic_transform,
     unit_frame,
 )
-from registration.patches import LocalMatches, find_local_matches, relative_to
+from registration.patches import PATCHES, LocalMatches, find_local_matches, relative_to
 from registration.ridges import RidgePair
 
 
@@ -46,7 +46,6 @@ from registration.ridges import RidgePair
 class CurvedRefinementConstants:
     """Constants of the curved transforms and of the choice between them; chosen by hand."""
 
-    min_patches: int = 30  # least number of located patches
     quadratic_search_px: tuple[int, ...] = (12, 7)  # search range in each round
     deformable_search_px: int = 6  # search range for the smooth displacement
     stiffnesses: tuple[float, ...] = (30.0, 100.0, 300.0, 1000.0)  # weights of the bending penalty
@@ -102,7 +101,7 @@ def _fit_quadratic(ridges: RidgePair, base: MatrixTransform) -> _QuadraticFit | 
     fit = None
     for search_px in CURVED.quadratic_search_px:
         matches = relative_to(base, transform, find_local_matches(ridges, transform, search_px))
-        if len(matches.points) < CURVED.min_patches:
+        if len(matches.points) < PATCHES.min_matches:
             return _too_few_patches(base, len(matches.points))
         H_fixed_to_unit = unit_frame(matches.points)
         basis = quadratic_basis(matches.points, H_fixed_to_unit)
@@ -118,7 +117,7 @@ def _fit_quadratic(ridges: RidgePair, base: MatrixTransform) -> _QuadraticFit | 
 def _too_few_patches(base: Transform, n_patches: int) -> TransformChoice:
     return TransformChoice(
         base,
-        f"{base.kind}: only {n_patches} patches were found again (at least {CURVED.min_patches} "
+        f"{base.kind}: only {n_patches} patches were found again (at least {PATCHES.min_matches} "
         "needed)",
     )
 
@@ -158,7 +157,7 @@ def estimate_deformable(ridges: RidgePair, base: Transform) -> TransformChoice:
         base: between working pixels.
     """
     matches = find_local_matches(ridges, base, CURVED.deformable_search_px)
-    if len(matches.points) < CURVED.min_patches:
+    if len(matches.points) < PATCHES.min_matches:
         return _too_few_patches(base, len(matches.points))
     lattice = Lattice.over(ridges.fixed_size)
     design, bending = lattice.design(matches.points), lattice.bending()

@@ -25,6 +25,7 @@ class PatchConstants:
 
     radius_px: int = 14  # half the side of a patch, working pixels
     cell_px: int = 11  # side of the cells of the fixed image with at most one patch each
+    min_matches: int = 30  # least number of local matches for a fit
     min_correlation: float = 0.3  # normalised correlation of an accepted match
     min_seen: float = 0.99  # interpolated field of view above which a pixel counts as inside
     min_overlap: float = 0.9  # share of a patch inside both fields of view

@@ -35,21 +35,9 @@ def test_register_writes_the_transform_and_the_affine_matrix(
 ):
     write_image(tmp_path / "cf.png", curved.fixed)
     write_image(tmp_path / "fa.png", curved.moving)
-    assert (
-        run_main(
-            register,
-            monkeypatch,
-            tmp_path / "cf.png",
-            tmp_path / "fa.png",
-            "--out",
-            tmp_path / "out",
-            "--transform",
-            requested,
-            "--device",
-            "cpu",
-        )
-        == 0
-    )
+    images = tmp_path / "cf.png", tmp_path / "fa.png"
+    options = ("--out", tmp_path / "out", "--transform", requested, "--device", "cpu")
+    assert run_main(register, monkeypatch, *images, *options) == 0
     folder = tmp_path / "out" / "cf_fa"
     content = json.loads((folder / "transform.json").read_text())
     assert (
