@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from dataset.real_pairs import LAYOUTS
+from dataset.layouts import LAYOUTS
 from dataset.samples import MODE_FILES
 from evaluation.method_registry import available_methods
 from evaluation.sets import GeneratedDraw

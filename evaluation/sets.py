@@ -99,7 +99,7 @@ def real_set(root: str | Path, name: str, layout: str, fixed_role: str) -> Evalu
     Args:
         root: folder, see :mod:`dataset.real_pairs`.
         name: of the set, which is also the mode of its pairs.
-        layout: one of ``dataset.real_pairs.LAYOUTS``.
+        layout: one of ``dataset.layouts.LAYOUTS``.
         fixed_role: "01" or "02", the fixed image of the numbered layout.
 
     Raises:

@@ -82,7 +82,13 @@ def grow_eye(rng: np.random.Generator) -> Eye:
         leaf = 0.0105 * caliber
         trees.append(Vessels(nodes, parent, _murray_widths(parent, leaf, rng)))
     axes = 0.5 * np.array([rng.uniform(0.86, 1.0), rng.uniform(0.95, 1.12)])
-    return Eye(trees[0], trees[1], warp(fovea[None])[0], avascular, axes)
+    return Eye(
+        artery=trees[0],
+        vein=trees[1],
+        fovea=warp(fovea[None])[0],
+        avascular_radius=avascular,
+        disc_axes=axes,
+    )
 
 
 def grow_twigs(
