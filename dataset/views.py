@@ -15,9 +15,9 @@ MAX_ATTEMPTS = 12  # draws of a geometry until both images overlap enough
 OVERLAP_GRID = 17  # points a side on which the overlap is measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class ViewKey:
-    """Index of a view: equal keys give equal views.
+    """Index of a view: equal keys give equal views; ordered by epoch, then by index.
 
     Attributes:
         epoch: from 1 in training; 0 for views outside of training.
