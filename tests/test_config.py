@@ -65,9 +65,15 @@ def test_missing_base_is_named_with_the_remedy(tmp_path: Path) -> None:
         read_config(path)
 
 
-@pytest.mark.parametrize("value", ["3", "[a.yaml]", "{a: b}"])
+def test_mapping_under_base_is_a_section(tmp_path: Path) -> None:
+    """The configs of LoFTR have a stage of this name."""
+    path = write(tmp_path, "mine.yaml", "base: {train: {epochs: 3}}\n")
+    assert read_config(path) == {"base": {"train": {"epochs": 3}}}
+
+
+@pytest.mark.parametrize("value", ["3", "[a.yaml]"])
 def test_base_must_be_a_file_name(tmp_path: Path, value: str) -> None:
-    """A number, a list or a mapping is refused."""
+    """A number or a list is refused."""
     path = write(tmp_path, "mine.yaml", f"base: {value}\n")
     with pytest.raises(InputError, match=r"mine\.yaml: base: must be the name"):
         read_config(path)

@@ -64,13 +64,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     ``base: other.yaml`` (relative to the folder of the file that contains the key) loads the
     other file first; the file's own values replace those of the base, see :func:`merge_settings`.
-    A base can have a base in turn, at most ``MAX_BASES`` in a row.
+    A base can have a base in turn, at most ``MAX_BASES`` in a row. A mapping under `base:` is not a
+    reference but a section of settings: the stage "base" of LoFTR.
 
     Args:
         path: of the YAML file.
 
     Returns:
-        The merged settings, without the `base` keys.
+        The merged settings, without the references.
 
     Raises:
         InputError: see :func:`read_yaml`; a base that is missing or not a file name; a cycle; or
@@ -82,7 +83,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     while following is not None:
         chain.append(following)
         content = read_yaml(following)
-        base = content.pop("base", None)
+        is_section = isinstance(content.get("base"), dict)
+        base = None if is_section else content.pop("base", None)
         contents.append(content)
         following = None if base is None else _base_path(base, chain)
     settings: dict[str, Any] = {}
