@@ -61,7 +61,7 @@ class QuadraticTransform(Transform):
         coefficients[:, 0] += H_moving_to_new[:2, 2]
         return QuadraticTransform(self.H_fixed_to_unit @ H_new_to_fixed, coefficients)
 
-    def near_matrix(self) -> np.ndarray:
+    def approximate_matrix(self) -> np.ndarray:
         # Over the unit circle the means of u^2 and v^2 are 1/4, which belongs to the constant.
         tangent = self.coefficients[:, :3].copy()
         tangent[:, 0] += 0.25 * (self.coefficients[:, 3] + self.coefficients[:, 5])
@@ -128,8 +128,8 @@ class DeformableTransform(Transform):
             self.controls @ to_new.T,
         )
 
-    def near_matrix(self) -> np.ndarray:
-        return self.base.near_matrix()
+    def approximate_matrix(self) -> np.ndarray:
+        return self.base.approximate_matrix()
 
     def to_dict(self) -> dict[str, Any]:
         return {

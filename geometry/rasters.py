@@ -1,4 +1,11 @@
-"""Resample rasters of a pair (images, masks, heatmaps, fields of view) from one frame into another."""
+"""Resample rasters (images, masks, heatmaps, fields of view) from one frame into another.
+
+Convention:
+    Backward warping: every function takes the transform from the frame of the *output* to the
+    frame of the source. Pixels (x, y), pixel centres at integers, zeros outside of the source.
+    kornia's ``align_corners=True`` is the setting that keeps pixel coordinates as they are; it is
+    no statement about resizing.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +20,15 @@ from torch.nn.functional import avg_pool2d
 from geometry.matrices import Size, resize_matrix
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
-NOTICEABLE_SHRINK = 1.15
-
-
-# --- rasters ---------------------------------------------------------------------------------------------------------
+NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed
 
 
 def mean_shrink(H_out_to_source: torch.Tensor) -> float:
-    """Source pixels per output pixel along one direction, the largest of a batch (B, 3, 3) of affine matrices."""
+    """Source pixels per output pixel along one axis, sqrt(|det|), the largest of a batch.
+
+    Args:
+        H_out_to_source: (B, 3, 3), affine.
+    """
     return float(torch.linalg.det(H_out_to_source[:, :2, :2].double()).abs().sqrt().max())
 
 
@@ -31,23 +39,27 @@ def warp_image(
     mode: str = "bilinear",
     antialias: bool = False,
 ) -> torch.Tensor:
-    """Resample rasters into another frame; what lies outside the source is 0.
+    """Resample rasters into another frame by a matrix.
 
-    Convention: the matrix goes from the frame of the *output* to that of the source. To warp a whole pair consistently,
-    stack all its rasters (image, mask, heatmap, field of view) as channels of one call.
+    Convention:
+        Direction output -> source (backward warping); pixels (x, y), not normalised; pixel centres
+        at integers; zeros outside of the source. To warp all rasters of an image alike (image,
+        mask, heatmap, field of view), stack them as channels of one call.
 
     Args:
         source: (B, C, H, W) float.
-        H_out_to_source: (B, 3, 3), pixels.
+        H_out_to_source: (B, 3, 3).
         out_size: (height, width) of the output.
         mode: "bilinear" or "nearest".
-        antialias: average over each output pixel where the output has clearly fewer pixels than the source.
+        antialias: whether to average over each output pixel where the matrix reduces the
+            resolution by more than ``NOTICEABLE_SHRINK``.
 
     Returns:
         (B, C, *out_size)
     """
     if antialias and mean_shrink(H_out_to_source) > NOTICEABLE_SHRINK:
-        # Twice the resolution, then the mean of 2 x 2: cheaper than blurring a source of which a crop is wanted.
+        # Resample at twice the resolution, then average 2 x 2 pixels: cheaper than a blur of the
+        # whole source when the output is a crop of it.
         fine_size = (2 * out_size[0], 2 * out_size[1])
         H_fine_to_out = torch.from_numpy(resize_matrix(fine_size, out_size)).to(H_out_to_source)
         return avg_pool2d(warp_image(source, H_out_to_source @ H_fine_to_out, fine_size, mode), 2)
@@ -60,24 +72,34 @@ def warp_image(
 def valid_overlap(
     H_fix_to_mov: torch.Tensor, fixed_fov: torch.Tensor, moving_fov: torch.Tensor
 ) -> torch.Tensor:
-    """Where the fixed image shows retina that the moving image shows too.
+    """Overlap of both fields of view in the fixed frame.
 
     Args:
         H_fix_to_mov: (B, 3, 3).
-        fixed_fov: (B, 1, H, W), 1 inside the field of view.
-        moving_fov: (B, 1, Hm, Wm), likewise.
+        fixed_fov: (B, 1, H, W), 1 inside the field of view of the fixed image.
+        moving_fov: (B, 1, Hm, Wm), 1 inside the field of view of the moving image.
 
     Returns:
-        (B, 1, H, W) of 0 and 1, in the fixed frame.
+        (B, 1, H, W), 1 where both images show retina, else 0.
     """
-    seen = warp_image(moving_fov, H_fix_to_mov, tuple(fixed_fov.shape[-2:]))
+    fixed_size = (fixed_fov.shape[-2], fixed_fov.shape[-1])
+    seen = warp_image(moving_fov, H_fix_to_mov, fixed_size)
     return ((seen > 0.5) & (fixed_fov > 0.5)).to(fixed_fov.dtype)
 
 
 def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:
-    """Read rasters (1, C, H, W) at places (height, width, 2), pixels (x, y), bilinearly: (1, C, height, width).
+    """Resample rasters by a dense map, with bilinear interpolation.
 
-    What lies outside of the source, or is NaN, is 0.
+    Convention:
+        Direction output -> source; pixels (x, y), not normalised; pixel centres at integers; zeros
+        outside of the source and where the map is NaN.
+
+    Args:
+        source: (1, C, H, W) float.
+        source_xy: (height, width, 2), position of each output pixel in the source.
+
+    Returns:
+        (1, C, height, width)
     """
     places = torch.from_numpy(np.nan_to_num(source_xy, nan=-2.0 * max(source.shape[-2:])))
     return remap(
@@ -93,16 +115,25 @@ def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:
 def register_onto_fixed(
     moving: np.ndarray, fix_to_mov: np.ndarray | Transform, fixed_size: Size
 ) -> np.ndarray:
-    """The moving image resampled into the fixed frame, black outside: (*fixed_size[, C]) float32.
+    """The moving image resampled into the fixed frame, smoothed first where it is reduced.
+
+    Convention:
+        ``fix_to_mov`` maps fixed pixels to moving pixels (output -> source), so no inversion is
+        needed; zeros outside of the moving image.
 
     Args:
         moving: (H, W) or (H, W, C).
         fix_to_mov: ``H_fix_to_mov`` (3, 3), or a transform.
+        fixed_size: (height, width) of the fixed image.
+
+    Returns:
+        (height, width) or (height, width, C) float32.
     """
     transform = as_transform(fix_to_mov)
-    H = torch.from_numpy(transform.near_matrix().astype(np.float32))[None]
+    H = torch.from_numpy(transform.approximate_matrix().astype(np.float32))[None]
     shrink = mean_shrink(H)
     if shrink > NOTICEABLE_SHRINK:
+        # Standard deviation that reduces the resolution from 1 to ``shrink`` source pixels.
         moving = cv2.GaussianBlur(moving, (0, 0), 0.5 * math.sqrt(shrink**2 - 1.0))
     channels = moving[..., None] if moving.ndim == 2 else moving
     source = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32)).permute(2, 0, 1)[
@@ -112,5 +143,5 @@ def register_onto_fixed(
         warped = warp_image(source, H, fixed_size)
     else:
         warped = resample(source, transform.dense_map(fixed_size))
-    warped = warped[0].permute(1, 2, 0).numpy()
-    return warped[..., 0] if moving.ndim == 2 else warped
+    registered = warped[0].permute(1, 2, 0).numpy()
+    return registered[..., 0] if moving.ndim == 2 else registered

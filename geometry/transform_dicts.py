@@ -38,7 +38,7 @@ def _read_matrix(content: dict[str, Any]) -> MatrixTransform:
 def _read_quadratic(content: dict[str, Any]) -> QuadraticTransform:
     coefficients = _numbers(content["coefficients"], (2, 6), "coefficients")
     transform = QuadraticTransform(_matrix(content, "H_fixed_to_unit", True), coefficients)
-    if abs(np.linalg.det(transform.near_matrix())) < LEAST_DETERMINANT:
+    if abs(np.linalg.det(transform.approximate_matrix())) < LEAST_DETERMINANT:
         raise InputError("coefficients that map everything onto a line")
     return transform
 

@@ -53,13 +53,13 @@ class Transform(ABC):
         """What :func:`transform_from_dict` makes it from again, plain numbers and lists."""
 
     @abstractmethod
-    def near_matrix(self) -> np.ndarray:
+    def approximate_matrix(self) -> np.ndarray:
         """A matrix ``H_fix_to_mov`` (3, 3) that is near it where images matched; Newton starts from it."""
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
         """Moving pixels (N, 2) to fixed pixels (N, 2), by Newton's method; NaN where it does not converge."""
         points = np.asarray(points, dtype=float).reshape(-1, 2)
-        H_mov_to_fix = np.linalg.inv(self.near_matrix())
+        H_mov_to_fix = np.linalg.inv(self.approximate_matrix())
         found, error = warp_points(points, H_mov_to_fix), np.full(len(points), np.inf)
         for _ in range(NEWTON_STEPS):
             gap = points - self.map(found)
@@ -101,7 +101,7 @@ class Transform(ABC):
         lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
         mapped = self.map(lattice.reshape(-1, 2)).reshape(lattice.shape)
         known = np.isfinite(mapped).all(axis=-1)
-        guess = warp_points(lattice.reshape(-1, 2), self.near_matrix()).reshape(lattice.shape)
+        guess = warp_points(lattice.reshape(-1, 2), self.approximate_matrix()).reshape(lattice.shape)
         mapped = np.where(known[..., None], mapped, guess)
         ys, xs = (np.arange(side, dtype=float) for side in out_size)
         dense = np.stack(
@@ -152,7 +152,7 @@ class MatrixTransform(Transform):
         H = H_moving_to_new @ self.H_fix_to_mov @ H_new_to_fixed
         return MatrixTransform(H / H[2, 2], self.kind)
 
-    def near_matrix(self) -> np.ndarray:
+    def approximate_matrix(self) -> np.ndarray:
         return self.H_fix_to_mov
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,8 +189,8 @@ class InverseTransform(Transform):
             self.forward.rescaled(np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed))
         )
 
-    def near_matrix(self) -> np.ndarray:
-        return np.linalg.inv(self.forward.near_matrix())
+    def approximate_matrix(self) -> np.ndarray:
+        return np.linalg.inv(self.forward.approximate_matrix())
 
     def to_dict(self) -> dict[str, Any]:
         raise TypeError(

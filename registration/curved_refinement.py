@@ -138,7 +138,7 @@ def choose_richer(
     )
     if gain.share < CURVED.min_gain or gain.significance < CURVED.min_gain_significance:
         return TransformChoice(simple, f"{simple.kind}: the {rich.kind} map {saves}, too little")
-    determinant = np.linalg.det(simple.near_matrix()[:2, :2])
+    determinant = np.linalg.det(simple.approximate_matrix()[:2, :2])
     relative = rich.least_jacobian(fixed_size) / abs(determinant)
     if not relative > CURVED.min_jacobian:
         return TransformChoice(

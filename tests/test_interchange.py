@@ -218,7 +218,7 @@ def test_itk_resamples_by_a_field_what_is_not_affine(moving, tmp_path, bends):
         tmp_path,
         ["itk"],
         transform,
-        transform.near_matrix(),
+        transform.approximate_matrix(),
         FIXED_SIZE,
         np.zeros((0, 2)),
         np.zeros((0, 2)),
