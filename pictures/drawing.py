@@ -1,6 +1,6 @@
-"""Pictures of pairs, matches and training curves. Knows arrays and points, no model and no data set.
+"""Pictures of pairs, matches and keypoints, from arrays and points.
 
-Images come as (H, W) or (H, W, 3) float in [0, 1]; points as (N, 2) pixels (x, y).
+Images are (H, W) or (H, W, 3) float in [0, 1]; points are (N, 2) pixels (x, y).
 """
 
 from __future__ import annotations
@@ -17,20 +17,30 @@ from matplotlib.figure import Figure
 from geometry.matrices import fit_within
 from utils.image_files import write_image
 
-INLIER_COLOUR, OUTLIER_COLOUR, POINT_COLOUR = (60, 220, 90), (235, 70, 60), (255, 210, 40)
+INLIER_COLOUR = (60, 220, 90)  # RGB, 0 to 255, as are all colours here
+OUTLIER_COLOUR = (235, 70, 60)
+KEYPOINT_COLOUR = (255, 210, 40)
+BACKGROUND = 20  # grey level behind images and captions
+GAP_PX = 8  # between two images side by side
+ARROWS_ALONG = 24  # arrows along the long side of a displacement field
+ARROW_STEPS = 1.4  # length of the longest arrow, in distances between arrows
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 3) float in [0, 1], or bool, to (H, W, 3) uint8."""
+    """An image as (H, W, 3) uint8.
+
+    Args:
+        image: (H, W) or (H, W, 3), float in [0, 1] or bool.
+    """
     image = (np.clip(np.asarray(image, dtype=np.float32), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image.copy()
 
 
 def checkerboard(fixed: np.ndarray, registered: np.ndarray, cells: int = 8) -> np.ndarray:
-    """Squares of both images in turn: where the registration is right, vessels run on across the edges.
+    """Alternating squares of both images; vessels are continuous where the registration is correct.
 
     Args:
-        fixed, registered: same height and width.
+        fixed, registered: (H, W) or (H, W, 3) of the same height and width.
         cells: squares along the long side.
 
     Returns:
@@ -45,21 +55,21 @@ def checkerboard(fixed: np.ndarray, registered: np.ndarray, cells: int = 8) -> n
 def draw_displacement(
     fixed: np.ndarray, displacement: np.ndarray, seen: np.ndarray, long_side: int = 640
 ) -> Figure:
-    """A displacement field on the fixed image: arrows for the direction, enlarged alike until they can be seen, and colours for
-    the length in pixels.
+    """A displacement field on the fixed image.
+
+    Arrows give the direction, all enlarged by one factor; colours give the length in pixels.
 
     Args:
         fixed: (H, W) or (H, W, 3).
         displacement: (H, W, 2) pixels (x, y) of the fixed image.
         seen: (H, W) bool, where both images show retina; nothing is drawn elsewhere.
+        long_side: of the picture, pixels.
     """
-    size = fit_within(fixed.shape[:2], long_side)
-    factor = size[1] / fixed.shape[1]
-    step = max(1, max(fixed.shape[:2]) // 24)
-    ys, xs = (
-        axis.ravel()
-        for axis in np.mgrid[step // 2 : fixed.shape[0] : step, step // 2 : fixed.shape[1] : step]
-    )
+    height, width = fixed.shape[:2]
+    size = fit_within((height, width), long_side)
+    factor = size[1] / width
+    step = max(1, max(height, width) // ARROWS_ALONG)
+    ys, xs = np.mgrid[step // 2 : height : step, step // 2 : width : step].reshape(2, -1)
     xs, ys = xs[seen[ys, xs]], ys[seen[ys, xs]]
     u, v = displacement[ys, xs].T
     length = np.hypot(u, v)
@@ -68,7 +78,6 @@ def draw_displacement(
     axis = figure.subplots()
     axis.imshow(cv2.resize(as_rgb(fixed), size[::-1], interpolation=cv2.INTER_AREA) // 2)
     axis.set_axis_off()
-    # The longest arrow spans 1.4 steps of the grid, whatever its length in pixels: the colours say that.
     largest = max(float(length.max()) if len(length) else 0.0, 1e-9)
     arrows = axis.quiver(
         xs * factor,
@@ -78,36 +87,42 @@ def draw_displacement(
         length,
         angles="xy",
         scale_units="xy",
-        scale=largest / (1.4 * step * factor),
+        scale=largest / (ARROW_STEPS * step * factor),
         cmap="viridis",
         width=0.004,
     )
     figure.colorbar(arrows, ax=axis, label="pixels of the fixed image", shrink=0.8)
-    axis.set_title(f"displacement left after the affine map, at most {largest:.1f} px", fontsize=10)
+    title = f"displacement left after the affine map, at most {largest:.1f} px"
+    axis.set_title(title, fontsize=10)
     return figure
 
 
 def _side_by_side(
     fixed: np.ndarray, moving: np.ndarray, long_side: int
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """Canvas (H, W, 3) uint8 with both images; offset (2,) of the moving one; scale factor of each image."""
-    images, factors = [], []
+    """Both images on one canvas.
+
+    Returns:
+        Canvas (H, W, 3) uint8, offset (2,) of the moving image, scale factor of each image.
+    """
+    images: list[np.ndarray] = []
+    factors: list[float] = []
     for image in (fixed, moving):
         size = fit_within(image.shape[:2], long_side)
         images.append(cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA))
         factors.append(size[0] / image.shape[0])
-    height = max(image.shape[0] for image in images)
-    gap = 8
-    canvas = np.full((height, images[0].shape[1] + gap + images[1].shape[1], 3), 20, dtype=np.uint8)
-    canvas[: images[0].shape[0], : images[0].shape[1]] = images[0]
-    canvas[: images[1].shape[0], images[0].shape[1] + gap :] = images[1]
-    return canvas, np.array([images[0].shape[1] + gap, 0.0]), factors
+    left, right = images
+    height, offset = max(left.shape[0], right.shape[0]), left.shape[1] + GAP_PX
+    canvas = np.full((height, offset + right.shape[1], 3), BACKGROUND, dtype=np.uint8)
+    canvas[: left.shape[0], : left.shape[1]] = left
+    canvas[: right.shape[0], offset:] = right
+    return canvas, np.array([offset, 0.0]), factors
 
 
 def _to_canvas(points: np.ndarray, factor: float, offset: np.ndarray | float = 0.0) -> np.ndarray:
-    return np.round(
-        (np.asarray(points, float).reshape(-1, 2) + 0.5) * factor - 0.5 + offset
-    ).astype(int)
+    """Canvas pixels (N, 2) int of points (N, 2) of an image that was resized by ``factor``."""
+    scaled = (np.asarray(points, float).reshape(-1, 2) + 0.5) * factor - 0.5
+    return np.round(scaled + offset).astype(int)
 
 
 def draw_matches(
@@ -119,20 +134,21 @@ def draw_matches(
     long_side: int = 512,
     max_lines: int = 150,
 ) -> np.ndarray:
-    """Both images side by side with lines between matches: green agree with the transform, thin red do not.
+    """Both images side by side, with a line for each match: inliers green, outliers red.
 
     Args:
-        fixed_points, moving_points: (N, 2) pixels of each image; inliers: (N,) bool.
-        max_lines: at most so many of each kind, evenly picked, so that the picture stays readable.
+        fixed, moving: (H, W) or (H, W, 3); the sizes may differ.
+        fixed_points, moving_points: (N, 2) pixels of each image; row i is a match.
+        inliers: (N,) bool.
+        long_side: of each image in the picture, pixels.
+        max_lines: largest number of lines of either kind; evenly spaced matches are drawn.
 
     Returns:
         (H, W, 3) uint8.
     """
     canvas, offset, factors = _side_by_side(fixed, moving, long_side)
-    starts, ends = (
-        _to_canvas(fixed_points, factors[0]),
-        _to_canvas(moving_points, factors[1], offset),
-    )
+    starts = _to_canvas(fixed_points, factors[0])
+    ends = _to_canvas(moving_points, factors[1], offset)
     for wanted, colour in ((False, OUTLIER_COLOUR), (True, INLIER_COLOUR)):
         chosen = np.flatnonzero(np.asarray(inliers, bool) == wanted)
         layer = canvas.copy()
@@ -157,74 +173,84 @@ def draw_keypoints(
     moving_heatmap: np.ndarray | None = None,
     long_side: int = 512,
 ) -> np.ndarray:
-    """Detector heatmap (red glow) and keypoints (yellow rings) on both images, side by side: (H, W, 3) uint8."""
-    images = []
-    for image, heatmap in ((fixed, fixed_heatmap), (moving, moving_heatmap)):
-        rgb = as_rgb(image).astype(np.float32) / 255.0
-        if heatmap is not None:
-            glow = cv2.resize(
-                heatmap.astype(np.float32), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR
-            )[..., None]
-            rgb = rgb * (1.0 - 0.6 * glow) + 0.9 * glow * np.array([1.0, 0.15, 0.1], np.float32)
-        images.append(rgb)
-    canvas, offset, factors = _side_by_side(*images, long_side)
-    for points, factor, shift in (
-        (fixed_points, factors[0], 0.0),
-        (moving_points, factors[1], offset),
-    ):
-        for point in _to_canvas(points, factor, shift):
-            cv2.circle(canvas, tuple(map(int, point)), 3, POINT_COLOUR, 1, cv2.LINE_AA)
+    """Detector heatmaps (red) and keypoints (yellow circles) on both images, side by side.
+
+    Args:
+        fixed, moving: (H, W) or (H, W, 3); the sizes may differ.
+        fixed_points, moving_points: (N, 2), (M, 2) keypoints, pixels of each image.
+        fixed_heatmap, moving_heatmap: (h, w) in [0, 1], resized to the images; None without one.
+        long_side: of each image in the picture, pixels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    left, right = _with_heatmap(fixed, fixed_heatmap), _with_heatmap(moving, moving_heatmap)
+    canvas, offset, factors = _side_by_side(left, right, long_side)
+    starts = _to_canvas(fixed_points, factors[0])
+    ends = _to_canvas(moving_points, factors[1], offset)
+    for point in (*starts, *ends):
+        centre = int(point[0]), int(point[1])
+        cv2.circle(canvas, centre, 3, KEYPOINT_COLOUR, 1, cv2.LINE_AA)
     _caption(canvas, f"{len(fixed_points)} and {len(moving_points)} keypoints")
     return canvas
 
 
+def _with_heatmap(image: np.ndarray, heatmap: np.ndarray | None) -> np.ndarray:
+    rgb = as_rgb(image).astype(np.float32) / 255.0
+    if heatmap is None:
+        return rgb
+    size = rgb.shape[1::-1]
+    resized = cv2.resize(heatmap.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    red = resized[..., None]
+    return rgb * (1.0 - 0.6 * red) + 0.9 * red * np.array([1.0, 0.15, 0.1], np.float32)
+
+
 def _caption(canvas: np.ndarray, text: str) -> None:
-    # On a bar and not outlined: OpenCV 5 spaces letters by their thickness, so two strokes of one text do not coincide.
+    # Text on a bar, not outlined text: OpenCV 5 spaces letters by their thickness, so an outline
+    # would not coincide with its letters.
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-    canvas[4 : height + 16, 4 : width + 14] = 20
-    cv2.putText(
-        canvas,
-        text,
-        (9, height + 9),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        0.5,
-        (255, 255, 255),
-        1,
-        cv2.LINE_AA,
-    )
+    canvas[4 : height + 16, 4 : width + 14] = BACKGROUND
+    _put_text(canvas, text, (9, height + 9), 0.5)
+
+
+def _put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], scale: float) -> None:
+    font, white = cv2.FONT_HERSHEY_SIMPLEX, (255, 255, 255)
+    cv2.putText(canvas, text, origin, font, scale, white, 1, cv2.LINE_AA)
 
 
 def contact_sheet(
     path: str | Path, rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], tile_px: int = 224
 ) -> None:
-    """Write a grid of images with a name above each column."""
-    header = np.full((24, tile_px * len(names), 3), 20, dtype=np.uint8)
+    """Write a grid of images with a name above each column.
+
+    Args:
+        path: of the picture.
+        rows: images (H, W) or (H, W, 3), one per column.
+        names: of the columns.
+        tile_px: side of the square that an image is fitted into, pixels.
+    """
+    header = np.full((24, tile_px * len(names), 3), BACKGROUND, dtype=np.uint8)
     for column, name in enumerate(names):
-        cv2.putText(
-            header,
-            name,
-            (column * tile_px + 4, 17),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.45,
-            (255, 255, 255),
-            1,
-            cv2.LINE_AA,
-        )
+        _put_text(header, name, (column * tile_px + 4, 17), 0.45)
     tiles = [np.hstack([_tile(image, tile_px) for image in row]) for row in rows]
     write_image(path, np.vstack([header, *tiles]))
 
 
 def _tile(image: np.ndarray, tile_px: int) -> np.ndarray:
     size = fit_within(image.shape[:2], tile_px - 4)
-    tile = np.full((tile_px, tile_px, 3), 20, dtype=np.uint8)
-    tile[2 : 2 + size[0], 2 : 2 + size[1]] = cv2.resize(
-        as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA
-    )
+    tile = np.full((tile_px, tile_px, 3), BACKGROUND, dtype=np.uint8)
+    resized = cv2.resize(as_rgb(image), size[::-1], interpolation=cv2.INTER_AREA)
+    tile[2 : 2 + size[0], 2 : 2 + size[1]] = resized
     return tile
 
 
 def encoded_figure(figure: Figure, kind: str) -> bytes:
-    """A figure as the content of a file of a kind ("png", "pdf", ...)."""
+    """A figure as the content of an image file.
+
+    Args:
+        figure: to encode.
+        kind: "png", "pdf" or another format of matplotlib.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind)
     return buffer.getvalue()
@@ -239,7 +265,16 @@ def plot_registration(
     inliers: np.ndarray,
     title: str,
 ) -> Figure:
-    """Fixed, registered (or moving, when failed), checkerboard and matches as one matplotlib figure, which notebooks show."""
+    """Fixed image, registered image, checkerboard and matches in one figure.
+
+    Args:
+        fixed, moving: (H, W) or (H, W, 3); the sizes may differ.
+        registered: the moving image in the fixed frame; None for a failed pair, which shows the
+            moving image.
+        fixed_points, moving_points: (N, 2) pixels of each image; row i is a match.
+        inliers: (N,) bool.
+        title: of the figure.
+    """
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -250,7 +285,7 @@ def plot_registration(
         "fixed": ("fixed", as_rgb(fixed)),
         "second": ("moving, not registered", as_rgb(moving)),
         "matches": (
-            f"{int(np.sum(inliers))} of {len(inliers)} matches agree",
+            f"{int(np.sum(inliers))} of {len(inliers)} matches are inliers",
             draw_matches(fixed, moving, fixed_points, moving_points, inliers),
         ),
     }

@@ -1,6 +1,7 @@
-"""What both reports (of an evaluation and of a training run) share: one HTML file that needs no network.
+"""HTML pages in one file that needs no network, for the reports of evaluations and training runs.
 
-Templates, style and script are in pictures/templates (Jinja2); charts are plotly's; pictures are embedded.
+Templates, styles and scripts are in pictures/templates (Jinja2). Charts are drawn by plotly;
+pictures are embedded.
 """
 
 from __future__ import annotations
@@ -24,22 +25,30 @@ from utils.files import write_text_atomically
 from utils.image_files import read_color
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-# Okabe & Ito: told apart by colour-blind readers too.
+# Palette of Okabe and Ito (2008), which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5B5B5B")
 JPEG_QUALITY = 75
 
 
 class ImageStore:
-    """Pictures of a page, each embedded once however often it is shown."""
+    """The pictures of a page; each is embedded once.
+
+    Attributes:
+        uris: data URI of each picture, by its name on the page.
+    """
 
     def __init__(self) -> None:
         self.uris: dict[str, str] = {}
 
     def add(self, path: Path, long_side: int | None = None) -> str | None:
-        """Embed a picture and return its name on the page; None when there is no such file.
+        """Embed a picture.
 
         Args:
-            long_side: shrink it to this; as it is when None.
+            path: of the picture.
+            long_side: larger pictures are reduced to this, pixels; None keeps the size.
+
+        Returns:
+            Its name on the page; None if there is no such file.
         """
         if not path.is_file():
             return None
@@ -51,20 +60,25 @@ class ImageStore:
 
 @lru_cache(maxsize=1024)
 def _data_uri(path: Path, long_side: int | None, changed: int) -> str:
-    """Encoded once per version of the file: a training run shows its first epochs again after every epoch."""
+    """Encoded once per version of a file: the report of a run is written after every epoch."""
     image = as_rgb(read_color(path))
-    if long_side is not None and max(image.shape[:2]) > long_side:
-        image = cv2.resize(
-            image, fit_within(image.shape[:2], long_side)[::-1], interpolation=cv2.INTER_AREA
-        )
-    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[
-        1
-    ].tobytes()
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
+    height, width = image.shape[:2]
+    if long_side is not None and max(height, width) > long_side:
+        size = fit_within((height, width), long_side)
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}"
 
 
 def chart(title: str, x_title: str, y_title: str, **axes: Any) -> go.Figure:
-    """An empty chart in the style of the page; ``axes`` are plotly's layout arguments."""
+    """An empty chart in the style of the page.
+
+    Args:
+        title: of the chart.
+        x_title, y_title: of the axes.
+        **axes: further arguments of plotly's ``update_layout``.
+    """
     figure = go.Figure()
     figure.update_layout(
         template="plotly_white",
@@ -82,7 +96,11 @@ def chart(title: str, x_title: str, y_title: str, **axes: Any) -> go.Figure:
 
 
 def chart_html(figure: go.Figure) -> Markup:
-    """A chart for the template; its library is on the page already."""
+    """A chart as HTML; the page itself includes the library.
+
+    Args:
+        figure: of plotly.
+    """
     return Markup(
         figure.to_html(
             full_html=False,
@@ -93,12 +111,20 @@ def chart_html(figure: go.Figure) -> Markup:
 
 
 def percent(value: float) -> str:
-    """0.875 as "88 %"."""
+    """A share in [0, 1] as a percentage: 0.875 as "88 %".
+
+    Args:
+        value: the share.
+    """
     return f"{100 * value:.0f} %"
 
 
 def pixels(value: float) -> str:
-    """A length with one decimal; "failed" when infinite."""
+    """A length in pixels with one decimal; "failed" if it is not finite.
+
+    Args:
+        value: the length.
+    """
     return f"{value:.1f}" if math.isfinite(value) else "failed"
 
 
@@ -125,19 +151,15 @@ def write_page(
     """Fill a template and write the page.
 
     Args:
-        charts: groups of charts with a heading each.
-        content: what the template asks for besides.
+        path: of the page.
+        template: name of a file in pictures/templates.
+        images: its pictures.
+        charts: groups of charts, each with a heading.
+        **content: further variables of the template.
     """
-    page = (
-        _environment()
-        .get_template(template)
-        .render(
-            images=images.uris,
-            plotly_js=Markup(get_plotlyjs()),
-            charts=[
-                (heading, [chart_html(figure) for figure in figures]) for heading, figures in charts
-            ],
-            **content,
-        )
+    encoded = [(heading, [chart_html(figure) for figure in group]) for heading, group in charts]
+    page = _environment().get_template(template)
+    text = page.render(
+        images=images.uris, plotly_js=Markup(get_plotlyjs()), charts=encoded, **content
     )
-    write_text_atomically(path, page)
+    write_text_atomically(path, text)

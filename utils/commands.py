@@ -1,4 +1,4 @@
-"""Run one of the project's commands in a process of its own."""
+"""Run a command of the project in a separate process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import time
 
 
 def run(*command: object) -> float:
-    """Run one of the project's scripts, showing the command as a user would type it. Returns its seconds.
+    """Print a command as a user would type it, and run it.
+
+    Args:
+        *command: script, or "-m" and a module, and its arguments.
+
+    Returns:
+        Its run time, seconds.
 
     Raises:
-        SystemExit: with the script's exit code when it fails.
+        SystemExit: with the exit code of the command, if it fails.
     """
     words = [str(word) for word in command]
     print(f"\n$ python {' '.join(words)}", flush=True)

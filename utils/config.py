@@ -160,7 +160,8 @@ def build(cls: type[T], values: dict[str, Any], where: str, from_checkpoint: boo
         retired: tuple[str, ...] = getattr(cls, "RETIRED_KEYS", ())
         values = {name: value for name, value in values.items() if name not in retired}
     hints = typing.get_type_hints(cls)
-    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
+    # T stands for dataclasses, which a type variable cannot express.
+    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(str(key)[:60] for key in set(values) - known)
     if unknown:
         raise InputError(

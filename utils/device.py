@@ -1,4 +1,4 @@
-"""Where computations run."""
+"""The device of the computations."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU.
+    """The device of a name.
+
+    Args:
+        name: "cpu", "cuda", or "auto": CUDA if available, else the CPU.
 
     Raises:
-        InputError: CUDA wanted and not there.
+        InputError: "cuda" without a CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

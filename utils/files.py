@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Atomic writing: a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from utils.errors import InputError
 
 @contextmanager
 def replace_atomically(path: str | Path, previous: Path | None = None) -> Iterator[Path]:
-    """Write a file so that a crash or an error leaves either the old content or the new, never a part.
+    """Write a file so that after a crash it has either the old or the new content.
 
-    Gives a name beside the target to write to; when the block ends well, that file is flushed to disk and renamed over it.
+    The block writes to a temporary file beside the target. If it ends without an exception, that
+    file is flushed to disk and renamed to the target.
 
     Args:
-        previous: where the old content goes; replaced in turn.
+        path: of the target; missing parent folders are made.
+        previous: the old file is renamed to this; None replaces it.
+
+    Yields:
+        Path of the temporary file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +39,14 @@ def replace_atomically(path: str | Path, previous: Path | None = None) -> Iterat
 
 
 def check_writable(folder: str | Path, option: str) -> None:
-    """Make a folder and write to it, to find out now and not after the work.
+    """Make a folder and write a test file to it, before any long computation.
 
     Args:
-        option: by which the user gave it.
+        folder: for the results.
+        option: command-line option that named the folder, for the message.
 
     Raises:
-        InputError
+        InputError: the folder cannot be written to.
     """
     folder = Path(folder)
     try:
@@ -54,11 +60,22 @@ def check_writable(folder: str | Path, option: str) -> None:
 
 
 def write_bytes_atomically(path: str | Path, data: bytes, previous: Path | None = None) -> None:
-    """Write a whole file with the guarantee of :func:`replace_atomically`."""
+    """Write a file as :func:`replace_atomically` does.
+
+    Args:
+        path: of the file.
+        data: its content.
+        previous: the old file is renamed to this; None replaces it.
+    """
     with replace_atomically(path, previous) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """Write UTF-8 text with the same guarantee as :func:`write_bytes_atomically`."""
+    """Write UTF-8 text as :func:`replace_atomically` does.
+
+    Args:
+        path: of the file.
+        text: its content.
+    """
     write_bytes_atomically(path, text.encode("utf-8"))

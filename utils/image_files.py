@@ -1,6 +1,6 @@
-"""Reading and writing images: every image enters and leaves the project through this module.
+"""Read and write images; all image files of the project pass through this module.
 
-Arrays are float32 in [0, 1], shape (H, W) for one channel and (H, W, 3) in RGB order for colour.
+Arrays are float32 in [0, 1], of shape (H, W) for one channel and (H, W, 3) in RGB order.
 """
 
 from __future__ import annotations
@@ -19,112 +19,126 @@ from utils.files import write_bytes_atomically
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MIN_SIDE_PX = 16
-# A small file can unpack to an image that fills the memory; the largest fundus montages have about 100 million pixels.
+# Limits against files that unpack to more than the memory. The largest fundus montages have about
+# 100 million pixels.
 MAX_PIXELS = 150_000_000
 MAX_SIDE_PX = 32_000
 MAX_FILE_BYTES = 2 << 30
+MIN_RANGE = 2.0 / 255.0  # an image with a smaller range of grey levels counts as blank
+EXPORT_AGAIN = "export it again as PNG, JPEG or TIFF"
 
 
 def _decode(path: str | Path) -> np.ndarray:
     """Decode a file as stored: (H, W) or (H, W, C) in OpenCV's BGR order, 8 or 16 bit or float.
 
     Raises:
-        InputError: missing, empty, truncated or undecodable file, or an image of an absurd size.
+        InputError: missing, empty, truncated or undecodable file, or an image beyond the limits.
     """
     path = Path(path)
     try:
-        # os.path and not pathlib: an impossible name (a NUL in it, too long) is simply not there.
+        # os.path.isfile returns False for impossible names (a NUL character, too long), for which
+        # pathlib raises exceptions.
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such image file; check the path.")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path}: larger than {MAX_FILE_BYTES >> 30} GB; export a single image."
-            )
+            limit = f"{MAX_FILE_BYTES >> 30} GB"
+            raise InputError(f"{path}: larger than {limit}; export a single image.")
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); check its rights and the disk."
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions and the "
+            "disk."
         ) from error
     if data.size == 0:
         raise InputError(f"{path}: the file is empty; export or copy the image again.")
-    _refuse_absurd_size(path)
+    _check_size(path)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(
-            f"{path}: cannot be decoded ({error.err}); export it again as PNG, JPEG or TIFF."
-        ) from error
-    if image is None or _is_truncated(path, data):
-        raise InputError(
-            f"{path}: unreadable or truncated image; export it again as PNG, JPEG or TIFF."
-        )
+        raise InputError(f"{path}: cannot be decoded ({error.err}); {EXPORT_AGAIN}.") from error
+    if image is None or _is_truncated(data):
+        raise InputError(f"{path}: unreadable or truncated image; {EXPORT_AGAIN}.")
     if min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(
-            f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a side needed."
+            f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a "
+            "side needed."
         )
     return image
 
 
-def _refuse_absurd_size(path: Path) -> None:
-    """Look at the size in the header before anything is unpacked.
+def _check_size(path: Path) -> None:
+    """Check the size in the header before the image is decoded.
 
     Raises:
-        InputError: more pixels than ``MAX_PIXELS``, a side beyond ``MAX_SIDE_PX``, or no readable header.
+        InputError: more than ``MAX_PIXELS`` pixels, a side longer than ``MAX_SIDE_PX``, or an
+            unreadable header.
     """
     try:
         width, height = _size_in_header(path)
     except Image.DecompressionBombError as error:
         raise InputError(f"{path}: {error}; export it smaller.") from error
-    # What a damaged header makes these readers raise is not limited to their own errors.
+    # A damaged header can make these readers raise any exception.
     except Exception as error:
-        raise InputError(
-            f"{path}: unreadable or truncated image ({type(error).__name__}); export it again as PNG, JPEG or "
-            "TIFF."
-        ) from error
+        reason = f"unreadable or truncated image ({type(error).__name__})"
+        raise InputError(f"{path}: {reason}; {EXPORT_AGAIN}.") from error
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         raise InputError(
-            f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and {MAX_SIDE_PX} px a "
-            "side are read. Export it smaller."
+            f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and "
+            f"{MAX_SIDE_PX} px a side are read. Export it smaller."
         )
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
-    """Width and height without decoding. Pillow lacks some kinds of TIFF (float colour), which tifffile knows."""
+    """Width and height without decoding, by Pillow, or by tifffile for float colour TIFFs."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow warns of large images itself; the limit here is ours
+        # Pillow warns of large images; the limit that counts is MAX_PIXELS.
+        warnings.simplefilter("ignore")
         try:
             with Image.open(path) as image:
                 return image.size
         except Image.UnidentifiedImageError:
             with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages[0]
+                page = tiff.pages.first
                 return page.imagewidth, page.imagelength
 
 
 def stores_more_than_8_bits(path: str | Path) -> bool:
-    """Whether a readable image is stored with 16 bits or as floats."""
+    """Whether an image is stored with 16 bits or as floats.
+
+    Args:
+        path: of the image.
+
+    Raises:
+        InputError: unreadable image.
+    """
     return _decode(path).dtype != np.uint8
 
 
-def _is_truncated(path: Path, data: np.ndarray) -> bool:
-    """OpenCV fills what a cut-off PNG or JPEG lacks with grey or black without a word, so look for the end marker."""
+def _is_truncated(data: np.ndarray) -> bool:
+    """Whether a PNG or JPEG lacks its end marker; OpenCV fills missing parts with grey or black."""
     tail = data[-64:].tobytes()
     head = data[:8].tobytes()
     if head.startswith(b"\x89PNG"):
         return b"IEND" not in tail
     if head.startswith(b"\xff\xd8"):
-        # Some cameras append their own bytes behind the end-of-image marker: look in the whole second half.
+        # Some cameras append data after the end-of-image marker, so the second half is searched.
         return b"\xff\xd9" not in data[data.size // 2 :].tobytes()
     return False
 
 
 def to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
-    """Scale to float32 [0, 1]: by the type's maximum for 8 bit, by the image's own range for deeper data.
+    """Scale to float32 in [0, 1].
 
-    Twelve-bit cameras store their range in 16-bit files, so dividing by 65535 would leave those images almost black;
-    a single hot pixel must not darken the rest either, so the range is that of all but a thousandth at each end.
+    8-bit images are divided by 255, float images in [0, 1] are kept. Other images are scaled by
+    their own range, because 12-bit cameras store their values in 16-bit files; the range is that
+    of the percentiles 0.1 and 99.9, so that single hot pixels do not determine it.
+
+    Args:
+        image: (H, W) or (H, W, C), uint8, uint16 or float.
+        path: named in messages.
+
+    Returns:
+        Array of the same shape, float32 in [0, 1].
 
     Raises:
         InputError: NaN or infinite pixels.
@@ -143,19 +157,26 @@ def to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def check_content(image: np.ndarray, path: str | Path) -> None:
-    """Refuse an image in which all pixels are alike; ``path`` names it in the error.
+    """Refuse a blank image.
+
+    Args:
+        image: (H, W) or (H, W, C) float32 in [0, 1].
+        path: named in messages.
 
     Raises:
-        InputError
+        InputError: all pixels are alike.
     """
-    if float(image.max()) - float(image.min()) < 2.0 / 255.0:
+    if float(image.max()) - float(image.min()) < MIN_RANGE:
         raise InputError(
-            f"{path}: all pixels are alike (black or blank image); nothing can be registered in it."
+            f"{path}: all pixels are alike (black or blank image); it cannot be registered."
         )
 
 
 def read_gray(path: str | Path) -> np.ndarray:
-    """Read any image as one channel for the network: the green channel of colour, where vessels contrast best.
+    """Read an image as one channel: of colour the green channel, where vessels have most contrast.
+
+    Args:
+        path: of the image.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -172,7 +193,13 @@ def read_gray(path: str | Path) -> np.ndarray:
 
 
 def read_color(path: str | Path) -> np.ndarray:
-    """Read any image as RGB for pictures. Returns (H, W, 3) float32 in [0, 1].
+    """Read an image as RGB, for pictures.
+
+    Args:
+        path: of the image.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
 
     Raises:
         InputError: unreadable, truncated, blank or tiny image.
@@ -188,11 +215,16 @@ def read_color(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a binary mask. Returns (H, W) bool, True where the stored value exceeds half of the largest one: files hold
-    0 and 255, or 0 and 1, or 0 and 65535.
+    """Read a binary mask, whose file may hold 0 and 255, 0 and 1, or 0 and 65535.
+
+    Args:
+        path: of the mask; a blank mask is allowed.
+
+    Returns:
+        (H, W) bool, True where the stored value exceeds half of the largest value.
 
     Raises:
-        InputError: unreadable or truncated file. A blank mask is allowed: whether that is sensible is the caller's.
+        InputError: unreadable or truncated file.
     """
     image = _decode(path)
     if image.ndim == 3:
@@ -201,20 +233,34 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W) to ``size`` = (height, width) without aliasing, float32; see ``geometry.matrices.resize_matrix``."""
+    """Resize an image without aliasing.
+
+    Convention: the borders of both images coincide, see ``geometry.matrices.resize_matrix``.
+
+    Args:
+        image: (H, W).
+        size: (height, width) of the result.
+
+    Returns:
+        (*size) float32.
+    """
     image = image.astype(np.float32)
     if image.shape == size:
         return image
     shrinking = size[0] < image.shape[0] or size[1] < image.shape[1]
-    return cv2.resize(
-        image, size[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    )
+    interpolation = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (H, W) or (H, W, 3) RGB, float in [0, 1] or uint8 or bool, as an 8-bit file, atomically.
+    """Write an 8-bit image file atomically; missing parent folders are made.
 
-    The file appears under its name only when it is complete; missing parent folders are made.
+    Args:
+        path: of the file; its suffix selects the format, PNG without one.
+        image: (H, W) or (H, W, 3) RGB, float in [0, 1], uint8 or bool.
+
+    Raises:
+        InputError: a suffix that OpenCV cannot write.
     """
     path = Path(path)
     if image.dtype != np.uint8:

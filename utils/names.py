@@ -1,4 +1,4 @@
-"""Names from outside that become files: none may lead out of its folder."""
+"""Names given by users that become files or folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ RESERVED_NAMES = {
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name can be a folder on any system and cannot leave its parent."""
+    """Whether a name is a valid folder name on every system and stays inside its parent folder.
+
+    Args:
+        name: at most 200 bytes in UTF-8.
+    """
     return (
         0 < len(name.encode("utf-8", "replace")) <= 200
         and not FORBIDDEN_IN_NAMES.search(name)

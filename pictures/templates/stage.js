@@ -1,5 +1,5 @@
 "use strict";
-// Two pictures of one frame on top of each other: as a slider, in turn, in squares, or one picture alone.
+// Two superimposed pictures of one frame: slider, flicker, checkerboard, or one picture alone.
 function makeStage(root) {
   const find = (selector) => root.querySelector(selector);
   const under = find(".under"), over = find(".over"), handle = find(".handle"), slide = find(".slide");
@@ -7,7 +7,7 @@ function makeStage(root) {
   let view = "slider", timer = null, paused = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   function squares() {
-    // Eight squares along the width, whatever the shape of the picture; the tile is two squares wide.
+    // Eight squares along the width; the tile is two squares wide.
     const ratio = (under.naturalWidth / under.naturalHeight) || 1;
     const mask = "conic-gradient(#000 25%, transparent 0 50%, #000 0 75%, transparent 0)";
     over.style.maskImage = over.style.webkitMaskImage = mask;
