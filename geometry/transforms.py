@@ -101,7 +101,9 @@ class Transform(ABC):
         lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
         mapped = self.map(lattice.reshape(-1, 2)).reshape(lattice.shape)
         known = np.isfinite(mapped).all(axis=-1)
-        guess = warp_points(lattice.reshape(-1, 2), self.approximate_matrix()).reshape(lattice.shape)
+        guess = warp_points(lattice.reshape(-1, 2), self.approximate_matrix()).reshape(
+            lattice.shape
+        )
         mapped = np.where(known[..., None], mapped, guess)
         ys, xs = (np.arange(side, dtype=float) for side in out_size)
         dense = np.stack(

@@ -123,7 +123,8 @@ def test_quadratic_without_curvature_warps_like_its_matrix():
     moving = warp_image(*_small(rng), SIZE)[0, 0].numpy()
     straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
     by_map, by_matrix = (
-        register_onto_fixed(moving, each, SIZE) for each in (straight, straight.approximate_matrix())
+        register_onto_fixed(moving, each, SIZE)
+        for each in (straight, straight.approximate_matrix())
     )
     assert np.abs(by_map - by_matrix).max() < 2e-3 and by_map.max() > 0.3
 
