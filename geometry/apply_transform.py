@@ -1,14 +1,17 @@
-"""Apply a saved transform to further images (other frames of the same examination, masks, stacks) or to points.
+"""Apply a saved transform to further images (frames, masks, stacks) or to points.
 
-    python -m geometry.apply_transform --transform out/pair/transform.json late_phase.png frames.tif --out warped
-    python -m geometry.apply_transform --transform out/pair/transform.json --inverse vessels_of_cf.png --out warped --nearest
-    python -m geometry.apply_transform --transform out/pair/transform.json --points points_of_cf.txt --out points_of_fa.txt
+    python -m geometry.apply_transform --transform out/pair/transform.json late.png frames.tif \\
+        --out warped
+    python -m geometry.apply_transform --transform out/pair/transform.json vessels_of_cf.png \\
+        --inverse --nearest --out warped
+    python -m geometry.apply_transform --transform out/pair/transform.json \\
+        --points points_of_cf.txt --out points_of_fa.txt
 
-Each image lies in the frame of the moving image (with ``--inverse``: of the fixed one) and has its size; the result lies in
-the frame of the other, and keeps its bit depth, its channels and, in a TIFF, its pages. What the image does not show is 0.
-
-Points, one ``x y`` per line, go the other way: from the fixed image into the moving one, as ``H_fix_to_mov`` does (with
-``--inverse`` back).
+Convention: images are taken from the moving frame to the fixed frame (``--inverse``: from fixed to
+moving). Each image has the size of the frame that it comes from; the result keeps its bit depth,
+its channels and, in a TIFF, its pages, and is 0 where the image shows nothing. Points, one ``x y``
+per line, go the other way: from fixed to moving pixels, as ``H_fix_to_mov`` does (``--inverse``:
+back).
 """
 
 from __future__ import annotations
@@ -38,30 +41,30 @@ KEPT_TYPES = (np.uint8, np.uint16, np.float32)
 def warp_frame(
     image: np.ndarray, transform: SavedTransform, inverse: bool = False, nearest: bool = False
 ) -> np.ndarray:
-    """One image in the frame of the other.
+    """Resample an image into the other frame.
 
-    Convention: from the moving frame to the fixed one; ``inverse``: from the fixed frame to the moving one.
+    Convention: from the moving frame to the fixed frame; ``inverse``: from fixed to moving.
 
     Args:
-        image: (H, W) or (H, W, C), uint8, uint16 or float32.
-        nearest: no interpolation, for label images.
+        image: (H, W) or (H, W, C), uint8, uint16 or float32, of the size of its frame.
+        transform: between the two frames.
+        inverse: whether the image lies in the fixed frame.
+        nearest: nearest neighbour instead of bilinear interpolation, for label images.
 
     Returns:
-        (*size[, C]) of the same type.
+        (*size[, C]) of the same type; 0 where the image shows nothing.
 
     Raises:
-        InputError: the image has another size than the transform holds for, or another type.
+        InputError: the image has another size than its frame, or another type.
     """
-    source, target = (
-        (transform.fixed_size, transform.moving_size)
-        if inverse
-        else (transform.moving_size, transform.fixed_size)
-    )
+    source, target = transform.moving_size, transform.fixed_size
+    if inverse:
+        source, target = target, source
     if image.shape[:2] != source:
         raise InputError(
-            f"{image.shape[1]} x {image.shape[0]} px, but the transform holds for "
-            f"{'fixed' if inverse else 'moving'} images of {source[1]} x {source[0]} px; give frames of the same "
-            "size."
+            f"{image.shape[1]} x {image.shape[0]} px, but the transform is for "
+            f"{'fixed' if inverse else 'moving'} images of {source[1]} x {source[0]} px; give "
+            "frames of the same size."
         )
     if image.dtype not in KEPT_TYPES:
         raise InputError(f"pixels of type {image.dtype}; 8 or 16 bit or 32-bit float are needed.")
@@ -75,7 +78,7 @@ def warp_frame(
 
 
 def _warp_nearest(image: np.ndarray, out_to_source: Transform, size: Size) -> np.ndarray:
-    """Read an image at the nearest pixels, 0 outside."""
+    """Nearest-neighbour resampling, 0 outside."""
     if isinstance(out_to_source, MatrixTransform):
         return cv2.warpPerspective(
             image,
@@ -83,11 +86,8 @@ def _warp_nearest(image: np.ndarray, out_to_source: Transform, size: Size) -> np
             size[::-1],
             flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
         )
-    columns, rows = (
-        np.rint(np.nan_to_num(out_to_source.dense_map(size), nan=-1.0))
-        .astype(int)
-        .transpose(2, 0, 1)
-    )
+    places = np.nan_to_num(out_to_source.dense_map(size), nan=-1.0)
+    columns, rows = np.rint(places).astype(int).transpose(2, 0, 1)
     inside = (columns >= 0) & (rows >= 0) & (columns < image.shape[1]) & (rows < image.shape[0])
     warped = image[np.where(inside, rows, 0), np.where(inside, columns, 0)]
     warped[~inside] = 0
@@ -97,7 +97,19 @@ def _warp_nearest(image: np.ndarray, out_to_source: Transform, size: Size) -> np
 def warp_file(
     path: Path, out: Path, transform: SavedTransform, inverse: bool, nearest: bool
 ) -> int:
-    """Warp a file, page by page where it has pages. Returns the number of pages.
+    """Resample an image file, a TIFF page by page.
+
+    Convention: as :func:`warp_frame`.
+
+    Args:
+        path: of the image.
+        out: the file to write.
+        transform: between the two frames.
+        inverse: whether the image lies in the fixed frame.
+        nearest: nearest neighbour instead of bilinear interpolation.
+
+    Returns:
+        Number of pages.
 
     Raises:
         InputError: unreadable file, or one that does not fit the transform; the message names it.
@@ -117,7 +129,7 @@ def warp_file(
 
 
 def _read_as_stored(path: Path) -> np.ndarray:
-    """As the file holds it, channels in OpenCV's order, which is also how it is written back."""
+    """The image as stored, channels in OpenCV's order, in which they are written again."""
     if not path.is_file():
         raise InputError(f"{path}: no such image file; check the path.")
     data = np.fromfile(path, dtype=np.uint8)
@@ -128,7 +140,7 @@ def _read_as_stored(path: Path) -> np.ndarray:
 
 
 def _pages_of_tiff(path: Path) -> Iterator[np.ndarray]:
-    """Page by page, so that a long recording does not have to fit into memory."""
+    """One page at a time, because a recording can exceed the memory."""
     if not path.is_file():
         raise InputError(f"{path}: no such image file; check the path.")
     try:
@@ -136,8 +148,8 @@ def _pages_of_tiff(path: Path) -> Iterator[np.ndarray]:
             for page in file.pages:
                 yield page.asarray()
     except (tifffile.TiffFileError, ValueError, OSError, struct.error, RuntimeError) as error:
-        # A cut-off header is a struct.error, damaged compressed data a RuntimeError. What goes wrong with the written file is
-        # raised where it is written, not in here.
+        # A truncated header raises struct.error, damaged compressed data RuntimeError. Faults of the
+        # output file are raised by the writer, outside this function.
         raise InputError(f"{path}: unreadable TIFF ({error}); export it again.") from error
 
 
@@ -149,7 +161,8 @@ def _warp_tiff(
         for n_pages, image in enumerate(_pages_of_tiff(path), start=1):
             if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
                 raise InputError(
-                    f"{path}: page {n_pages} has the shape {image.shape}; grey or colour pages are needed."
+                    f"{path}: page {n_pages} has the shape {image.shape}; grey or colour pages are "
+                    "needed."
                 )
             try:
                 warped = warp_frame(image, transform, inverse, nearest)
@@ -159,19 +172,28 @@ def _warp_tiff(
                 warped,
                 photometric="rgb" if image.ndim == 3 else "minisblack",
                 compression="zlib",
-                # Plain pages, which every reader takes for one stack.
-                metadata=None,
+                metadata=None,  # plain pages, which every reader takes for one stack
             )
     return n_pages
 
 
 def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bool = False) -> int:
-    """Map the points of a text file. Returns their number.
+    """Map the points of a text file.
 
-    Convention: from pixels of the fixed image to pixels of the moving one; ``inverse``: back.
+    Convention: from fixed to moving pixels; ``inverse``: from moving to fixed pixels.
+
+    Args:
+        path: of the points, one ``x y`` per line.
+        out: the file to write.
+        transform: between the two frames.
+        inverse: whether the points are moving pixels.
+
+    Returns:
+        Number of points.
 
     Raises:
-        InputError: unreadable file, or one that would be overwritten.
+        InputError: unreadable file, a file that would be overwritten, or a point without a
+            counterpart.
     """
     if out.resolve() == path.resolve():
         raise InputError(
@@ -183,61 +205,76 @@ def map_point_file(path: Path, out: Path, transform: SavedTransform, inverse: bo
     if len(lost):
         x, y = points[lost[0]]
         raise InputError(
-            f"{path}: point {lost[0] + 1} ({x:g} {y:g}) has no counterpart under this transform ({len(lost)} of "
-            f"{len(points)} have none); remove it."
+            f"{path}: point {lost[0] + 1} ({x:g} {y:g}) has no counterpart under this transform "
+            f"({len(lost)} of {len(points)} have none); remove it."
         )
     write_points(out, mapped)
     return len(points)
 
 
-def main() -> None:
-    """Warp every file into --out under its own name, or map points."""
+def get_parser() -> argparse.ArgumentParser:
+    """Arguments of the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
-    parser.add_argument(
-        "--points", type=Path, metavar="TXT", help="map these points instead, one `x y` per line"
-    )
-    parser.add_argument(
-        "--transform", required=True, metavar="JSON", help="transform.json of a registered pair"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE")
+    add("--points", type=Path, metavar="TXT", help="map these points instead, one `x y` per line")
+    add("--transform", required=True, metavar="JSON", help="transform.json of a registered pair")
+    add(
         "--out",
         required=True,
         type=Path,
         metavar="PATH",
         help="folder of the warped images; file of the points",
     )
-    parser.add_argument(
+    add(
         "--inverse",
         action="store_true",
-        help="images: from the fixed frame to the moving one; points: back",
+        help="images: from the fixed to the moving frame; points: from moving to fixed",
     )
-    parser.add_argument("--nearest", action="store_true", help="no interpolation (masks, labels)")
+    add("--nearest", action="store_true", help="no interpolation (masks, labels)")
+    return parser
+
+
+def targets_of(images: list[Path], out: Path) -> list[Path]:
+    """The file to write for each image: its own name in the output folder.
+
+    Args:
+        images: files to resample.
+        out: output folder.
+
+    Raises:
+        InputError: a file would overwrite itself or the result of another.
+    """
+    targets = [out / path.name for path in images]
+    for path, target in zip(images, targets, strict=True):
+        if target.resolve() == path.resolve():
+            raise InputError(
+                f"--out {out}: {path.name} would overwrite itself; give another folder."
+            )
+        if targets.count(target) > 1:
+            raise InputError(
+                f"{path.name} is given twice; their results would overwrite each other. Warp them "
+                "into different folders."
+            )
+    return targets
+
+
+def main() -> None:
+    """Resample every image into --out under its own name, or map points."""
+    parser = get_parser()
     args = parser.parse_args()
     if bool(args.points) == bool(args.images):
         parser.error("give either images or --points")
     transform = read_transform(args.transform)
     if args.points:
-        print(
-            f"{args.out}: {map_point_file(args.points, args.out, transform, args.inverse)} points"
-        )
+        n_points = map_point_file(args.points, args.out, transform, args.inverse)
+        print(f"{args.out}: {n_points} points")
         return
-    targets = [args.out / path.name for path in args.images]
-    for path, target in zip(args.images, targets, strict=True):
-        if target.resolve() == path.resolve():
-            raise InputError(
-                f"--out {args.out}: {path.name} would overwrite itself; give another folder."
-            )
-        if targets.count(target) > 1:
-            raise InputError(
-                f"{path.name} is given twice; their results would overwrite each other. Warp them into different "
-                "folders."
-            )
-    for path, target in zip(
-        tqdm(args.images, unit="image", disable=len(args.images) < 2), targets, strict=True
-    ):
+    targets = targets_of(args.images, args.out)
+    bar = tqdm(args.images, unit="image", disable=len(args.images) < 2)
+    for path, target in zip(bar, targets, strict=True):
         pages = warp_file(path, target, transform, args.inverse, args.nearest)
         tqdm.write(f"{target}: {pages} page{'s' * (pages > 1)}")
 

@@ -1,4 +1,7 @@
-"""Transforms and matches in the formats of other programs, and our own ``transform.json`` read back (docs/transform_json.md)."""
+"""Files of a registration: ``transform.json`` is read, formats of other programs are written.
+
+docs/transform_json.md specifies them.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,13 @@ from geometry.transforms import Transform
 from utils.errors import InputError
 from utils.files import write_bytes_atomically, write_text_atomically
 
-# Kind of export to the file's name in the folder of a pair. ITK has no transform for what is not affine, but displacements.
+# Name of the file in the folder of a pair, by kind of export.
 EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
-MAX_SIDE_PX = 1 << 17
-ITK_KINDS, ITK_FIELD = ("similarity", "affine"), "displacement_field.mha"
+# ITK has an affine transform; other kinds are exported as a displacement field.
+ITK_KINDS = ("similarity", "affine")
+ITK_FIELD = "displacement_field.mha"
+MAX_SIDE_PX = 1 << 17  # larger sizes in a file are refused as damaged
+MAX_PROJECTIVE = 1e-12  # last row of a normalised matrix; smaller values are rounding errors
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class SavedTransform:
 
     Attributes:
         fix_to_mov: fixed pixels to moving pixels.
-        fixed_size, moving_size: (height, width) of the images that it holds for.
+        fixed_size, moving_size: (height, width) of the images that it is valid for.
     """
 
     fix_to_mov: Transform
@@ -40,12 +46,15 @@ class SavedTransform:
 
     @cached_property
     def mov_to_fix(self) -> Transform:
-        """The inverse; one object, so that its dense map is computed once for all frames."""
+        """The inverse; cached, so that its dense map is computed once for all frames."""
         return self.fix_to_mov.inverse()
 
 
 def read_transform(path: str | Path) -> SavedTransform:
     """Read ``transform.json``.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: missing or foreign file, or a registration that failed.
@@ -53,7 +62,7 @@ def read_transform(path: str | Path) -> SavedTransform:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file; register.py writes transform.json into the folder of every pair."
+            f"{path}: no such file; register.py writes transform.json into the folder of each pair."
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -64,7 +73,7 @@ def read_transform(path: str | Path) -> SavedTransform:
         status, key = content["status"], "fix_to_mov" if "fix_to_mov" in content else "H_fix_to_mov"
         description = content[key]
         if key == "H_fix_to_mov" and description is not None:
-            # A file from before there were other transforms than matrices.
+            # Version 1 of the file, which holds a matrix only.
             description = {"kind": "homography", key: description}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
@@ -72,32 +81,38 @@ def read_transform(path: str | Path) -> SavedTransform:
         ) from error
     if status != "ok" or description is None:
         raise InputError(
-            f"{path}: this pair could not be registered ({content.get('reason') or 'no reason given'}); there is no "
-            "transform to apply."
+            f"{path}: this pair could not be registered "
+            f"({content.get('reason') or 'no reason given'}); there is no transform to apply."
         )
     if not all(1 <= side <= MAX_SIDE_PX for size in sizes for side in size):
         raise InputError(
-            f"{path}: images of {sizes[0]} and {sizes[1]} px (height, width) cannot be."
+            f"{path}: impossible image sizes {sizes[0]} and {sizes[1]} px (height, width)."
         )
     try:
-        return SavedTransform(transform_from_dict(description), *sizes)
+        transform = transform_from_dict(description)
     except InputError as error:
         raise InputError(f"{path}: {key}: {error}.") from error
+    return SavedTransform(fix_to_mov=transform, fixed_size=sizes[0], moving_size=sizes[1])
 
 
 def itk_transform(H_fix_to_mov: np.ndarray) -> str:
     """An affine matrix as an ITK transform file.
 
-    Convention: ITK resamples by mapping points of the output (fixed) to the input (moving), as ``H_fix_to_mov`` does; the file
-    holds for images with spacing 1 and origin 0, which PNG, JPEG and TIFF have unless they say otherwise.
+    Convention: ITK resamples by mapping points of the output (fixed) to the input (moving), as
+    ``H_fix_to_mov`` does. The file is valid for images with spacing 1 and origin 0, the defaults of
+    PNG, JPEG and TIFF.
+
+    Args:
+        H_fix_to_mov: (3, 3) affine matrix, pixels.
 
     Raises:
         InputError: a homography, which ITK has no transform for.
     """
     H = np.asarray(H_fix_to_mov, dtype=float) / H_fix_to_mov[2, 2]
-    if np.abs(H[2, :2]).max() > 1e-12:
+    if np.abs(H[2, :2]).max() > MAX_PROJECTIVE:
         raise InputError(
-            "ITK has no transform for a homography; register with --transform affine or similarity to export it."
+            "ITK has no transform for a homography; register with --transform affine or similarity "
+            "to export it."
         )
     parameters = " ".join(repr(float(value)) for value in (*H[:2, :2].ravel(), *H[:2, 2]))
     return (
@@ -109,13 +124,21 @@ def itk_transform(H_fix_to_mov: np.ndarray) -> str:
 def itk_field(transform: Transform, fixed_size: Size) -> bytes:
     """A transform as an ITK displacement field: a MetaImage of two components over the fixed image.
 
-    Convention: as ITK resamples, the displacement at a fixed pixel leads to its place in the moving image; spacing 1, origin 0.
-    """
-    import SimpleITK as sitk  # noqa: PLC0415  (slow to import, and only this needs it)
+    Convention: a fixed pixel plus its displacement is its position in the moving image, (x, y);
+    spacing 1, origin 0.
 
-    displacement = transform.dense_map(fixed_size) - pixel_grid(fixed_size).numpy().reshape(
-        *fixed_size, 2
-    )
+    Args:
+        transform: fixed pixels to moving pixels.
+        fixed_size: (height, width) of the fixed image.
+
+    Returns:
+        Content of the file.
+    """
+    # Imported here because it is slow and only this function needs it.
+    import SimpleITK as sitk  # noqa: PLC0415
+
+    grid = pixel_grid(fixed_size).numpy().reshape(*fixed_size, 2)
+    displacement = transform.dense_map(fixed_size) - grid
     field = sitk.GetImageFromArray(displacement.astype(np.float32), isVector=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ITK_FIELD
@@ -124,7 +147,12 @@ def itk_field(transform: Transform, fixed_size: Size) -> bytes:
 
 
 def matches_csv(fixed_points: np.ndarray, moving_points: np.ndarray, inliers: np.ndarray) -> str:
-    """Matches as a table with the columns fixed_x, fixed_y, moving_x, moving_y (original pixels) and inlier (1 or 0)."""
+    """Matches as a CSV table: fixed_x, fixed_y, moving_x, moving_y (pixels), inlier (1 or 0).
+
+    Args:
+        fixed_points, moving_points: (K, 2) original pixels; row i is a match.
+        inliers: (K,) bool.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["fixed_x", "fixed_y", "moving_x", "moving_y", "inlier"])
@@ -139,8 +167,16 @@ def matches_npz(
     moving_points: np.ndarray,
     inliers: np.ndarray,
 ) -> bytes:
-    """Matches as a NumPy archive: ``fixed_points``, ``moving_points`` (K, 2), ``inliers`` (K,), and ``H_fix_to_mov`` (3, 3),
-    NaN when failed."""
+    """Matches and matrix as a NumPy archive whose arrays are named as the arguments.
+
+    Args:
+        H_fix_to_mov: (3, 3); None for a failed pair, which is written as NaN.
+        fixed_points, moving_points: (K, 2) original pixels; row i is a match.
+        inliers: (K,) bool.
+
+    Returns:
+        Content of the file.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
@@ -162,19 +198,25 @@ def export_files(
     moving_points: np.ndarray,
     inliers: np.ndarray,
 ) -> None:
-    """Write the files of ``kinds`` (keys of ``EXPORTS``) into the folder of a pair; for ITK nothing of a failed pair, and a field
-    of displacements of a transform that is not affine."""
-    if "itk" in kinds and transform is not None:
+    """Write exports into the folder of a pair; none for ITK of a failed pair.
+
+    Args:
+        folder: of the pair.
+        kinds: keys of ``EXPORTS``.
+        transform: fixed pixels to moving pixels; None for a failed pair.
+        H_fix_to_mov: (3, 3) matrix of the result; None for a failed pair.
+        fixed_size: (height, width) of the fixed image.
+        fixed_points, moving_points: (K, 2) original pixels; row i is a match.
+        inliers: (K,) bool.
+    """
+    if "itk" in kinds and transform is not None and H_fix_to_mov is not None:
         if transform.kind in ITK_KINDS:
             write_text_atomically(folder / EXPORTS["itk"], itk_transform(H_fix_to_mov))
         else:
             write_bytes_atomically(folder / ITK_FIELD, itk_field(transform, fixed_size))
     if "csv" in kinds:
-        write_text_atomically(
-            folder / EXPORTS["csv"], matches_csv(fixed_points, moving_points, inliers)
-        )
+        table = matches_csv(fixed_points, moving_points, inliers)
+        write_text_atomically(folder / EXPORTS["csv"], table)
     if "numpy" in kinds:
-        write_bytes_atomically(
-            folder / EXPORTS["numpy"],
-            matches_npz(H_fix_to_mov, fixed_points, moving_points, inliers),
-        )
+        archive = matches_npz(H_fix_to_mov, fixed_points, moving_points, inliers)
+        write_bytes_atomically(folder / EXPORTS["numpy"], archive)
