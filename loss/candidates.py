@@ -10,7 +10,7 @@ import torch
 from geometry.points import inside, warp_points
 from loss.places import in_mask, own_to_fixed
 from loss.term_inputs import TermInputs
-from loss.value_map import Observation, PKESettings, ValueMap
+from loss.value_map import Observation, ValueMap
 
 # (detector map, allowed), both (B, 1, H, W) -> per image points (N, 2) in pixels and scores (N,).
 KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
@@ -113,7 +113,7 @@ def _test_view(
     inputs: TermInputs, index: int, points: torch.Tensor, moving_points: torch.Tensor
 ) -> _TestedView:
     """Both tests of the candidates (N, 2) of view ``index`` against detections (M, 2)."""
-    settings: PKESettings = inputs.settings.pke
+    settings = inputs.settings.pke
     view = slice(index, index + 1)
     mapped = warp_points(points, inputs.batch["H_fix_to_mov"][index])
     geometric = passes_geometric_test(mapped, moving_points, settings.max_reprojection_px)

@@ -47,7 +47,7 @@ def infonce_loss(
     temperature: float = 0.07,
     ignore_px: float = 6.0,
 ) -> Term:
-    """Symmetric InfoNCE (van den Oord et al., "Representation Learning with CPC", 2018).
+    """Symmetric InfoNCE (van den Oord et al., 2018, Contrastive Predictive Coding).
 
     ``L = -log( exp(a_i p_i / T) / sum_j exp(a_i p_j / T) )``, averaged over both directions; j runs
     over i itself and the valid points at least ``ignore_px`` away.

@@ -36,7 +36,7 @@ class LossTerm(NamedTuple):
 
     Attributes:
         function: computes the term of a batch.
-        default_weight: its weight where a config has no ``loss.weights``; 0 leaves it out.
+        default_weight: its weight where a config has no ``loss.weights``; with 0 it is only logged.
     """
 
     function: TermFunction

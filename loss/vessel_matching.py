@@ -229,5 +229,9 @@ class VesselObjective:
         }
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Weighted sum of the scalar means of the terms ``coarse`` and ``fine``."""
+        """Weighted sum, a scalar.
+
+        Args:
+            losses: scalars ``coarse`` and ``fine``, the means over the batch (B,) of the terms.
+        """
         return losses["coarse"] + self.settings.fine_weight * losses["fine"]

@@ -187,7 +187,7 @@ class LiteDecoder(nn.Module):
         nn.init.constant_(self.detector_head.bias, -3.0)
 
     def forward(self, maps: list[torch.Tensor]) -> Features:
-        """Maps (B, widths[l], H / 2**(l+1), W / 2**(l+1)) of :class:`LiteEncoder` to features."""
+        """Maps of :class:`LiteEncoder`, (B, C, H / 2, W / 2) and coarser, to :class:`Features`."""
         x = maps[-1]
         descriptors: torch.Tensor | None = None
         for level in reversed(range(len(self.blocks))):

@@ -123,6 +123,7 @@ def test_samples_without_a_field_of_view_are_finite_and_counted(batch):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_training_on_one_batch_lowers_the_losses(batch):
     torch.manual_seed(0)
     model = build_model(SMALL_MODEL)

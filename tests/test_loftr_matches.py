@@ -60,6 +60,7 @@ def overfitted():
     return model, fixed, moving, H, losses
 
 
+@pytest.mark.slow
 def test_both_losses_fall_on_the_training_pairs(overfitted):
     losses = overfitted[-1]
     assert (
@@ -80,6 +81,7 @@ def match_working(matcher, fixed, moving):
     )
 
 
+@pytest.mark.slow
 def test_matches_of_the_training_pairs_are_accurate_to_a_pixel(overfitted):
     model, fixed, moving, H, _ = overfitted
     # The aligned round has a larger limit: its resampled image was not in training.
@@ -119,6 +121,7 @@ def test_matcher_restores_the_mode_of_the_network(small):
         small.describe(textures(1))
 
 
+@pytest.mark.slow
 def test_no_match_outside_the_field_of_view(overfitted):
     model, fixed, moving, _, _ = overfitted
     left = np.zeros((96, 96), bool)

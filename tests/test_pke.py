@@ -50,12 +50,12 @@ class World:
             self.vector("background")[None, :, None, None].repeat(1, 1, *SIZE),
         )
         grid = pixel_grid(SIZE)
-        for point, look in places.values():
+        for point, vector_name in places.values():
             detector[0, 0] = torch.maximum(
                 detector[0, 0], torch.from_numpy(gaussian_heatmap(point[None], SIZE, 1.5))
             )
             near = (grid - torch.tensor(point).float()).norm(dim=1).reshape(SIZE) < 5
-            descriptors[0, :, near] = self.vector(look)[:, None]
+            descriptors[0, :, near] = self.vector(vector_name)[:, None]
         return SimpleNamespace(detector=0.9 * detector, descriptors=descriptors)
 
     def view(
