@@ -1,8 +1,10 @@
-"""Geometry of a coarse grid of cells: where cells sit, which hold vessels, and which of two images correspond.
+"""Coarse grid of cells over an image: cell centres, vessel cells, true matches between two images.
 
-Convention: cell (x, y) of a grid of stride s sits on pixel ``s * (x, y) + offset_px``; a point belongs to the cell it is
-nearest to, so a cell reaches s / 2 pixels to each side. Cells are numbered row by row. Matrices are ``H_fix_to_mov`` in
-pixels (geometry/__init__.py).
+Convention:
+    The centre of cell (x, y) of a grid of stride s is pixel ``s * (x, y) + offset_px``. A point
+    belongs to the cell with the nearest centre, so a cell extends s / 2 pixels to each side. Cells
+    are numbered row by row. Matrices are ``H_fix_to_mov`` in pixels (see :mod:`geometry`). This
+    differs from :func:`geometry.points.pixels_to_cells`, where cells cover whole pixels.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ class CellMatches(NamedTuple):
     """Corresponding cells of a batch of pairs.
 
     Attributes:
-        batch: (M,) index of the pair.
-        fixed_cell, moving_cell: (M,) numbers of the cells.
-        offset_px: (M, 2), where the centre of the fixed cell truly maps to, relative to the centre of the moving cell,
-            moving pixels; at most half a stride along either axis.
+        batch: (M,) int64, index of the pair.
+        fixed_cell, moving_cell: (M,) int64, numbers of the cells.
+        offset_px: (M, 2), true position of the centre of the fixed cell in the moving image minus
+            the centre of the moving cell, moving pixels (x, y); at most half a stride along either
+            axis.
     """
 
     batch: torch.Tensor
@@ -32,47 +35,79 @@ class CellMatches(NamedTuple):
     offset_px: torch.Tensor
 
     def pick(self, rows: torch.Tensor | slice) -> CellMatches:
-        """Some of the matches, by index, by bool or by slice."""
+        """Select matches.
+
+        Args:
+            rows: (K,) indices, (M,) bool, or a slice.
+        """
         return CellMatches(*(column[rows] for column in self))
 
 
 def grid_size(image_size: Size, stride: int) -> Size:
-    """Rows and columns of cells of an image of ``image_size`` (multiples of the stride)."""
+    """Rows and columns of cells of an image.
+
+    Args:
+        image_size: (height, width), multiples of the stride.
+        stride: pixels per cell.
+    """
     return image_size[0] // stride, image_size[1] // stride
 
 
 def cell_centres(
     image_size: Size, stride: int, offset_px: float = 0.0, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Pixels (x, y) on which the cells of an image sit, row by row: (number of cells, 2)."""
+    """Centres of the cells of an image, row by row.
+
+    Args:
+        image_size: (height, width), multiples of the stride.
+        stride: pixels per cell.
+        offset_px: centre of cell (0, 0), pixels.
+        device: of the result.
+
+    Returns:
+        (number of cells, 2) float32, pixels (x, y).
+    """
     return pixel_grid(grid_size(image_size, stride), device) * stride + offset_px
 
 
 def nearest_cell(
     points: torch.Tensor, image_size: Size, stride: int, offset_px: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cell to which each point (..., 2) belongs: its number (...), 0 where outside of the grid, and bool (...) inside."""
+    """Cell to which each point belongs.
+
+    Args:
+        points: (..., 2), pixels (x, y).
+        image_size: (height, width), multiples of the stride.
+        stride: pixels per cell.
+        offset_px: centre of cell (0, 0), pixels.
+
+    Returns:
+        Number of the cell (...) int64, 0 outside of the grid; on the grid (...) bool.
+    """
     rows, columns = grid_size(image_size, stride)
     cells = torch.round((points - offset_px) / stride)
-    # Also false for what is not a number: a homography may send a point to infinity.
+    # Also False for NaN and infinity: a homography can map a point to infinity.
     on_grid = inside(cells, (rows, columns))
     cells = torch.where(on_grid[..., None], cells, torch.zeros_like(cells)).long()
     return cells[..., 1] * columns + cells[..., 0], on_grid
 
 
 def vessel_cells(mask: torch.Tensor, stride: int, min_area: float) -> torch.Tensor:
-    """Which cells hold a vessel, by area: a vessel one pixel wide that crosses a cell of 8 px covers an eighth of it, and
-    would be lost to a mask that is sampled or averaged and rounded.
+    """Which cells contain a vessel, by area.
+
+    A vessel one pixel wide that crosses a cell of 8 px covers an eighth of it; sampling the mask,
+    or averaging and rounding it, would lose such a vessel.
 
     Args:
         mask: (B, 1, H, W), 1 on vessels.
-        min_area: least share of the cell's pixels.
+        stride: pixels per cell.
+        min_area: least share of vessel pixels in a cell.
 
     Returns:
         (B, number of cells) float, 0 or 1.
     """
-    rows, columns = grid_size(tuple(mask.shape[-2:]), stride)
-    # Cell i reaches from pixel stride * i - stride / 2 on.
+    rows, columns = grid_size((mask.shape[-2], mask.shape[-1]), stride)
+    # Cell i starts at pixel stride * i - stride / 2.
     area = F.avg_pool2d(mask.float(), stride, stride, padding=stride // 2, count_include_pad=False)
     return (area[..., :rows, :columns] >= min_area).float().flatten(1)
 
@@ -84,14 +119,19 @@ def find_cell_matches(
     stride: int,
     offset_px: float = 0.0,
 ) -> CellMatches:
-    """True matches of a pair with a known transform: cells that are each other's nearest, where both images show retina.
+    """Ground-truth matches of pairs with a known matrix.
+
+    Two cells match when each is the nearest cell to the mapped centre of the other, and both
+    images show retina there.
 
     Args:
         H_fix_to_mov: (B, 3, 3).
-        fixed_fov: (B, 1, H, W), moving_fov: (B, 1, Hm, Wm), 1 inside the field of view.
-        stride, offset_px: of the grid.
+        fixed_fov: (B, 1, H, W), 1 inside the field of view of the fixed image.
+        moving_fov: (B, 1, Hm, Wm), 1 inside the field of view of the moving image.
+        stride: pixels per cell.
+        offset_px: centre of cell (0, 0), pixels.
     """
-    fixed_size, moving_size = (tuple(fov.shape[-2:]) for fov in (fixed_fov, moving_fov))
+    fixed_size, moving_size = ((fov.shape[-2], fov.shape[-1]) for fov in (fixed_fov, moving_fov))
     device, n_pairs = H_fix_to_mov.device, len(H_fix_to_mov)
     fixed_centres, moving_centres = (
         cell_centres(size, stride, offset_px, device).expand(n_pairs, -1, -1)
@@ -109,19 +149,15 @@ def find_cell_matches(
         & (torch.gather(to_fixed, 1, to_moving) == numbers)
         & torch.gather(on_fixed, 1, to_moving)
     )
-    # Where the point truly lies must be seen by the moving image, not only the cell it falls into.
+    # The mapped centre itself must be inside the moving image, not only its cell.
     seen = (sample_map(fixed_fov, fixed_centres)[..., 0] > 0.5) & inside(mapped, moving_size)
-    seen &= (
-        sample_map(moving_fov, torch.where(on_moving[..., None], mapped, torch.zeros_like(mapped)))[
-            ..., 0
-        ]
-        > 0.5
-    )
+    finite = torch.where(on_moving[..., None], mapped, torch.zeros_like(mapped))
+    seen &= sample_map(moving_fov, finite)[..., 0] > 0.5
     batch, fixed_cell = torch.nonzero(mutual & seen, as_tuple=True)
     moving_cell = to_moving[batch, fixed_cell]
     return CellMatches(
-        batch,
-        fixed_cell,
-        moving_cell,
-        mapped[batch, fixed_cell] - moving_centres[batch, moving_cell],
+        batch=batch,
+        fixed_cell=fixed_cell,
+        moving_cell=moving_cell,
+        offset_px=mapped[batch, fixed_cell] - moving_centres[batch, moving_cell],
     )

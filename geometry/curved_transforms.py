@@ -1,4 +1,4 @@
-"""Transforms beyond a matrix: a quadratic map, and a smooth displacement on top of another transform."""
+"""Transforms beyond a matrix: a quadratic map, and a smooth displacement on another transform."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ CURVED_KINDS = ("quadratic", "deformable")
 
 
 def quadratic_terms(units: np.ndarray) -> np.ndarray:
-    """1, u, v, u^2, u v, v^2 of points (N, 2) for |u| <= 1, and beyond the unit circle the tangents of these at it: (N, 6).
+    """The terms 1, u, v, u^2, u v, v^2 inside the unit circle, and their tangents outside.
 
-    A parabola that ran on outside of what matched would bend away from anything.
+    The matches fill the unit circle. Outside, a quadratic extrapolation would diverge, so each
+    term continues linearly from the nearest point of the circle.
+
+    Args:
+        units: (N, 2) normalised coordinates (u, v).
+
+    Returns:
+        (N, 6).
     """
     edge = units / np.maximum(np.linalg.norm(units, axis=1, keepdims=True), 1.0)
     u, v = edge.T
@@ -37,12 +44,14 @@ def quadratic_terms(units: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class QuadraticTransform(Transform):
-    """Twelve parameters, the retinal model of Can, Stewart et al. (PAMI 2002), tamed beyond what matched.
+    """The quadratic retinal model of Can, Stewart et al. (PAMI 2002), twelve parameters.
 
-    With ``u = N p`` (normalised coordinates) the map is ``C q(u)``, q as in :func:`quadratic_terms`.
+    With normalised coordinates ``u = N p`` the map is ``C q(u)``, q as in :func:`quadratic_terms`;
+    it is linear outside of the region of the matches.
 
     Attributes:
-        H_fixed_to_unit: (3, 3) affine N, fixed pixels to the frame in which the matches fill the unit circle.
+        H_fixed_to_unit: (3, 3) affine N, from fixed pixels to the frame in which the matches fill
+            the unit circle.
         coefficients: (2, 6) C, moving pixels.
     """
 
@@ -51,26 +60,29 @@ class QuadraticTransform(Transform):
     kind = "quadratic"
 
     def map(self, points: np.ndarray) -> np.ndarray:
+        """See :meth:`geometry.transforms.Transform.map`; (N, 2) to (N, 2)."""
         units = warp_points(np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_unit)
         return quadratic_terms(units) @ self.coefficients.T
 
     def rescaled(
         self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray
     ) -> QuadraticTransform:
+        """See :meth:`geometry.transforms.Transform.rescaled`; (3, 3) matrices."""
         coefficients = H_moving_to_new[:2, :2] @ self.coefficients
         coefficients[:, 0] += H_moving_to_new[:2, 2]
         return QuadraticTransform(self.H_fixed_to_unit @ H_new_to_fixed, coefficients)
 
     def approximate_matrix(self) -> np.ndarray:
-        # Over the unit circle the means of u^2 and v^2 are 1/4, which belongs to the constant.
+        """See :meth:`geometry.transforms.Transform.approximate_matrix`."""
+        # The mean of u^2 and of v^2 over the unit disc is 1/4, which the constant term takes up.
         tangent = self.coefficients[:, :3].copy()
         tangent[:, 0] += 0.25 * (self.coefficients[:, 3] + self.coefficients[:, 5])
-        H_unit_to_moving = np.vstack(
-            [np.column_stack([tangent[:, 1:], tangent[:, 0]]), [0.0, 0.0, 1.0]]
-        )
+        linear = np.column_stack([tangent[:, 1:], tangent[:, 0]])
+        H_unit_to_moving = np.vstack([linear, [0.0, 0.0, 1.0]])
         return H_unit_to_moving @ self.H_fixed_to_unit
 
     def to_dict(self) -> dict[str, Any]:
+        """See :meth:`geometry.transforms.Transform.to_dict`."""
         return {
             "kind": self.kind,
             "H_fixed_to_unit": self.H_fixed_to_unit.tolist(),
@@ -82,11 +94,13 @@ class QuadraticTransform(Transform):
 class DeformableTransform(Transform):
     """A smooth displacement before another transform: ``T(p) = base(p + d(p))``.
 
-    d is a cubic B-spline over a lattice of control points in the fixed image; beyond the lattice it is 0.
+    d is a uniform cubic B-spline on a lattice of control points in the fixed image; it is 0 outside
+    the lattice.
 
     Attributes:
         base: the transform that is refined.
-        H_fixed_to_lattice: (3, 3) affine, fixed pixels to control points: (0, 0) is the first, (1, 0) the one to its right.
+        H_fixed_to_lattice: (3, 3) affine, from fixed pixels to lattice coordinates: (0, 0) is the
+            first control point, (1, 0) the one to its right.
         controls: (rows, columns, 2) displacements in fixed pixels; the outer two rings must be 0.
     """
 
@@ -96,42 +110,44 @@ class DeformableTransform(Transform):
     kind = "deformable"
 
     def displacement(self, points: np.ndarray) -> np.ndarray:
-        """d at fixed pixels (N, 2): (N, 2) fixed pixels."""
-        places = warp_points(
-            np.asarray(points, dtype=float).reshape(-1, 2), self.H_fixed_to_lattice
-        )
-        return np.stack(
-            [
-                map_coordinates(
-                    self.controls[..., axis],
-                    places.T[::-1],
-                    order=3,
-                    mode="nearest",
-                    prefilter=False,
-                )
-                for axis in range(2)
-            ],
-            axis=1,
-        )
+        """The displacement d.
+
+        Args:
+            points: (N, 2) fixed pixels, (x, y).
+
+        Returns:
+            (N, 2) fixed pixels.
+        """
+        points = np.asarray(points, dtype=float).reshape(-1, 2)
+        rows_columns = warp_points(points, self.H_fixed_to_lattice).T[::-1]
+        components = [
+            map_coordinates(controls, rows_columns, order=3, mode="nearest", prefilter=False)
+            for controls in (self.controls[..., 0], self.controls[..., 1])
+        ]
+        return np.stack(components, axis=1)
 
     def map(self, points: np.ndarray) -> np.ndarray:
+        """See :meth:`geometry.transforms.Transform.map`; (N, 2) to (N, 2)."""
         points = np.asarray(points, dtype=float).reshape(-1, 2)
         return self.base.map(points + self.displacement(points))
 
     def rescaled(
         self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray
     ) -> DeformableTransform:
+        """See :meth:`geometry.transforms.Transform.rescaled`; (3, 3) matrices."""
         to_new = np.linalg.inv(H_new_to_fixed[:2, :2])
         return DeformableTransform(
-            self.base.rescaled(H_new_to_fixed, H_moving_to_new),
-            self.H_fixed_to_lattice @ H_new_to_fixed,
-            self.controls @ to_new.T,
+            base=self.base.rescaled(H_new_to_fixed, H_moving_to_new),
+            H_fixed_to_lattice=self.H_fixed_to_lattice @ H_new_to_fixed,
+            controls=self.controls @ to_new.T,
         )
 
     def approximate_matrix(self) -> np.ndarray:
+        """See :meth:`geometry.transforms.Transform.approximate_matrix`."""
         return self.base.approximate_matrix()
 
     def to_dict(self) -> dict[str, Any]:
+        """See :meth:`geometry.transforms.Transform.to_dict`."""
         return {
             "kind": self.kind,
             "base": self.base.to_dict(),

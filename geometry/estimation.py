@@ -1,4 +1,4 @@
-"""Fit ``H_fix_to_mov`` to corresponding points, by least squares or robustly, and judge whether it can be right."""
+"""Estimate ``H_fix_to_mov`` from corresponding points: least squares, robust fit, plausibility."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ import cv2
 import numpy as np
 
 from geometry.matrices import Size, image_centre, local_linear_part
+from geometry.points import image_corners
 from utils.errors import InputError
 
 MATRIX_KINDS = ("similarity", "affine", "homography")
-MIN_MATCHES = {"similarity": 2, "affine": 3, "homography": 4}
-
-
-# --- fitting ---------------------------------------------------------------------------------------------------------
+MIN_MATCHES = {"similarity": 2, "affine": 3, "homography": 4}  # minimal sample of each kind
+MIN_SPREAD_RATIO = 1e-3  # of the singular values of landmarks; below it they count as collinear
+RANSAC_MAX_ITERATIONS = 10000  # hypotheses, chosen by hand
+RANSAC_CONFIDENCE = 0.9999  # probability of one sample without outliers, chosen by hand
 
 
 def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarray:
-    """Least-squares affine ``H_fix_to_mov`` through corresponding points.
+    """Least-squares affine matrix of corresponding points.
+
+    Convention:
+        Direction fixed -> moving; residuals are measured in the moving image.
 
     Args:
-        fixed_points, moving_points: (N, 2), N >= 3, not all on one line.
+        fixed_points, moving_points: (N, 2), pixels (x, y), N >= 3, not collinear.
+
+    Returns:
+        ``H_fix_to_mov`` (3, 3) float64.
 
     Raises:
         InputError: unequal numbers, fewer than three points, or collinear points.
@@ -34,16 +41,16 @@ def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarra
         or fixed_points.shape[1:] != (2,)
     ):
         raise InputError(
-            f"{len(fixed_points)} fixed and {len(moving_points)} moving landmarks; line i of both files "
-            "must be the same point, so the numbers must be equal."
+            f"{len(fixed_points)} fixed and {len(moving_points)} moving landmarks; line i of both "
+            "files must be the same point, so the numbers must be equal."
         )
     if len(fixed_points) < 3:
         raise InputError(f"only {len(fixed_points)} landmarks; an affine matrix needs at least 3.")
     for points in (fixed_points, moving_points):
         spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
-        if spread[1] < 1e-3 * max(spread[0], 1e-9):
+        if spread[1] < MIN_SPREAD_RATIO * max(spread[0], 1e-9):
             raise InputError(
-                "the landmarks lie on one line; an affine matrix needs a point beside it."
+                "the landmarks lie on one line; an affine matrix needs a point off that line."
             )
     design = np.hstack([fixed_points, np.ones((len(fixed_points), 1))])
     solution = np.linalg.lstsq(design, moving_points, rcond=None)[0]
@@ -52,15 +59,18 @@ def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarra
 
 @dataclass(frozen=True)
 class Plausibility:
-    """What a matrix between two photographs of one retina can be; lengths relative to the working size.
+    """Limits on a matrix between two photographs of one retina; defaults chosen by hand.
 
     Attributes:
-        min_scale, max_scale: bounds of sqrt(|det|) of the linear part at the centre of the fixed image.
-        max_anisotropy: bound of the ratio of its singular values.
-        min_inliers: matches that must agree with the matrix.
-        min_inlier_share: share of the matches that must agree: among many wrong matches some agree by accident.
-        min_spread: the *smaller* standard deviation of the inliers' positions in the fixed image, divided by the
-            image's diagonal: inliers in one spot or along one line do not fix a matrix.
+        min_scale, max_scale: bounds of sqrt(|det|) of the Jacobian, at the centre and the corners
+            of the fixed image; moving pixels per fixed pixel.
+        max_anisotropy: largest ratio of the singular values of the Jacobian there.
+        min_inliers: least number of inliers.
+        min_inlier_share: least share of inliers among the matches, because among many wrong
+            matches some are inliers by chance.
+        min_spread: least standard deviation of the positions of the inliers in the fixed image
+            along their minor axis, divided by the diagonal of the image; inliers in one spot or
+            along one line do not determine a matrix.
     """
 
     min_scale: float = 0.3
@@ -73,7 +83,14 @@ class Plausibility:
 
 @dataclass(frozen=True)
 class TransformEstimate:
-    """Result of :func:`estimate_transform`; ``H_fix_to_mov`` is None exactly when ``status`` is "failed"."""
+    """Result of :func:`estimate_transform`.
+
+    Attributes:
+        status: "ok" or "failed".
+        reason: why it failed; empty when "ok".
+        H_fix_to_mov: (3, 3) float64; None exactly when ``status`` is "failed".
+        inliers: (N,) bool, one entry per match.
+    """
 
     status: str
     reason: str
@@ -82,47 +99,60 @@ class TransformEstimate:
 
     @property
     def n_inliers(self) -> int:
-        """Number of matches that agree with the matrix (0 when failed before a fit)."""
+        """Number of inliers; 0 when it failed before a fit."""
         return int(self.inliers.sum())
 
 
-def implausible_because(
+def implausibility_reason(
     H_fix_to_mov: np.ndarray,
     inlier_points: np.ndarray,
     n_matches: int,
     fixed_size: Size,
     limits: Plausibility,
 ) -> str:
-    """Why a matrix cannot be right, or "" when nothing speaks against it. ``inlier_points`` (N, 2) are fixed pixels."""
+    """Why a matrix is implausible, or "" when it is plausible.
+
+    Args:
+        H_fix_to_mov: (3, 3).
+        inlier_points: (N, 2), fixed pixels (x, y) of the inliers.
+        n_matches: number of all matches.
+        fixed_size: (height, width) of the fixed image.
+        limits: bounds on matrix and inliers.
+    """
     if len(inlier_points) < limits.min_inliers:
-        return f"only {len(inlier_points)} of {n_matches} matches agree (at least {limits.min_inliers} needed)"
+        return (
+            f"only {len(inlier_points)} of {n_matches} matches agree "
+            f"(at least {limits.min_inliers} needed)"
+        )
     if len(inlier_points) < limits.min_inlier_share * n_matches:
-        return f"only {len(inlier_points)} of {n_matches} matches agree (share below {limits.min_inlier_share:g})"
-    corners = np.array(
-        [
-            [0, 0],
-            [fixed_size[1] - 1, 0],
-            [fixed_size[1] - 1, fixed_size[0] - 1],
-            [0, fixed_size[0] - 1],
-        ]
-    )
-    for point in [image_centre(fixed_size), *corners]:
-        linear = local_linear_part(H_fix_to_mov, point)
-        if not np.isfinite(linear).all():
-            return "the matrix is singular"
-        if np.linalg.det(linear) <= 0:
-            return "the matrix mirrors the image; two photographs of one eye are never mirrored"
-        largest, smallest = np.linalg.svd(linear, compute_uv=False)
-        if largest / smallest > limits.max_anisotropy:
-            return f"the matrix stretches one direction {largest / smallest:.2f} times more than the other"
-        scale = math.sqrt(largest * smallest)
-        if not limits.min_scale <= scale <= limits.max_scale:
-            return f"implausible scale {scale:.2f} between the images"
-    spread = np.linalg.svd(inlier_points - inlier_points.mean(0), compute_uv=False)[1] / math.sqrt(
-        len(inlier_points)
-    )
+        return (
+            f"only {len(inlier_points)} of {n_matches} matches agree "
+            f"(share below {limits.min_inlier_share:g})"
+        )
+    for point in [image_centre(fixed_size), *image_corners(fixed_size)]:
+        reason = _implausible_linear_part(local_linear_part(H_fix_to_mov, point), limits)
+        if reason:
+            return reason
+    centred = inlier_points - inlier_points.mean(0)
+    spread = np.linalg.svd(centred, compute_uv=False)[1] / math.sqrt(len(inlier_points))
     if spread < limits.min_spread * math.hypot(*fixed_size):
         return "the agreeing matches lie in one spot or along one line"
+    return ""
+
+
+def _implausible_linear_part(linear: np.ndarray, limits: Plausibility) -> str:
+    """Why the linear part (2, 2) of a transform at some point is implausible, or ""."""
+    if not np.isfinite(linear).all():
+        return "the matrix is singular"
+    if np.linalg.det(linear) <= 0:
+        return "the matrix mirrors the image; two photographs of one eye are never mirrored"
+    largest, smallest = np.linalg.svd(linear, compute_uv=False)
+    if largest / smallest > limits.max_anisotropy:
+        ratio = largest / smallest
+        return f"the matrix stretches one direction {ratio:.2f} times more than the other"
+    scale = math.sqrt(largest * smallest)
+    if not limits.min_scale <= scale <= limits.max_scale:
+        return f"implausible scale {scale:.2f} between the images"
     return ""
 
 
@@ -134,17 +164,24 @@ def estimate_transform(
     inlier_threshold_px: float = 3.0,
     plausibility: Plausibility | None = None,
 ) -> TransformEstimate:
-    """Robust ``H_fix_to_mov`` from matches, or the reason why there is none.
+    """Robust fit of a matrix to matches, with a plausibility test.
 
-    Affine and homography by OpenCV's USAC_MAGSAC (Barath et al., CVPR 2020). OpenCV has no USAC for the similarity, so
-    that one is its RANSAC with local least squares. The random draws are seeded: equal input, equal result.
+    Affine and homography: MAGSAC++ (Barath et al., CVPR 2020), OpenCV's USAC_MAGSAC. Similarity:
+    OpenCV's RANSAC with a least-squares refinement, because OpenCV has no USAC for it. The random
+    generator is seeded: the same input gives the same result.
+
+    Convention:
+        Direction fixed -> moving; residuals are measured in the moving image.
 
     Args:
-        fixed_points, moving_points: (N, 2) corresponding pixels.
+        fixed_points, moving_points: (N, 2), corresponding pixels (x, y).
         fixed_size: (height, width) of the fixed image.
         model: "affine", "similarity" or "homography".
-        inlier_threshold_px: a match agrees when it is nearer than this, moving pixels.
+        inlier_threshold_px: largest residual of an inlier, moving pixels.
         plausibility: limits on the result; the defaults when None.
+
+    Returns:
+        The matrix and its inliers, or the reason of the failure.
 
     Raises:
         InputError: unknown model.
@@ -152,17 +189,17 @@ def estimate_transform(
     if model not in MATRIX_KINDS:
         raise InputError(f"unknown transform '{model}'; choose one of {', '.join(MATRIX_KINDS)}.")
     limits = plausibility or Plausibility()
-    none = np.zeros(len(fixed_points), dtype=bool)
+    no_inliers = np.zeros(len(fixed_points), dtype=bool)
     fixed_points, moving_points = (
         np.asarray(fixed_points, np.float64),
         np.asarray(moving_points, np.float64),
     )
     if len(fixed_points) < max(MIN_MATCHES[model], limits.min_inliers):
-        return TransformEstimate("failed", f"only {len(fixed_points)} matches", None, none)
+        return TransformEstimate("failed", f"only {len(fixed_points)} matches", None, no_inliers)
     H, inliers = _fit_robustly(fixed_points, moving_points, model, inlier_threshold_px)
     if H is None:
-        return TransformEstimate("failed", "no transform agrees with the matches", None, none)
-    reason = implausible_because(H, fixed_points[inliers], len(fixed_points), fixed_size, limits)
+        return TransformEstimate("failed", "no transform agrees with the matches", None, no_inliers)
+    reason = implausibility_reason(H, fixed_points[inliers], len(fixed_points), fixed_size, limits)
     if reason:
         return TransformEstimate("failed", reason, None, inliers)
     return TransformEstimate("ok", "", H, inliers)
@@ -171,20 +208,40 @@ def estimate_transform(
 def _fit_robustly(
     fixed_points: np.ndarray, moving_points: np.ndarray, model: str, threshold_px: float
 ) -> tuple[np.ndarray | None, np.ndarray]:
-    """Run OpenCV's estimator; returns (3, 3) or None, and the bool (N,) of inliers."""
+    """Run OpenCV's robust estimator.
+
+    Args:
+        fixed_points, moving_points: (N, 2) float64, corresponding pixels (x, y).
+        model: a key of ``MIN_MATCHES``.
+        threshold_px: largest residual of an inlier, moving pixels.
+
+    Returns:
+        ``H_fix_to_mov`` (3, 3), None when there is no finite one; inliers (N,) bool.
+    """
     cv2.setRNGSeed(0)
-    settings = dict(ransacReprojThreshold=threshold_px, maxIters=10000, confidence=0.9999)
     if model == "homography":
-        H, mask = cv2.findHomography(fixed_points, moving_points, cv2.USAC_MAGSAC, **settings)
+        H, mask = cv2.findHomography(
+            fixed_points,
+            moving_points,
+            cv2.USAC_MAGSAC,
+            ransacReprojThreshold=threshold_px,
+            maxIters=RANSAC_MAX_ITERATIONS,
+            confidence=RANSAC_CONFIDENCE,
+        )
     else:
-        if model == "affine":
-            H, mask = cv2.estimateAffine2D(
-                fixed_points, moving_points, method=cv2.USAC_MAGSAC, **settings
-            )
-        else:
-            H, mask = cv2.estimateAffinePartial2D(
-                fixed_points, moving_points, method=cv2.RANSAC, **settings
-            )
+        estimate, method = (
+            (cv2.estimateAffine2D, cv2.USAC_MAGSAC)
+            if model == "affine"
+            else (cv2.estimateAffinePartial2D, cv2.RANSAC)
+        )
+        H, mask = estimate(
+            fixed_points,
+            moving_points,
+            method=method,
+            ransacReprojThreshold=threshold_px,
+            maxIters=RANSAC_MAX_ITERATIONS,
+            confidence=RANSAC_CONFIDENCE,
+        )
         H = None if H is None else np.vstack([H, [0.0, 0.0, 1.0]])
     if H is None or not np.isfinite(H).all():
         return None, np.zeros(len(fixed_points), dtype=bool)

@@ -1,4 +1,7 @@
-"""Build, chain and look into 3 x 3 matrices between pixel frames (convention: see the package)."""
+"""3 x 3 matrices between pixel frames: construction, composition, Jacobian.
+
+See :mod:`geometry` for the convention.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,18 @@ import numpy as np
 import torch
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
-Size = tuple[int, int]
+Size = tuple[int, int]  # (height, width), pixels
 
 
-# --- building matrices -----------------------------------------------------------------------------------------------
+def translation_matrix(shift_xy: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The matrix that adds a shift.
 
+    Args:
+        shift_xy: (x, y), pixels.
 
-def translation_matrix(shift_xy: Sequence[float]) -> np.ndarray:
-    """The (3, 3) matrix that adds ``shift_xy`` = (x, y), pixels."""
+    Returns:
+        (3, 3) float64.
+    """
     H = np.eye(3)
     H[:2, 2] = shift_xy
     return H
@@ -27,17 +34,26 @@ def affine_about(
     rotation_deg: float,
     scale: float,
     shear: float,
-    centre_from: Sequence[float],
-    centre_to: Sequence[float],
+    centre_from: Sequence[float] | np.ndarray,
+    centre_to: Sequence[float] | np.ndarray,
     mirror: bool = False,
 ) -> np.ndarray:
-    """An affine matrix that takes ``centre_from`` to ``centre_to`` and turns, scales and shears about them.
+    """Affine matrix with a fixed rotation, scale and shear that maps one point to another.
 
-    Convention: rotation is from the x axis towards the y axis, so clockwise on the screen; ``scale`` > 1 makes things
-    larger in the *to* frame; ``shear`` is the tangent of the angle (x gains ``shear * y``); ``mirror`` flips x first.
+    Convention:
+        Direction *from* -> *to*. A positive rotation goes from the x axis towards the y axis:
+        clockwise on the screen. ``scale`` > 1 enlarges. Order: mirror, shear, rotation, scale.
+
+    Args:
+        rotation_deg: degrees.
+        scale: pixels of the *to* frame per pixel of the *from* frame.
+        shear: tangent of the shear angle; x gains ``shear * y``.
+        centre_from: (x, y), pixels of the *from* frame.
+        centre_to: (x, y), pixels of the *to* frame, to which ``centre_from`` is mapped.
+        mirror: whether to negate x first.
 
     Returns:
-        (3, 3) float64.
+        ``H_from_to`` (3, 3) float64.
     """
     cosine, sine = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
     linear = (
@@ -52,14 +68,29 @@ def affine_about(
 
 
 def image_centre(size: Size) -> np.ndarray:
-    """Centre (x, y) of an image of size (height, width): half-way between the centres of its outer pixels."""
+    """Centre of an image: the midpoint of the centres of its corner pixels.
+
+    Args:
+        size: (height, width).
+
+    Returns:
+        (2,) float64, pixels (x, y).
+    """
     return np.array([(size[1] - 1) / 2.0, (size[0] - 1) / 2.0])
 
 
 def resize_matrix(size_from: Size, size_to: Size) -> np.ndarray:
-    """``H_from_to`` of an image resize, as OpenCV, PIL and torch (align_corners=False) resize.
+    """Matrix of an image resize, as OpenCV, PIL and torch resize.
 
-    Convention: the *borders* of the images coincide, not the centres of their outer pixels, hence the half pixels.
+    Convention:
+        Direction *from* -> *to*. ``align_corners=False``: the outer *borders* of the images
+        coincide, not the centres of their corner pixels; hence the offsets of half a pixel.
+
+    Args:
+        size_from, size_to: (height, width) before and after.
+
+    Returns:
+        ``H_from_to`` (3, 3) float64.
     """
     scale_y, scale_x = size_to[0] / size_from[0], size_to[1] / size_from[1]
     return np.array(
@@ -70,7 +101,16 @@ def resize_matrix(size_from: Size, size_to: Size) -> np.ndarray:
 def resize_transform(
     H_fix_to_mov: np.ndarray, fixed_from: Size, fixed_to: Size, moving_from: Size, moving_to: Size
 ) -> np.ndarray:
-    """The same transform after either image was resized: ``S_mov @ H @ inv(S_fix)``. All sizes are (height, width)."""
+    """``H_fix_to_mov`` after both images were resized: ``S_mov @ H @ inv(S_fix)``.
+
+    Args:
+        H_fix_to_mov: (3, 3) between the images before the resize.
+        fixed_from, fixed_to: (height, width) of the fixed image before and after.
+        moving_from, moving_to: (height, width) of the moving image before and after.
+
+    Returns:
+        (3, 3) float64 between the resized images.
+    """
     return (
         resize_matrix(moving_from, moving_to)
         @ H_fix_to_mov
@@ -79,19 +119,36 @@ def resize_transform(
 
 
 def fit_within(size: Size, long_side: int) -> Size:
-    """Size (height, width) with the long side brought to ``long_side`` and the aspect ratio kept (rounded)."""
+    """Size of an image after a resize to a given long side, aspect ratio kept, sides rounded.
+
+    Args:
+        size: (height, width).
+        long_side: of the result, pixels.
+
+    Returns:
+        (height, width), each at least 1.
+    """
     factor = long_side / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def turn_about_centre(size: Size, angle_deg: float, scale: float = 1.0) -> tuple[np.ndarray, Size]:
-    """Turn an image about its centre, with a scale factor, onto a canvas that loses no pixel.
+    """Rotate and scale an image about its centre, onto a canvas that holds all of its pixels.
+
+    Convention:
+        Direction image -> canvas; a positive angle is clockwise on the screen.
+
+    Args:
+        size: (height, width) of the image.
+        angle_deg: degrees.
+        scale: canvas pixels per image pixel.
 
     Returns:
-        ``H_image_to_canvas`` (3, 3) and the size (height, width) of the canvas.
+        ``H_image_to_canvas`` (3, 3) float64 and the size (height, width) of the canvas.
     """
     cosine, sine = abs(math.cos(math.radians(angle_deg))), abs(math.sin(math.radians(angle_deg)))
     height, width = size
+    # 1e-6: a rounding error must not add a row or a column.
     canvas = (
         math.ceil(scale * (height * cosine + width * sine) - 1e-6),
         math.ceil(scale * (width * cosine + height * sine) - 1e-6),
@@ -100,7 +157,17 @@ def turn_about_centre(size: Size, angle_deg: float, scale: float = 1.0) -> tuple
 
 
 def compose(*matrices: Array) -> Array:
-    """Chain transforms in the order in which they act: ``compose(H_a_to_b, H_b_to_c)`` is ``H_a_to_c``."""
+    """Chain transforms in the order in which they act.
+
+    Convention:
+        ``compose(H_a_to_b, H_b_to_c)`` is ``H_a_to_c``, that is ``H_b_to_c @ H_a_to_b``.
+
+    Args:
+        matrices: (..., 3, 3), all numpy or all torch.
+
+    Returns:
+        (..., 3, 3)
+    """
     result = matrices[0]
     for matrix in matrices[1:]:
         result = matrix @ result
@@ -108,7 +175,15 @@ def compose(*matrices: Array) -> Array:
 
 
 def local_linear_part(H_fix_to_mov: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Jacobian (2, 2) of the transform at ``point``; for an affine matrix its linear part."""
+    """Jacobian of a matrix transform at a point; for an affine matrix its linear part.
+
+    Args:
+        H_fix_to_mov: (3, 3).
+        point: (2,), fixed pixels (x, y).
+
+    Returns:
+        (2, 2); row: moving x or y, column: fixed x or y.
+    """
     numerator = H_fix_to_mov @ np.array([point[0], point[1], 1.0])
     projected = numerator[:2] / numerator[2]
     return (H_fix_to_mov[:2, :2] - np.outer(projected, H_fix_to_mov[2, :2])) / numerator[2]

@@ -1,4 +1,4 @@
-"""Text files of points, one ``x y`` per line: landmarks, and what transforms make of them."""
+"""Text files of points, one ``x y`` per line: landmarks and points mapped by a transform."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import write_text_atomically
 
-MAX_POINT_FILE_BYTES = 4 << 20
-MAX_COORDINATE = 1e6
+MAX_POINT_FILE_BYTES = 4 << 20  # about 200 000 points; chosen by hand
+MAX_COORDINATE = 1e6  # pixels; larger values are taken for errors of the file
 
 
 def read_points(path: Path, columns: int) -> np.ndarray:
-    """Read a file of points, one per line, separated by blanks or commas: (N, columns) float64; blank lines are skipped.
+    """Read points, one per line, values separated by blanks or commas; empty lines are skipped.
+
+    Args:
+        path: of the text file.
+        columns: number of values per line.
+
+    Returns:
+        (N, columns) float64, as a rule pixels (x, y).
 
     Raises:
-        InputError: missing or unreadable file, a line with another number of values, or a value that is not a finite number.
+        InputError: missing or unreadable file, a line with another number of values, or a value
+            that is not a finite number of at most ``MAX_COORDINATE``.
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file of points; check the path (every image of a real pair needs one)."
+            f"{path}: no such file of points; check the path (every image of a real pair needs "
+            "one)."
         )
     try:
         if path.stat().st_size > MAX_POINT_FILE_BYTES:
@@ -48,12 +57,18 @@ def read_points(path: Path, columns: int) -> np.ndarray:
             or max(map(abs, values)) > MAX_COORDINATE
         ):
             raise InputError(
-                f"{path}: line {number} must hold {columns} finite numbers of pixels, not {line[:60]!r}."
+                f"{path}: line {number} must hold {columns} finite numbers of pixels, "
+                f"not {line[:60]!r}."
             )
         rows.append(values)
     return np.array(rows, dtype=np.float64).reshape(-1, columns)
 
 
 def write_points(path: Path, points: np.ndarray) -> None:
-    """Write points (N, 2), pixels, as :func:`read_points` reads them."""
+    """Write points atomically in the format of :func:`read_points`, with 6 decimals.
+
+    Args:
+        path: of the text file.
+        points: (N, 2), pixels (x, y).
+    """
     write_text_atomically(path, "".join(f"{x:.6f} {y:.6f}\n" for x, y in points))

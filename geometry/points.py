@@ -1,4 +1,7 @@
-"""Points of an image: mapped by matrices, tested against borders, and read off maps."""
+"""Points of an image: mapping by matrices, border tests, bilinear sampling of maps.
+
+See :mod:`geometry` for the convention.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ import torch
 
 from geometry.matrices import Array, Size
 
-# --- points and maps -------------------------------------------------------------------------------------------------
-
 
 def warp_points(points: Array, H_from_to: Array) -> Array:
     """Map points by a matrix.
 
+    Convention:
+        Direction *from* -> *to*; pixels (x, y), not normalised.
+
     Args:
-        points: (..., N, 2), (x, y) in pixels of the *from* frame.
+        points: (..., N, 2), pixels of the *from* frame.
         H_from_to: (..., 3, 3), numpy or torch like the points.
 
     Returns:
@@ -25,7 +29,15 @@ def warp_points(points: Array, H_from_to: Array) -> Array:
 
 
 def pixel_grid(size: Size, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Centres (x, y) of all pixels of an image, row by row: (height * width, 2) float32."""
+    """Centres of all pixels of an image, row by row.
+
+    Args:
+        size: (height, width).
+        device: of the result.
+
+    Returns:
+        (height * width, 2) float32, pixels (x, y).
+    """
     ys, xs = torch.meshgrid(
         torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij"
     )
@@ -33,28 +45,48 @@ def pixel_grid(size: Size, device: torch.device | str = "cpu") -> torch.Tensor:
 
 
 def pixels_to_cells(points: Array, stride: float) -> Array:
-    """Pixel coordinates to coordinates on a map of ``stride`` pixels a cell.
+    """Pixel coordinates to coordinates on a map with one cell per ``stride`` pixels.
 
-    Convention: cell 0 covers pixels 0 ... stride - 1, so its centre lies at pixel (stride - 1) / 2.
+    Convention:
+        Cell 0 covers pixels 0 ... stride - 1, so its centre lies at pixel (stride - 1) / 2
+        (``align_corners=False``).
+
+    Args:
+        points: (..., 2), pixels of the image.
+        stride: image pixels per cell.
+
+    Returns:
+        (..., 2), cells; cell centres at integers.
     """
     return (points + 0.5) / stride - 0.5
 
 
 def cells_to_pixels(cells: Array, stride: float) -> Array:
-    """Inverse of :func:`pixels_to_cells`."""
+    """Inverse of :func:`pixels_to_cells`.
+
+    Args:
+        cells: (..., 2), cells; cell centres at integers.
+        stride: image pixels per cell.
+
+    Returns:
+        (..., 2), pixels of the image.
+    """
     return (cells + 0.5) * stride - 0.5
 
 
 def sample_map(
     feature_map: torch.Tensor, points: torch.Tensor, stride: float = 1.0
 ) -> torch.Tensor:
-    """Read a map at pixel positions, bilinearly; the border value continues outside.
+    """Sample a map at pixel positions with bilinear interpolation.
 
-    Convention: ``points`` are pixels of the *image*; the map has exactly image size / stride cells.
+    Convention:
+        ``points`` are pixels (x, y) of the *image*, not normalised; the map has exactly
+        image size / stride cells, placed as in :func:`pixels_to_cells` (``align_corners=False``).
+        Padding: the border value continues outside.
 
     Args:
         feature_map: (B, C, H, W).
-        points: (B, N, 2), (x, y).
+        points: (B, N, 2).
         stride: image pixels per cell.
 
     Returns:
@@ -71,7 +103,19 @@ def sample_map(
 
 
 def inside(points: Array, size: Size, margin_px: float = 0.0) -> Array:
-    """Which points (..., 2) lie on pixels of an image of ``size``, at least ``margin_px`` from its border: bool (...)."""
+    """Which points lie within an image.
+
+    Convention:
+        The image covers -0.5 <= x <= width - 0.5: half a pixel beyond the outer pixel centres.
+
+    Args:
+        points: (..., 2), pixels (x, y).
+        size: (height, width) of the image.
+        margin_px: least distance from the border.
+
+    Returns:
+        (...) bool; False for NaN and infinite points.
+    """
     x, y = points[..., 0], points[..., 1]
     return (
         (x >= margin_px - 0.5)
@@ -82,15 +126,29 @@ def inside(points: Array, size: Size, margin_px: float = 0.0) -> Array:
 
 
 def image_corners(size: Size) -> np.ndarray:
-    """Centres (x, y) of the four corner pixels: (4, 2)."""
+    """Centres of the four corner pixels, clockwise from the top left.
+
+    Args:
+        size: (height, width).
+
+    Returns:
+        (4, 2) float64, pixels (x, y).
+    """
     return np.array(
         [[0, 0], [size[1] - 1, 0], [size[1] - 1, size[0] - 1], [0, size[0] - 1]], dtype=float
     )
 
 
 def corner_shift(H_before: np.ndarray, H_after: np.ndarray, fixed_size: Size) -> float:
-    """By how many moving pixels the farthest moved of the fixed image's corners differs under two ``H_fix_to_mov``; infinite
-    where one of them is not finite there."""
+    """Largest distance between a corner of the fixed image under two matrices.
+
+    Args:
+        H_before, H_after: ``H_fix_to_mov`` (3, 3).
+        fixed_size: (height, width) of the fixed image.
+
+    Returns:
+        Moving pixels; infinite where a mapped corner is not finite.
+    """
     corners = image_corners(fixed_size)
     shift = np.linalg.norm(
         warp_points(corners, H_after) - warp_points(corners, H_before), axis=1

@@ -1,12 +1,14 @@
-"""Transforms between the images of a pair, from the affine matrix to smooth deformations, behind one interface.
+"""Transforms between the images of a pair behind one interface, and those given by a matrix.
 
-A retina is round, so no matrix lays one photograph of it exactly onto another taken in another direction; a quadratic map comes
-close (Can, Stewart, Roysam & Tanenbaum, PAMI 2002), and a displacement field takes up what tissue and scanners add.
+A matrix cannot align two photographs of the spherical retina that were taken in different
+directions. A quadratic map comes close (Can, Stewart, Roysam & Tanenbaum, PAMI 2002), and a
+displacement field models what tissue and scanners add; see ``geometry.curved_transforms``.
 
 Convention:
-    Every transform takes fixed-image pixels to moving-image pixels, (x, y), pixel centres at integers, like ``H_fix_to_mov``;
-    :meth:`Transform.map_back` goes the other way. To resample the moving image into the fixed frame, ask where each fixed pixel
-    lies in it (:func:`geometry.rasters.register_onto_fixed` does).
+    Every transform takes fixed-image pixels to moving-image pixels, (x, y), pixel centres at
+    integers, like ``H_fix_to_mov``; :meth:`Transform.map_back` goes the other way. To resample the
+    moving image into the fixed frame, :func:`geometry.rasters.register_onto_fixed` reads it at the
+    mapped position of each fixed pixel.
 """
 
 from __future__ import annotations
@@ -22,9 +24,12 @@ from geometry.estimation import fit_affine
 from geometry.matrices import Size
 from geometry.points import pixel_grid, warp_points
 
-DENSE_STEP_PX = 8  # maps are as smooth as that: beyond matrices they are evaluated this far apart and interpolated
-NEWTON_STEPS, NEWTON_TOLERANCE_PX = 30, 1e-4
-DIFFERENCE_PX = 0.25
+DENSE_STEP_PX = 8  # distance at which curved maps are evaluated; they are interpolated between
+NEWTON_STEPS = 30  # iterations of the inversion
+NEWTON_TOLERANCE_PX = 1e-4  # residual at which the inversion has converged
+DIFFERENCE_PX = 0.25  # half the step of central differences
+MIN_DETERMINANT = 1e-9  # of a Jacobian, for a Newton step
+MIN_KNOWN = 0.999  # of the interpolated validity, for a pixel of a dense map to count as mapped
 
 
 class Transform(ABC):
@@ -38,11 +43,18 @@ class Transform(ABC):
 
     @abstractmethod
     def map(self, points: np.ndarray) -> np.ndarray:
-        """Fixed pixels (N, 2) to moving pixels (N, 2)."""
+        """Map fixed pixels to moving pixels.
+
+        Args:
+            points: (N, 2), (x, y).
+
+        Returns:
+            (N, 2) float64.
+        """
 
     @abstractmethod
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> Transform:
-        """The same transform between images in other frames: ``H_moving_to_new . T . H_new_to_fixed``.
+        """The same transform between other frames: ``H_moving_to_new . T . H_new_to_fixed``.
 
         Args:
             H_new_to_fixed, H_moving_to_new: (3, 3) affine matrices, pixels.
@@ -50,14 +62,24 @@ class Transform(ABC):
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """What :func:`transform_from_dict` makes it from again, plain numbers and lists."""
+        """Plain numbers and lists, from which ``geometry.transform_dicts`` makes it again."""
 
     @abstractmethod
     def approximate_matrix(self) -> np.ndarray:
-        """A matrix ``H_fix_to_mov`` (3, 3) that is near it where images matched; Newton starts from it."""
+        """A matrix ``H_fix_to_mov`` (3, 3) that approximates it where the images matched.
+
+        Newton's method starts from it.
+        """
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
-        """Moving pixels (N, 2) to fixed pixels (N, 2), by Newton's method; NaN where it does not converge."""
+        """Map moving pixels to fixed pixels, by Newton's method.
+
+        Args:
+            points: (N, 2), (x, y).
+
+        Returns:
+            (N, 2) float64; NaN where the iteration does not converge.
+        """
         points = np.asarray(points, dtype=float).reshape(-1, 2)
         H_mov_to_fix = np.linalg.inv(self.approximate_matrix())
         found, error = warp_points(points, H_mov_to_fix), np.full(len(points), np.inf)
@@ -71,7 +93,14 @@ class Transform(ABC):
         return found
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
-        """Derivatives (N, 2, 2) at fixed pixels (N, 2), by central differences; row: moving x or y, column: fixed x or y."""
+        """Derivatives at fixed pixels, by central differences.
+
+        Args:
+            points: (N, 2), (x, y).
+
+        Returns:
+            (N, 2, 2); rows: moving x and y, columns: fixed x and y.
+        """
         sides = [
             (self.map(points + step) - self.map(points - step)) / (2 * DIFFERENCE_PX)
             for step in DIFFERENCE_PX * np.eye(2)
@@ -79,54 +108,66 @@ class Transform(ABC):
         return np.stack(sides, axis=-1)
 
     def least_jacobian(self, fixed_size: Size, step_px: int = DENSE_STEP_PX) -> float:
-        """Least determinant of the Jacobian over an image (height, width): positive where the map does not fold or mirror."""
-        return float(
-            np.linalg.det(self.jacobian(_lattice(fixed_size, step_px)[0].reshape(-1, 2))).min()
-        )
+        """Least determinant of the Jacobian over an image; positive if the map does not fold.
+
+        Args:
+            fixed_size: (height, width) of the fixed image.
+            step_px: distance of the places at which it is evaluated.
+        """
+        lattice, _, _ = _lattice(fixed_size, step_px)
+        return float(np.linalg.det(self.jacobian(lattice.reshape(-1, 2))).min())
 
     def inverse(self) -> Transform:
         """The transform from moving to fixed pixels."""
         return InverseTransform(self)
 
     def dense_map(self, out_size: Size) -> np.ndarray:
-        """Where every pixel of an image in the frame that it maps from lies in the other: (height, width, 2) float32, NaN where
-        there is no counterpart. That of the last size is kept, for the frames of an examination."""
-        kept = self.__dict__.setdefault("_dense_map", {})
-        if out_size not in kept:
-            kept.clear()
-            kept[out_size] = self._compute_dense_map(out_size)
-        return kept[out_size]
+        """Position in the moving image of every pixel of the fixed image.
+
+        The map of the last size is cached, for the frames of an examination.
+
+        Args:
+            out_size: (height, width) of the fixed image.
+
+        Returns:
+            (height, width, 2) float32, (x, y); NaN where there is no counterpart.
+        """
+        cached = self.__dict__.setdefault("_dense_map", {})
+        if out_size not in cached:
+            cached.clear()
+            cached[out_size] = self._compute_dense_map(out_size)
+        return cached[out_size]
 
     def _compute_dense_map(self, out_size: Size) -> np.ndarray:
         lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
-        mapped = self.map(lattice.reshape(-1, 2)).reshape(lattice.shape)
+        points = lattice.reshape(-1, 2)
+        mapped = self.map(points).reshape(lattice.shape)
         known = np.isfinite(mapped).all(axis=-1)
-        guess = warp_points(lattice.reshape(-1, 2), self.approximate_matrix()).reshape(
-            lattice.shape
-        )
+        guess = warp_points(points, self.approximate_matrix()).reshape(lattice.shape)
         mapped = np.where(known[..., None], mapped, guess)
         ys, xs = (np.arange(side, dtype=float) for side in out_size)
-        dense = np.stack(
-            [RectBivariateSpline(rows, columns, mapped[..., axis])(ys, xs) for axis in range(2)],
-            axis=-1,
-        )
+        splines = [RectBivariateSpline(rows, columns, mapped[..., axis]) for axis in range(2)]
+        dense = np.stack([spline(ys, xs) for spline in splines], axis=-1)
         if not known.all():
-            dense[
-                RectBivariateSpline(rows, columns, known.astype(float), kx=1, ky=1)(ys, xs) < 0.999
-            ] = np.nan
+            validity = RectBivariateSpline(rows, columns, known.astype(float), kx=1, ky=1)
+            dense[validity(ys, xs) < MIN_KNOWN] = np.nan
         return dense.astype(np.float32)
 
 
 def _lattice(size: Size, step_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points (R, C, 2) every ``step_px`` over an image, two beyond its edges, and the y of the rows and the x of the columns."""
+    """Points every ``step_px`` over an image, two beyond each edge.
+
+    Returns:
+        Points (R, C, 2), y of the rows (R,), x of the columns (C,).
+    """
     ys, xs = (np.arange(-2, -(-(side - 1) // step_px) + 3) * float(step_px) for side in size)
     return np.stack(np.meshgrid(xs, ys), axis=-1), ys, xs
 
 
 def _solve_pairs(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Solve (N, 2, 2) systems for (N, 2), zero where a matrix is singular."""
+    """Solve systems (N, 2, 2) for values (N, 2); zero where a matrix is singular."""
     determinant = np.linalg.det(matrices)
-    usable = np.isfinite(determinant) & (np.abs(determinant) > 1e-9)
+    usable = np.isfinite(determinant) & (np.abs(determinant) > MIN_DETERMINANT)
     solved = np.zeros_like(values)
     solved[usable] = np.linalg.solve(matrices[usable], values[usable, :, None])[..., 0]
     return solved
@@ -134,83 +175,124 @@ def _solve_pairs(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MatrixTransform(Transform):
-    """A similarity, an affine map or a homography: ``H_fix_to_mov`` (3, 3)."""
+    """A similarity, an affine map or a homography.
+
+    Attributes:
+        H_fix_to_mov: (3, 3), fixed pixels to moving pixels.
+        kind: "similarity", "affine" or "homography".
+    """
 
     H_fix_to_mov: np.ndarray
     kind: str = "affine"
 
     def map(self, points: np.ndarray) -> np.ndarray:
+        """See :meth:`Transform.map`; (N, 2) to (N, 2)."""
         return warp_points(np.asarray(points, dtype=float), self.H_fix_to_mov)
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
-        return warp_points(
-            np.asarray(points, dtype=float).reshape(-1, 2), np.linalg.inv(self.H_fix_to_mov)
-        )
+        """See :meth:`Transform.map_back`; (N, 2) to (N, 2), exact."""
+        points = np.asarray(points, dtype=float).reshape(-1, 2)
+        return warp_points(points, np.linalg.inv(self.H_fix_to_mov))
 
     def inverse(self) -> MatrixTransform:
+        """See :meth:`Transform.inverse`."""
         return MatrixTransform(np.linalg.inv(self.H_fix_to_mov), self.kind)
 
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> MatrixTransform:
+        """See :meth:`Transform.rescaled`; (3, 3) matrices."""
         H = H_moving_to_new @ self.H_fix_to_mov @ H_new_to_fixed
         return MatrixTransform(H / H[2, 2], self.kind)
 
     def approximate_matrix(self) -> np.ndarray:
+        """See :meth:`Transform.approximate_matrix`; the matrix itself."""
         return self.H_fix_to_mov
 
     def to_dict(self) -> dict[str, Any]:
+        """See :meth:`Transform.to_dict`."""
         return {"kind": self.kind, "H_fix_to_mov": self.H_fix_to_mov.tolist()}
 
 
 def as_transform(fix_to_mov: np.ndarray | Transform) -> Transform:
-    """A matrix ``H_fix_to_mov`` (3, 3) as a transform; a transform as it is."""
-    return (
-        fix_to_mov
-        if isinstance(fix_to_mov, Transform)
-        else MatrixTransform(np.asarray(fix_to_mov, dtype=float))
-    )
+    """A matrix as a transform; a transform unchanged.
+
+    Args:
+        fix_to_mov: ``H_fix_to_mov`` (3, 3), or a transform.
+    """
+    if isinstance(fix_to_mov, Transform):
+        return fix_to_mov
+    return MatrixTransform(np.asarray(fix_to_mov, dtype=float))
 
 
 @dataclass(frozen=True)
 class InverseTransform(Transform):
-    """Another transform read backwards: takes what is that one's moving pixels to its fixed pixels."""
+    """The inverse of a transform: from its moving pixels to its fixed pixels.
+
+    Attributes:
+        forward: the transform that is inverted.
+    """
 
     forward: Transform
     kind = "inverse"
 
     def map(self, points: np.ndarray) -> np.ndarray:
+        """See :meth:`Transform.map`; (N, 2) to (N, 2), NaN where it does not converge."""
         return self.forward.map_back(points)
 
     def map_back(self, points: np.ndarray) -> np.ndarray:
+        """See :meth:`Transform.map_back`; (N, 2) to (N, 2)."""
         return self.forward.map(points)
 
     def inverse(self) -> Transform:
+        """See :meth:`Transform.inverse`; the forward transform."""
         return self.forward
 
     def rescaled(self, H_new_to_fixed: np.ndarray, H_moving_to_new: np.ndarray) -> InverseTransform:
-        return InverseTransform(
-            self.forward.rescaled(np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed))
-        )
+        """See :meth:`Transform.rescaled`; (3, 3) matrices."""
+        to_fixed, to_new = np.linalg.inv(H_moving_to_new), np.linalg.inv(H_new_to_fixed)
+        return InverseTransform(self.forward.rescaled(to_fixed, to_new))
 
     def approximate_matrix(self) -> np.ndarray:
+        """See :meth:`Transform.approximate_matrix`; (3, 3)."""
         return np.linalg.inv(self.forward.approximate_matrix())
 
     def to_dict(self) -> dict[str, Any]:
+        """Not available: files describe transforms from fixed to moving pixels.
+
+        Raises:
+            TypeError: always.
+        """
         raise TypeError(
             "a registration is described from fixed to moving; describe the forward transform"
         )
 
 
 def affine_of(transform: Transform, places: np.ndarray) -> np.ndarray:
-    """The affine ``H_fix_to_mov`` (3, 3) that is nearest to a transform at fixed pixels (N, 2), least squares."""
+    """The affine matrix that approximates a transform at given places, by least squares.
+
+    Args:
+        transform: fixed pixels to moving pixels.
+        places: (N, 2) fixed pixels.
+
+    Returns:
+        ``H_fix_to_mov`` (3, 3).
+    """
     return fit_affine(places, transform.map(places))
 
 
 def displacement_after_affine(
     transform: Transform, H_affine: np.ndarray, fixed_size: Size
 ) -> np.ndarray:
-    """What an affine matrix leaves of a transform: (height, width, 2) fixed pixels.
+    """Difference between a transform and an affine matrix, as a displacement field.
 
-    Convention: the moving image shows at ``H_affine (p + d)`` what belongs to p.
+    Convention: the transform maps p to ``H_affine (p + d)``.
+
+    Args:
+        transform: fixed pixels to moving pixels.
+        H_affine: (3, 3) affine ``H_fix_to_mov``.
+        fixed_size: (height, width) of the fixed image.
+
+    Returns:
+        d, (height, width, 2) in fixed pixels, (x, y).
     """
     whole = transform.dense_map(fixed_size).reshape(-1, 2).astype(float)
     points = pixel_grid(fixed_size).double().numpy()
