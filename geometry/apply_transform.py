@@ -148,8 +148,8 @@ def _pages_of_tiff(path: Path) -> Iterator[np.ndarray]:
             for page in file.pages:
                 yield page.asarray()
     except (tifffile.TiffFileError, ValueError, OSError, struct.error, RuntimeError) as error:
-        # A truncated header raises struct.error, damaged compressed data RuntimeError. Faults of the
-        # output file are raised by the writer, outside this function.
+        # A truncated header raises struct.error, damaged compressed data RuntimeError. Faults of
+        # the output file are raised by the writer, outside this function.
         raise InputError(f"{path}: unreadable TIFF ({error}); export it again.") from error
 
 
