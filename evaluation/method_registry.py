@@ -14,10 +14,11 @@ from types import ModuleType
 
 from evaluation import methods as methods_package
 from evaluation.method import Method, MethodOptions, NotAvailable
+from registration.trained_matchers import TRAINABLE_MATCHERS
 from utils.errors import InputError
 
 # Methods with a checkpoint of this project.
-TRAINED = ("superretina", "loftr")
+TRAINED = tuple(entry.matcher.name for entry in TRAINABLE_MATCHERS.values())
 
 
 def available_methods() -> list[str]:
