@@ -41,6 +41,7 @@ def test_time_of_a_stage_excludes_the_stages_that_it_calls():
     assert 0.15 < clock.seconds["inner"] and 0.04 < clock.seconds["outer"] < 0.14
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_registration(untrained_weights, monkeypatch, tmp_path, capsys):
     out = tmp_path / "figures.json"
     monkeypatch.setattr("evaluation.methods.loftr.DEFAULT_WEIGHTS", tmp_path / "gone.pth")
@@ -132,6 +133,7 @@ def test_confidence_separates_correct_and_wrong_matrices():
         fit_logistic(evidence[:10])
 
 
+@pytest.mark.slow
 def test_confidence_is_fitted_from_pairs(
     generated_root, untrained_weights, monkeypatch, tmp_path, capsys
 ):

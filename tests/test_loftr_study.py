@@ -84,6 +84,7 @@ def test_cost_of_frozen_and_unfrozen_steps(generated_root):
     assert "(100%)" in unfrozen.parameters and "(100%)" not in frozen.parameters
 
 
+@pytest.mark.slow
 def test_costs_are_measured_in_new_processes_and_compared(generated_root):
     text = compare_costs(small_config(), str(generated_root), "cffa", steps=3, repeats=1)
     head, _, frozen, unfrozen, _, sentence = text.splitlines()
