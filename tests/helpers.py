@@ -17,9 +17,11 @@ import torch
 
 from geometry.matrices import Size, affine_about, image_centre, translation_matrix
 from geometry.points import warp_points
+from model.loftr_vessel import LoFTRSettings
+from model.super_retina_multimodal import ModelSettings
 from registration.matcher import MatchSettings
-from registration.trained_matchers import LoFTRSettings, ModelSettings, build_model, describe_model
-from training.engine import MEASURED
+from registration.trained_matchers import build_model, describe_model
+from training.progress import MEASURED
 from utils.checkpoint import save_checkpoint
 from utils.errors import run_script
 from utils.image_files import read_color, read_gray, write_image
