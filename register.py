@@ -24,8 +24,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from geometry.transform_files import EXPORTS
-from registration.pair_files import PAIR_FILES, write_pair
-from registration.pair_table import (
+from registration.pair_outputs import PAIR_FILES, write_pair
+from registration.pair_tables import (
     RESULT_COLUMNS,
     RESULTS_NAME,
     PairToRegister,

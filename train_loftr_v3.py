@@ -25,15 +25,15 @@ from registration.loftr_matcher import LoFTRMatcher
 from registration.trained_matchers import describe_model
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
-from training.config import resolve_config
 from training.data import prepare_data
+from training.loftr_config import LoFTRConfig, add_loftr_arguments
+from training.loftr_step import LoFTRStep
 from training.processes import make_fabric, on_first_process
 from training.run import train_run
+from training.run_config import resolve_config
 from training.run_folder import Run, find_run
 from training.task import TrainingTask
 from training.validation import Validator
-from training.vessel_config import LoFTRConfig, add_vessel_arguments
-from training.vessel_step import VesselStep
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError, run_script
 
@@ -44,7 +44,7 @@ DEFAULT_NAMES = {"base": "loftr_v3_base", "v3": "loftr_v3"}
 def main() -> None:
     """Arguments; the base where it is wanted or needed; then v3."""
     parser = get_parser(__doc__, DEFAULT_CONFIG)
-    add_vessel_arguments(parser)
+    add_loftr_arguments(parser)
     args = parser.parse_args()
     stage = args.stage or "v3"
     args.name = args.name or DEFAULT_NAMES[stage]
@@ -83,7 +83,7 @@ def train_stage(
     model.freeze(config.current.freeze)
     fabric.print(f"stage {stage}; frozen: {', '.join(config.current.freeze) or 'nothing'}")
 
-    step = VesselStep(model, config.current.loss, fabric.device, fabric.world_size)
+    step = LoFTRStep(model, config.current.loss, fabric.device, fabric.world_size)
 
     # Validation pairs differ by at most validation.rotation_deg and .scale, so the turned and
     # smaller copies of the moving image, which cost minutes with an untrained network, are off.

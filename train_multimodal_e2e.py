@@ -21,12 +21,12 @@ from model.pretrained import load_pretrained
 from registration.keypoint_matcher import SuperRetinaMatcher
 from registration.trained_matchers import describe_model
 from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
-from training.config import resolve_config
 from training.data import prepare_data
-from training.joint_step import JointConfig, JointStep
 from training.processes import make_fabric
 from training.run import train_run
+from training.run_config import resolve_config
 from training.run_folder import find_run
+from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
 from training.task import TrainingTask
 from training.validation import Validator
 from utils.errors import run_script
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     run = find_run(args.save, args.mode, args.name, args.resume)
     resolve_arguments(args, run.saved)
-    config = resolve_config(JointConfig, args, run.saved, DEFAULT_CONFIG)
+    config = resolve_config(SuperRetinaConfig, args, run.saved, DEFAULT_CONFIG)
     fabric = make_fabric(args.device, args.precision)
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
@@ -55,7 +55,7 @@ def main() -> None:
     if args.pretrained:
         fabric.print(load_pretrained(model, args.pretrained))
 
-    step = JointStep(config, model)
+    step = SuperRetinaStep(config, model)
 
     matcher = SuperRetinaMatcher(model, config.match, fabric.device)
     validator = Validator(matcher, data.val, data.real, config.validation, config.plausibility)

@@ -12,10 +12,10 @@ from benchmarks.documents import markdown_table
 from benchmarks.processes import in_new_process
 from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.samples import discover_samples
+from training.loftr_config import LoFTRConfig
+from training.loftr_step import LoFTRStep
 from training.run import describe_parameters
 from training.step_meter import reset_peak_memory, step_memory_mb
-from training.vessel_config import LoFTRConfig
-from training.vessel_step import VesselStep
 
 WARM_UP_STEPS = 2  # the first steps allocate memory that later steps reuse; their time is left out
 
@@ -53,7 +53,7 @@ def measure_cost(
     batch_size = config.v3.train.batch_size
     views = GeneratedPairs(discover_samples(data, [mode])[0][:batch_size], config.view)
     batch = default_collate([views[ViewKey(1, index)] for index in range(batch_size)])
-    step = VesselStep(model, config.v3.loss, torch.device("cpu"))
+    step = LoFTRStep(model, config.v3.loss, torch.device("cpu"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
     seconds, memory = [], []
     for _ in range(steps):

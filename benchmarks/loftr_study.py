@@ -24,8 +24,8 @@ from benchmarks.loftr_cost import WARM_UP_STEPS, compare_costs
 from benchmarks.loftr_scores import score
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA
+from training.loftr_config import LoFTRConfig
 from training.processes import PRECISIONS
-from training.vessel_config import LoFTRConfig
 from utils.checkpoint import read_checkpoint
 from utils.commands import run
 from utils.config import build, read_config

@@ -33,11 +33,11 @@ from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from synthesis.generated_set import write_generated_set
-from training.joint_step import JointConfig, JointStep
+from training.loftr_config import LoFTRConfig
+from training.loftr_step import LoFTRStep
 from training.processes import PRECISIONS, make_fabric
+from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
 from training.task import StepOutput
-from training.vessel_config import LoFTRConfig
-from training.vessel_step import VesselStep
 from utils.config import build, read_config
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
@@ -83,15 +83,15 @@ def make_model(name: str, device: torch.device) -> tuple[nn.Module, LossStep]:
     """
     file, _, variant = name.partition(":")
     if LOFTR not in Path(file).name:
-        joint_config = build(JointConfig, read_config(file), file)
+        joint_config = build(SuperRetinaConfig, read_config(file), file)
         torch.manual_seed(0)
         detector = joint_config.build_model()
-        return detector, JointStep(joint_config, detector)
+        return detector, SuperRetinaStep(joint_config, detector)
     config = build(LoFTRConfig, read_config(file), file)
     torch.manual_seed(0)
     model = config.build_model()
     model.freeze(() if variant == UNFROZEN else config.current.freeze)
-    return model, VesselStep(model, config.current.loss, device)
+    return model, LoFTRStep(model, config.current.loss, device)
 
 
 def prepare(name: str, data: Path, args: argparse.Namespace, fabric: Fabric) -> MeasuredConfig:

@@ -38,8 +38,8 @@ from geometry.matrices import Size, compose
 from geometry.points import image_corners, warp_points
 from registration.keypoint_matcher import KeypointMatchSettings
 from registration.proposals import propose_similarity
+from registration.registered_pair import Registration
 from registration.registrar import Registrar
-from registration.registration import Registration
 from registration.working_frame import WorkingImage, to_working_frame
 from utils.config import to_plain
 from utils.errors import InputError

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from geometry.points import inside, warp_points
-from loss.places import in_mask, own_to_fixed
+from loss.keypoint_places import in_mask, own_to_fixed
 from loss.term_inputs import TermInputs
 from loss.value_map import Observation, ValueMap
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from loss.common import Term, average, dice_loss
-from loss.places import draw_places
+from loss.keypoint_places import draw_places
 from loss.term_inputs import TermInputs
 
 # Pixels near an admitted place are left out of L_det: those where a Gaussian spot of this width

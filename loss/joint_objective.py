@@ -18,8 +18,8 @@ from loss.candidates import KeypointExtractor, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
 from loss.detector import detector_term
 from loss.geometric import geometric_term
+from loss.keypoint_places import admitted_places
 from loss.pke import pke_term
-from loss.places import admitted_places
 from loss.term_inputs import (
     DescriptorSampler,
     FeatureMaps,

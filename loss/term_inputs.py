@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from loss.common import Term
-from loss.places import AdmittedPlaces
+from loss.keypoint_places import AdmittedPlaces
 from loss.value_map import PKESettings
 
 # (descriptor map (B, D, h, w), points (B, N, 2) in pixels) -> unit descriptors (B, N, D).

@@ -15,7 +15,7 @@ from registration.confidence import Judged, judge, reject_unlikely
 from registration.guided_fit import fit_matches
 from registration.matcher import Matcher
 from registration.refinement import refine_matrix
-from registration.registration import Registration
+from registration.registered_pair import Registration
 from registration.ridges import RidgePair
 from registration.transform_choice import choose_transform, matrix_kind_of
 from registration.working_frame import to_working_frame

@@ -12,7 +12,7 @@ from geometry.rasters import register_onto_fixed
 from geometry.transforms import Transform
 from pictures.drawing import encoded_figure, plot_registration
 from registration.pipeline import register_pair
-from registration.registration import Registration
+from registration.registered_pair import Registration
 from registration.trained_matchers import load_matcher
 from registration.transform_choice import TRANSFORMS
 from utils.device import pick_device

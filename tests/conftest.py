@@ -1,4 +1,4 @@
-"""Data sets and weights that the tests share, written once per session."""
+"""Data sets, weights and settings shared by the tests, written once per session."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def generated_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def numbered_root(
     generated_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, np.ndarray]]:
-    """Three CF-FA pairs of two eyes in the numbered layout, and the true ``H_fix_to_mov`` by key. Read only."""
+    """Three CF-FA pairs of two eyes in the numbered layout. Read only.
+
+    Returns:
+        The folder, and the true ``H_fix_to_mov`` (3, 3) by key.
+    """
     root, truth = tmp_path_factory.mktemp("numbered") / "cffa", {}
     for eye, name, number, angle, scale in (
         ("1_A", "1_1", "001", 12.0, 0.9),
@@ -52,7 +56,13 @@ def numbered_root(
 def cfocta_root(
     generated_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, np.ndarray]]:
-    """Two CF-OCTA pairs, landmarks in a 256 x 256 space, folders named with differing capitals. Read only."""
+    """Two CF-OCTA pairs in the layout of that data set. Read only.
+
+    Landmarks are in a 256 x 256 frame; the names of the folders differ in their capitals.
+
+    Returns:
+        The folder, and the true ``H_fix_to_mov`` (3, 3) by key.
+    """
     root, truth = tmp_path_factory.mktemp("cfocta") / "set", {}
     for eye, number, angle in (("1_A", "1", 10.0), ("2_A", "10", -15.0)):
         fixed, moving, H, fixed_points, moving_points = make_pair(
@@ -73,13 +83,13 @@ def cfocta_root(
 
 @pytest.fixture(scope="session")
 def untrained_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small network that has learnt nothing: enough for everything but accuracy. Read only."""
+    """Checkpoint of a small untrained network, for tests that do not need accuracy. Read only."""
     return save_untrained(tmp_path_factory.mktemp("weights") / "untrained.pth")
 
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six eyes, 96 px, in the generated layout: for runs of seconds. Read only."""
+    """Six eyes, 96 px, in the generated layout, for training runs of seconds. Read only."""
     root = tmp_path_factory.mktemp("tiny") / "generated"
     write_generated_set(root, eyes=6, size=96, progress=False)
     return root
@@ -87,7 +97,7 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings of a run of seconds that saves after every step."""
+    """Config of a training run of seconds that saves after every step."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY_RUN), encoding="utf-8")
     return path
@@ -95,7 +105,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def forked_runs() -> Iterator[ForkedRuns]:
-    """Runs the training script in forks; see tests/forked_runs.py."""
+    """Runs the training script in forks of one process; see tests/forked_runs.py."""
     runs = ForkedRuns()
     yield runs
     runs.close()

@@ -1,4 +1,4 @@
-"""What several test files share: small files of every kind that the project reads, and a way to run its scripts."""
+"""Shared by several test files: small input files of every kind, and ways to run the scripts."""
 
 from __future__ import annotations
 
@@ -61,12 +61,18 @@ def save_untrained(path: Path, settings: ModelSettings = SMALL_MODEL, long_side:
 
 
 def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: Size) -> np.ndarray:
-    """An image (H, W[, 3]) in another frame; by OpenCV, so that the project's own warping is not its own witness."""
+    """Resample an image by OpenCV, independently of the warping under test.
+
+    Args:
+        image: (H, W) or (H, W, 3).
+        H_own_to_out: (3, 3) affine, pixels of the image to pixels of the result.
+        size: (height, width) of the result.
+    """
     return cv2.warpAffine(image, H_own_to_out[:2], size[::-1], flags=cv2.INTER_LINEAR)
 
 
 def write_points(path: Path, points: np.ndarray) -> Path:
-    """A landmark file: one point per line."""
+    """Write a landmark file: one point per line; ``points`` is (N, 2) or (N, 4)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in points),
@@ -75,13 +81,25 @@ def write_points(path: Path, points: np.ndarray) -> Path:
     return path
 
 
+def truncate(path: Path, share: float) -> None:
+    """Keep only the first ``share`` of the bytes of a file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
 def make_pair(
     folder: Path, fixed_suffix: str, moving_suffix: str, angle: float, scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A pair with a known matrix from a generated folder; the two images have different, non-square sizes.
+    """A pair with a known matrix; the two images have different, non-square sizes.
+
+    Args:
+        folder: of a generated eye.
+        fixed_suffix, moving_suffix: of the image files in it.
+        angle: rotation of the moving image, degrees.
+        scale: moving pixels per fixed pixel.
 
     Returns:
-        fixed, moving, ``H_fix_to_mov``, and (8, 2) landmarks of each image.
+        fixed (H, W, 3), moving (H, W), ``H_fix_to_mov`` (3, 3), landmarks (8, 2) of each image.
     """
     fixed = read_color(folder / f"{folder.name}_{fixed_suffix}.png")
     moving = read_gray(folder / f"{folder.name}_{moving_suffix}.png")
@@ -106,7 +124,7 @@ def make_pair(
 def write_numbered_pair(
     root: Path, name: str, number: str, pair: tuple, roles: tuple[str, str] = ("01", "02")
 ) -> Path:
-    """Write a pair in the numbered layout; ``roles`` are those of the fixed and the moving image."""
+    """Write a pair in the numbered layout; ``roles`` are the numbers of fixed and moving image."""
     folder = root / name
     for role, image, points in zip(roles, (pair[0], pair[1]), (pair[3], pair[4]), strict=True):
         write_image(folder / f"{number}_{role}.png", image)
@@ -118,7 +136,7 @@ TINY_RUN = {
     "model": {"widths": [8, 8, 8], "descriptor_dim": 8},
     "view": {"img_size": 64, "long_side": 96},
     "match": {"long_side": 96},
-    # So lenient that the value map of a network that has learnt nothing fills up.
+    # Lenient thresholds: the value map of an untrained network receives candidates too.
     "loss": {
         "pke": {
             "min_probability": 0.0,
@@ -134,7 +152,10 @@ TINY_RUN = {
 
 
 class ForkedRuns:
-    """Runs of the training script in forks of one process that has imported everything; see tests/forked_runs.py."""
+    """Runs the training script in forks of one process that has imported all modules.
+
+    See tests/forked_runs.py.
+    """
 
     def __init__(self) -> None:
         root = Path(__file__).resolve().parents[1]
@@ -148,7 +169,11 @@ class ForkedRuns:
         )
 
     def __call__(self, *arguments: object, **request: object) -> dict:
-        """Run the script once. Returns ``codes``, ``output`` and ``events``."""
+        """Run the script once.
+
+        Returns:
+            A dict with ``codes``, ``output`` and ``events``.
+        """
         self.server.stdin.write(
             json.dumps({"arguments": [str(word) for word in arguments], **request}) + "\n"
         )
@@ -156,12 +181,13 @@ class ForkedRuns:
         return json.loads(self.server.stdout.readline())
 
     def close(self) -> None:
+        """End the process."""
         self.server.stdin.close()
         self.server.wait(timeout=60)
 
 
 def without_measured(content: dict) -> dict:
-    """A checkpoint without the figures of the machine: times and memory."""
+    """A checkpoint without the measured values: times and memory."""
     content = content | {
         "progress": {name: part for name, part in content["progress"].items() if name != "seconds"}
     }
@@ -173,7 +199,7 @@ def without_measured(content: dict) -> dict:
 
 
 def assert_equal_nested(a: object, b: object, where: str = "") -> None:
-    """Equal to the last bit, tensors included; NaN equals NaN."""
+    """Require bit-identical values, tensors included; NaN equals NaN."""
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
         assert torch.equal(a, b), where

@@ -17,7 +17,7 @@ from benchmarks.register import StageClock
 from evaluation.statistics import ALL_REAL
 from loss.joint_objective import ObjectiveSettings
 from tests.helpers import run_main
-from training.joint_step import JointConfig
+from training.superretina_step import SuperRetinaConfig
 from utils.config import build, merge_settings, read_config
 from utils.errors import InputError
 from utils.image_files import read_gray
@@ -169,7 +169,7 @@ def test_ablations_merge_their_settings_and_count_pairs():
     assert base["model"]["stem"] == "ridge"
     for change in VARIANTS.values():
         build(
-            JointConfig,
+            SuperRetinaConfig,
             merge_settings(merge_settings(read_config(BASE_CONFIG), BUDGET), change),
             "ablation",
         )

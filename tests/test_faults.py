@@ -20,7 +20,7 @@ from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from training.batches import TolerantViews
 from training.engine import Engine
-from training.settings import TrainSettings
+from training.loop_settings import TrainSettings
 from training.task import StepOutput, TrainingTask, ValidationReport
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
@@ -244,7 +244,7 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
 
     first = make("fp16")
     first.fit()
-    history = first.history[-1]
+    history = first.state.history[-1]
     assert 0.0 < history["overflows"] < 1.0 and np.isfinite(history["gradient_norm"])
     lowered = scaler.get_scale()
     assert lowered < 2.0**40

@@ -21,7 +21,7 @@ from geometry.estimation import Plausibility
 from geometry.matrices import turn_about_centre
 from geometry.points import image_corners, warp_points
 from registration.matcher import MatchSettings, WorkingMatches
-from training.vessel_config import LoFTRConfig
+from training.loftr_config import LoFTRConfig
 from utils.config import build
 
 

@@ -13,7 +13,7 @@ from register_runs import COLUMNS, MATRIX, RunRegister, register_runner, write_t
 from geometry.estimation import MATRIX_KINDS
 from geometry.matrices import resize_matrix
 from geometry.points import warp_points
-from registration.pair_table import RESULT_COLUMNS
+from registration.pair_tables import RESULT_COLUMNS
 from registration.registrar import Registrar
 from utils.errors import InputError
 from utils.image_files import read_color, read_gray, write_image

@@ -16,9 +16,9 @@ from helpers import run_main
 
 import register
 import train_multimodal_e2e
-from registration.pair_table import PairToRegister
-from training.joint_step import JointConfig
+from registration.pair_tables import PairToRegister
 from training.run_folder import run_folder
+from training.superretina_step import SuperRetinaConfig
 from utils import image_files
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import build, read_yaml
@@ -112,7 +112,7 @@ def test_yaml_is_loaded_safely(tmp_path):
     path.write_text(laughs + "train: {lr: *a11}\n", encoding="utf-8")
     content = read_yaml(path)
     with pytest.raises(InputError, match="train: lr") as caught:
-        build(JointConfig, {"train": content["train"]}, str(path))
+        build(SuperRetinaConfig, {"train": content["train"]}, str(path))
     assert len(str(caught.value)) < 2000
 
 
@@ -134,12 +134,9 @@ def test_names_cannot_lead_out_of_the_output_folder(
     )
     import evaluate
 
-    arguments = (
-        *(
-            f"--real {numbered_root[0]} --mode {name} --weights "
-            f"{untrained_weights} --out {tmp_path / 'out'}"
-        ).split(),
-    )
+    options = f"--real {numbered_root[0]} --weights {untrained_weights} --out {tmp_path / 'out'}"
+    # Not part of the string: a name may be empty or hold blanks.
+    arguments = (*options.split(), "--mode", name)
     assert (
         run_main(evaluate, monkeypatch, *arguments) == 2 and "plain name" in capsys.readouterr().err
     )

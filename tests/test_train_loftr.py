@@ -18,8 +18,8 @@ import register
 import train_loftr_v3
 from registration.trained_matchers import build_model
 from synthesis.generated_set import write_generated_set
+from training.loftr_config import LoFTRConfig
 from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
-from training.vessel_config import LoFTRConfig
 from utils.checkpoint import read_checkpoint
 from utils.config import build
 

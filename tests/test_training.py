@@ -24,7 +24,7 @@ from geometry.rasters import register_onto_fixed
 from registration.registrar import Registrar
 from synthesis.generated_set import write_generated_set
 from training.batches import ViewBatches
-from training.settings import TrainSettings
+from training.loop_settings import TrainSettings
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 from utils.image_files import read_gray, write_image

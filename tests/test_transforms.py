@@ -1,4 +1,4 @@
-"""Transforms from a matrix to a deformation: their interface, inversion, description in JSON, and what warps by them."""
+"""Transforms from matrix to displacement field: inversion, JSON, rescaling, warping."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from helpers import run_main
 
 from geometry import apply_transform
@@ -22,10 +23,12 @@ from utils.image_files import read_gray, write_image
 SIZE = (90, 130)
 H_AFFINE = affine_about(25.0, 1.2, 0.03, (64.5, 44.5), (70.0, 60.0))
 H_UNIT = np.array([[1 / 50, 0.002, -1.2], [0.001, 1 / 42, -1.0], [0.0, 0.0, 1.0]])
+LANDMARKS = np.array([[45.0, 30.0], [64.0, 45.0], [85.0, 60.0]])  # fixed pixels
 COEFFICIENTS = np.array([[72.0, 55.0, -20.0, 2.0, -1.5, 1.0], [61.0, 24.0, 45.0, -1.0, 2.0, 1.5]])
 
 
 def deformable(base, largest_px=2.0, seed=0):
+    """A displacement field with random control points on top of ``base``."""
     controls = np.zeros((11, 12, 2))
     controls[2:-2, 2:-2] = np.random.default_rng(seed).uniform(-largest_px, largest_px, (7, 8, 2))
     H = np.diag([1 / 20, 1 / 20, 1.0])
@@ -46,7 +49,13 @@ ALL = {
 }
 
 
+def apply(monkeypatch, transform, *arguments) -> int:
+    """Run the command that applies a transform; returns its exit code."""
+    return run_main(apply_transform, monkeypatch, "--transform", transform, *arguments)
+
+
 def pixels(size=SIZE):
+    """Pixel centres (height * width, 2) float64."""
     return pixel_grid(size).double().numpy()
 
 
@@ -60,7 +69,7 @@ def test_inverse_comes_back(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_json_holds_all_of_it(name):
+def test_json_restores_the_transform(name):
     again = transform_from_dict(json.loads(json.dumps(ALL[name].to_dict())))
     assert again.kind == ALL[name].kind and np.array_equal(
         again.map(pixels()), ALL[name].map(pixels())
@@ -89,26 +98,28 @@ def test_dense_map_is_the_map_of_every_pixel(name):
         )
 
 
-def test_quadratic_goes_on_straight_beyond_what_matched():
+def test_quadratic_is_linear_outside_of_the_unit_circle():
     along = np.array([[0.6, 0.8]])
     units = np.linspace(0.0, 3.0, 61)[:, None] * along
     places = QUADRATIC.map(warp_points(units, np.linalg.inv(H_UNIT)))
     bends = np.linalg.norm(np.diff(places, n=2, axis=0), axis=1)
     assert bends[:18].min() > 1e-3 and bends[22:].max() < 1e-9, (
-        "curved within the circle, straight beyond it"
+        "curved inside the circle, linear outside"
     )
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
-    assert np.abs(np.diff(steps)).max() < 0.05, "and no jump or kink at its edge"
+    assert np.abs(np.diff(steps)).max() < 0.05, (
+        "the map is continuously differentiable at the circle"
+    )
 
 
-def test_displacement_ends_with_its_lattice():
+def test_displacement_is_zero_outside_of_its_lattice():
     transform = ALL["deformable"]
     far = np.array([[-500.0, 40.0], [60.0, 900.0]])
     assert np.array_equal(transform.displacement(far), np.zeros((2, 2)))
     assert np.abs(transform.displacement(pixels())).max() > 0.5
 
 
-def test_folding_shows_in_the_jacobian():
+def test_least_jacobian_is_negative_where_a_map_folds():
     assert MatrixTransform(np.eye(3)).least_jacobian(SIZE) == pytest.approx(1.0)
     assert MatrixTransform(2.0 * np.diag([1.0, 1.0, 0.5])).least_jacobian(SIZE) == pytest.approx(
         4.0
@@ -119,8 +130,9 @@ def test_folding_shows_in_the_jacobian():
 
 
 def test_quadratic_without_curvature_warps_like_its_matrix():
-    rng = np.random.default_rng(1)
-    moving = warp_image(*_small(rng), SIZE)[0, 0].numpy()
+    source = np.random.default_rng(1).random((1, 1, 12, 16), dtype=np.float32)
+    H_out_to_source = torch.from_numpy(resize_matrix(SIZE, (12, 16))[None]).float()
+    moving = warp_image(torch.from_numpy(source), H_out_to_source, SIZE)[0, 0].numpy()
     straight = QuadraticTransform(H_UNIT, COEFFICIENTS * np.array([1, 1, 1, 0, 0, 0]))
     by_map, by_matrix = (
         register_onto_fixed(moving, each, SIZE)
@@ -129,14 +141,7 @@ def test_quadratic_without_curvature_warps_like_its_matrix():
     assert np.abs(by_map - by_matrix).max() < 2e-3 and by_map.max() > 0.3
 
 
-def _small(rng):
-    import torch
-
-    source = torch.from_numpy(rng.random((1, 1, 12, 16), dtype=np.float32))
-    return source, torch.from_numpy(resize_matrix(SIZE, (12, 16))[None]).float()
-
-
-def test_affine_of_a_transform_is_the_nearest_one():
+def test_affine_of_a_transform_is_the_least_squares_solution():
     assert np.allclose(affine_of(ALL["affine"], pixels()), H_AFFINE)
     H = affine_of(QUADRATIC, pixels())
     left = np.linalg.norm(warp_points(pixels(), H) - QUADRATIC.map(pixels()), axis=1)
@@ -206,35 +211,13 @@ def saved(tmp_path):
         {"fix_to_mov": None},
     ],
 )
-def test_impossible_files_are_one_line(saved, change, tmp_path, monkeypatch, capsys):
+def test_impossible_files_give_a_message_of_one_line(saved, change, tmp_path, monkeypatch, capsys):
     saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
-    assert (
-        run_main(
-            apply_transform,
-            monkeypatch,
-            "--transform",
-            saved,
-            tmp_path / "a.png",
-            "--out",
-            tmp_path / "out",
-        )
-        == 2
-    )
+    assert apply(monkeypatch, saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "transform.json" in error and len(error.strip().splitlines()) == 1
     saved.write_text("[" * 100_000)
-    assert (
-        run_main(
-            apply_transform,
-            monkeypatch,
-            "--transform",
-            saved,
-            tmp_path / "a.png",
-            "--out",
-            tmp_path / "out",
-        )
-        == 2
-    )
+    assert apply(monkeypatch, saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
 
 
 def test_images_of_one_pixel_are_mapped():
@@ -242,74 +225,31 @@ def test_images_of_one_pixel_are_mapped():
         assert transform.dense_map((1, 7)).shape == (1, 7, 2)
 
 
-def test_points_and_images_are_mapped_by_curved_transforms(saved, tmp_path, monkeypatch):
-    points = np.array([[45.0, 30.0], [64.0, 45.0], [85.0, 60.0]])
-    write_points(tmp_path / "fixed.txt", points)
-    use = ["--transform", saved]
-    assert (
-        run_main(
-            apply_transform,
-            monkeypatch,
-            *use,
-            "--points",
-            tmp_path / "fixed.txt",
-            "--out",
-            tmp_path / "moving.txt",
-        )
-        == 0
-    )
-    mapped = read_points(tmp_path / "moving.txt", 2)
-    assert np.allclose(mapped, ALL["deformable on quadratic"].map(points), atol=1e-5)
-    assert (
-        run_main(
-            apply_transform,
-            monkeypatch,
-            *use,
-            "--inverse",
-            "--points",
-            tmp_path / "moving.txt",
-            "--out",
-            tmp_path / "back.txt",
-        )
-        == 0
-    )
-    assert np.allclose(read_points(tmp_path / "back.txt", 2), points, atol=1e-3)
+def test_points_are_mapped_by_curved_transforms(saved, tmp_path, monkeypatch):
+    fixed, moving, back = (tmp_path / name for name in ("fixed.txt", "moving.txt", "back.txt"))
+    write_points(fixed, LANDMARKS)
+    assert apply(monkeypatch, saved, "--points", fixed, "--out", moving) == 0
+    mapped = ALL["deformable on quadratic"].map(LANDMARKS)
+    assert np.allclose(read_points(moving, 2), mapped, atol=1e-5)
+    assert apply(monkeypatch, saved, "--inverse", "--points", moving, "--out", back) == 0
+    assert np.allclose(read_points(back, 2), LANDMARKS, atol=1e-3)
 
+
+def test_images_are_warped_by_curved_transforms(saved, tmp_path, monkeypatch):
+    spots, warped, back = tmp_path / "spots.png", tmp_path / "warped", tmp_path / "back"
+    mapped = ALL["deformable on quadratic"].map(LANDMARKS)
     ys, xs = np.mgrid[:120, :150]
-    spots = sum(np.exp(-0.5 * ((xs - x) ** 2 + (ys - y) ** 2) / 3.0**2) for x, y in mapped)
-    write_image(tmp_path / "spots.png", np.clip(spots, 0, 1).astype(np.float32))
+    image = sum(np.exp(-0.5 * ((xs - x) ** 2 + (ys - y) ** 2) / 3.0**2) for x, y in mapped)
+    write_image(spots, np.clip(image, 0, 1).astype(np.float32))
     for extra in ([], ["--nearest"]):
-        assert (
-            run_main(
-                apply_transform,
-                monkeypatch,
-                *use,
-                tmp_path / "spots.png",
-                "--out",
-                tmp_path / "warped",
-                *extra,
-            )
-            == 0
-        )
-        warped = read_gray(tmp_path / "warped" / "spots.png")
-        assert warped.shape == SIZE
-        for x, y in points.astype(int):
-            window = warped[y - 4 : y + 5, x - 4 : x + 5]
+        assert apply(monkeypatch, saved, spots, "--out", warped, *extra) == 0
+        result = read_gray(warped / "spots.png")
+        assert result.shape == SIZE
+        for x, y in LANDMARKS.astype(int):
+            window = result[y - 4 : y + 5, x - 4 : x + 5]
             row, column = np.unravel_index(window.argmax(), window.shape)
             assert window.max() > 0.9 and abs(row - 4) <= 1 and abs(column - 4) <= 1
-    back = tmp_path / "back"
-    assert (
-        run_main(
-            apply_transform,
-            monkeypatch,
-            *use,
-            "--inverse",
-            tmp_path / "warped" / "spots.png",
-            "--out",
-            back,
-        )
-        == 0
-    )
+    assert apply(monkeypatch, saved, "--inverse", warped / "spots.png", "--out", back) == 0
     assert read_gray(back / "spots.png").shape == (120, 150)
     for x, y in mapped:
         assert read_gray(back / "spots.png")[round(y), round(x)] > 0.8

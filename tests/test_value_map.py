@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from dataset.junctions import gaussian_heatmap
 from loss.candidates import passes_content_test, passes_geometric_test
+from loss.keypoint_places import draw_places
 from loss.pke import pke_loss
-from loss.places import draw_places
 from loss.value_map import Observation, PKESettings, ValueMap
 from utils.checkpoint import read_checkpoint, save_checkpoint
 

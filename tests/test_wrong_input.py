@@ -1,4 +1,4 @@
-"""What users get wrong: one message that names the file and the remedy, exit code 2, and no traceback."""
+"""Wrong input: one message that names the file and the remedy, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import make_pair, run_main, save_untrained, write_numbered_pair, write_points
+from helpers import (
+    make_pair,
+    run_main,
+    save_untrained,
+    truncate,
+    write_numbered_pair,
+    write_points,
+)
 
 import evaluate
 import register
@@ -25,7 +31,7 @@ from model.super_retina_multimodal import ModelSettings
 from training.engine import Engine
 from utils.config import read_yaml
 from utils.errors import InputError
-from utils.image_files import read_color, read_gray, read_mask, write_image
+from utils.image_files import read_gray, read_mask, write_image
 
 PROJECT = Path(__file__).resolve().parents[1]
 LITE = PROJECT / "configs" / "superretina_lite.yaml"
@@ -33,7 +39,7 @@ LITE = PROJECT / "configs" / "superretina_lite.yaml"
 
 @pytest.fixture
 def eye(generated_root, tmp_path) -> Path:
-    """A writable data set of three eyes; returns the folder of the first."""
+    """A writable generated set of three eyes; returns the folder of the first."""
     for name in ("1_A", "2_A", "3_A"):
         shutil.copytree(generated_root / name, tmp_path / "set" / name)
     return tmp_path / "set" / "1_A"
@@ -51,77 +57,20 @@ def real_eye(generated_root, tmp_path) -> Path:
 
 
 def load_first(folder: Path, mode: str = "cffa") -> dict:
+    """The first view of the data set that contains ``folder``."""
     samples, _ = discover_samples(folder.parent, [mode])
     return GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=192))[ViewKey(0, 0)]
 
 
 def train(monkeypatch, *arguments: object) -> int:
+    """Run train_multimodal_e2e.py on the CPU; returns its exit code."""
     given = () if "--config" in arguments else ("--config", LITE)
     return run_main(
         train_multimodal_e2e, monkeypatch, *given, "--device", "cpu", "--workers", 0, *arguments
     )
 
 
-# --- images -----------------------------------------------------------------------------------------------------------
-
-
-def cut_off(path: Path, share: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
-def test_truncated_images(tmp_path, suffix, share):
-    path = tmp_path / f"photo{suffix}"
-    write_image(path, np.random.default_rng(0).random((120, 160, 3)).astype(np.float32))
-    assert read_gray(path).shape == (120, 160)
-    cut_off(path, share)
-    for read in (read_gray, read_color, read_mask):
-        with pytest.raises(InputError, match=f"photo{suffix}.*again"):
-            read(path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 not really", b"<html></html>" * 30],
-)
-def test_files_that_are_no_images(tmp_path, content):
-    path = tmp_path / "photo.png"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="photo.png.*again"):
-        read_gray(path)
-
-
-def test_missing_folder_in_place_of_an_image_and_tiny_images(tmp_path):
-    with pytest.raises(InputError, match="nowhere.png.*path"):
-        read_gray(tmp_path / "nowhere.png")
-    with pytest.raises(InputError, match=tmp_path.name):
-        read_gray(tmp_path)
-    write_image(tmp_path / "tiny.png", np.eye(8, dtype=np.float32))
-    with pytest.raises(InputError, match="tiny.png.*8 x 8"):
-        read_gray(tmp_path / "tiny.png")
-
-
-@pytest.mark.parametrize("level", [0, 255])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_blank_images(tmp_path, level, dtype):
-    path = tmp_path / "blank.png"
-    assert cv2.imwrite(str(path), np.full((64, 64), level, dtype))
-    for read in (read_gray, read_color):
-        with pytest.raises(InputError, match="blank.png.*black or blank"):
-            read(path)
-
-
-def test_images_whose_pixels_are_not_numbers(tmp_path):
-    values = np.random.default_rng(0).random((64, 64)).astype(np.float32)
-    values[3, 4] = np.nan
-    assert cv2.imwrite(str(tmp_path / "nan.tif"), values)
-    with pytest.raises(InputError, match="nan.tif.*NaN"):
-        read_gray(tmp_path / "nan.tif")
-
-
-# --- generated data ---------------------------------------------------------------------------------------------------
+# --- generated data ---
 
 
 def test_missing_and_empty_data_folders(tmp_path, monkeypatch, capsys):
@@ -164,7 +113,7 @@ def test_inverted_mask(eye):
 
 @pytest.mark.parametrize("file", ["1_A_cf.png", "1_A_fa_gen.png", "1_A_seg.png"])
 def test_truncated_generated_files(eye, file):
-    cut_off(eye / file, 0.6)
+    truncate(eye / file, 0.6)
     with pytest.raises(InputError, match=f"{file}.*truncated"):
         load_first(eye)
 
@@ -181,7 +130,7 @@ def test_too_few_eyes_to_split(eye, tmp_path, monkeypatch, capsys):
     assert "only 2 eyes" in capsys.readouterr().err
 
 
-# --- real data --------------------------------------------------------------------------------------------------------
+# --- real data ---
 
 
 def test_missing_and_empty_folders_of_real_pairs(tmp_path):
@@ -230,12 +179,12 @@ def test_missing_landmark_file_and_bad_image(real_eye):
     with pytest.raises(InputError, match="001_02.txt.*needs one"):
         load_real_pairs(real_eye.parent)
     (real_eye / "kept.txt").rename(real_eye / "001_02.txt")
-    cut_off(real_eye / "001_02.png", 0.5)
+    truncate(real_eye / "001_02.png", 0.5)
     with pytest.raises(InputError, match="001_02.png.*truncated"):
         load_real_pairs(real_eye.parent)
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings ---
 
 
 @pytest.mark.parametrize(
@@ -299,7 +248,7 @@ def test_configs_that_are_no_mapping(tmp_path, text):
 def test_unusable_training_arguments(
     generated_root, tmp_path, monkeypatch, capsys, arguments, words
 ):
-    # Nothing may get as far as training: were one of these accepted, the run would end here.
+    # If one of these arguments were accepted, the run would end here without training.
     monkeypatch.setattr(Engine, "fit", lambda self: None)
     assert (
         train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
@@ -312,7 +261,7 @@ def test_weights_of_another_architecture(generated_root, tmp_path, monkeypatch, 
     other = save_untrained(
         tmp_path / "other.pth", ModelSettings(widths=(8, 8, 8), descriptor_dim=8)
     )
-    # It was never trained, so there is nothing to resume; its weights are of another network.
+    # The checkpoint holds no run to resume, and weights of another network.
     for option, words in (
         ("--resume", ["lacks config", "train"]),
         ("--pretrained", ["do not fit this architecture", "config"]),
@@ -335,7 +284,7 @@ def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch
     assert (tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes() == kept
 
 
-# --- the other scripts ------------------------------------------------------------------------------------------------
+# --- the other scripts ---
 
 
 @pytest.mark.parametrize(
@@ -375,6 +324,7 @@ def test_foreign_weights_are_refused_by_register(tmp_path, monkeypatch, capsys):
     assert "weights.pth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, arguments",
     [

@@ -19,7 +19,7 @@ from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.views import ViewKey
-from training.settings import TrainSettings
+from training.loop_settings import TrainSettings
 from training.task import ViewDataset
 from utils.errors import InputError
 

@@ -14,7 +14,7 @@ from dataset.samples import Sample, discover_samples
 from dataset.split import split_by_eye
 from dataset.views import ViewGeometry
 from training.arguments import RECORDED_ARGUMENTS
-from training.config import RunConfig
+from training.run_config import RunConfig
 from training.run_folder import Run
 from utils.config import to_plain
 from utils.errors import InputError

@@ -37,12 +37,13 @@ from training.faults import (
     stop_at_non_finite,
 )
 from training.interrupt import StopRequest
+from training.loop_settings import TrainSettings
+from training.optimizer import make_optimizer, make_schedule
 from training.processes import gather_objects, on_first_process, sum_over_processes
 from training.profiling import describe_seconds, operator_profiler, peak_memory_mb
 from training.progress import EpochProgress, StepFigures, timed
 from training.run_folder import RunFolder
 from training.run_state import RunState
-from training.settings import TrainSettings
 from training.task import StepOutput, TrainingTask, ValidationReport
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, RunStoppedError
@@ -85,14 +86,11 @@ class Engine:
         self.batches = ViewBatches(len(task.dataset), settings, seed, rank, world_size)
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
         self.loader = make_loader(self.views, self.batches, settings.workers, fabric)
-        trained = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = make_optimizer(task.model, settings)
         model = task.model.to(memory_format=torch.channels_last)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.total_steps = settings.epochs * len(self.batches) + 1
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.lr, self.total_steps, pct_start=settings.warmup_share
-        )
+        self.scheduler = make_schedule(optimizer, settings, self.total_steps)
         self.state = RunState(fabric, task, self.optimizer, self.scheduler)
         self.stop = StopRequest()
         self._profile_epoch = profile

@@ -9,9 +9,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from dataset.split import write_manifest
-from training.config import RunConfig
 from training.data import TrainingData
 from training.engine import Engine
+from training.run_config import RunConfig
 from training.run_folder import Run, write_run_config
 from training.task import TrainingTask
 from utils.config import to_plain

@@ -18,7 +18,7 @@ from geometry.rasters import register_onto_fixed, valid_overlap
 from pictures.drawing import checkerboard, draw_keypoints, draw_matches
 from registration.matcher import Matcher
 from registration.pipeline import register_pair
-from registration.registration import Registration
+from registration.registered_pair import Registration
 from training.task import ValidationReport
 from utils.image_files import write_image
 

@@ -11,14 +11,14 @@ from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
-from training.config import RunConfig
 from training.data import ViewDraw
-from training.settings import TrainSettings
+from training.loop_settings import TrainSettings
+from training.run_config import RunConfig
 from training.task import StepOutput
 
 
 @dataclass(frozen=True)
-class JointConfig(RunConfig):
+class SuperRetinaConfig(RunConfig):
     """Settings of a run of SuperRetina-multimodal.
 
     Attributes:
@@ -35,15 +35,15 @@ class JointConfig(RunConfig):
 
     @property
     def loop(self) -> TrainSettings:
-        """See :attr:`training.config.RunConfig.loop`."""
+        """See :attr:`training.run_config.RunConfig.loop`."""
         return self.train
 
-    def with_loop(self, loop: TrainSettings) -> JointConfig:
-        """See :meth:`training.config.RunConfig.with_loop`."""
+    def with_loop(self, loop: TrainSettings) -> SuperRetinaConfig:
+        """See :meth:`training.run_config.RunConfig.with_loop`."""
         return replace(self, train=loop)
 
     def size_multiple(self) -> int:
-        """See :meth:`training.config.RunConfig.size_multiple`."""
+        """See :meth:`training.run_config.RunConfig.size_multiple`."""
         return self.build_model().size_multiple
 
     def build_model(self) -> SuperRetinaMultimodal:
@@ -61,7 +61,7 @@ class JointConfig(RunConfig):
         )
 
 
-def make_objective(config: JointConfig, model: SuperRetinaMultimodal) -> JointObjective:
+def make_objective(config: SuperRetinaConfig, model: SuperRetinaMultimodal) -> JointObjective:
     """The joint objective with the functions that read keypoints and descriptors off this network's
     maps.
 
@@ -81,7 +81,7 @@ def make_objective(config: JointConfig, model: SuperRetinaMultimodal) -> JointOb
     )
 
 
-class JointStep:
+class SuperRetinaStep:
     """Forward pass and joint objective of one batch; see ``TrainingTask.step``.
 
     Args:
@@ -92,7 +92,7 @@ class JointStep:
         value_map: state of the keypoint expansion.
     """
 
-    def __init__(self, config: JointConfig, model: SuperRetinaMultimodal) -> None:
+    def __init__(self, config: SuperRetinaConfig, model: SuperRetinaMultimodal) -> None:
         self.objective = make_objective(config, model)
         self.value_map = ValueMap(config.loss.pke)
 

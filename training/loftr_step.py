@@ -12,7 +12,7 @@ from training.step_meter import StepMeter
 from training.task import StepOutput
 
 
-class VesselStep:
+class LoFTRStep:
     """True matches, forward pass and vessel loss of one batch; see ``TrainingTask.step``.
 
     Args:

@@ -10,9 +10,9 @@ from dataset.generated_pairs import DataSettings
 from loss.vessel_matching import VesselLossSettings
 from model.loftr_vessel import MODULES, LoFTRSettings, LoFTRVessel
 from registration.loftr_matcher import LoFTRMatchSettings
-from training.config import RunConfig, given
 from training.data import ViewDraw
-from training.settings import TrainSettings
+from training.loop_settings import TrainSettings
+from training.run_config import RunConfig, given
 from utils.errors import InputError
 
 STAGES = ("base", "v3")
@@ -28,7 +28,7 @@ FROZEN_IN_V3 = ("backbone", "pos_encoding", "fine_preprocess")  # plan LoFTR v3
 VIEW_SEED_STEP = 1000  # distance of the view seeds of the stages: each stage draws other views
 
 
-def add_vessel_arguments(parser: argparse.ArgumentParser) -> None:
+def add_loftr_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of train_loftr_v3.py beside those of all training scripts.
 
     Args:
@@ -102,11 +102,11 @@ class LoFTRConfig(RunConfig):
 
     @property
     def loop(self) -> TrainSettings:
-        """See :attr:`training.config.RunConfig.loop`."""
+        """See :attr:`training.run_config.RunConfig.loop`."""
         return self.current.train
 
     def with_loop(self, loop: TrainSettings) -> LoFTRConfig:
-        """See :meth:`training.config.RunConfig.with_loop`."""
+        """See :meth:`training.run_config.RunConfig.with_loop`."""
         return self.with_current(replace(self.current, train=loop))
 
     def with_current(self, settings: StageSettings) -> LoFTRConfig:
@@ -120,7 +120,7 @@ class LoFTRConfig(RunConfig):
         return replace(self, v3=settings)
 
     def overridden(self, args: argparse.Namespace) -> LoFTRConfig:
-        """See :meth:`training.config.RunConfig.overridden`; adds --mask, --eps, --freeze and
+        """See :meth:`training.run_config.RunConfig.overridden`; adds --mask, --eps, --freeze and
         --photometric.
 
         Args:
@@ -148,7 +148,7 @@ class LoFTRConfig(RunConfig):
         )
 
     def size_multiple(self) -> int:
-        """See :meth:`training.config.RunConfig.size_multiple`."""
+        """See :meth:`training.run_config.RunConfig.size_multiple`."""
         model = self.build_model()
         model.freeze(self.current.freeze)
         if self.data.photometric:

@@ -11,7 +11,7 @@ from dataset.generated_pairs import DataSettings
 from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
-from training.settings import FREE_SETTINGS, TrainSettings
+from training.loop_settings import FREE_SETTINGS, TrainSettings
 from training.validation import ValidationSettings
 from utils.config import build, read_config, to_plain
 from utils.errors import InputError

@@ -14,7 +14,7 @@ from geometry.rasters import register_onto_fixed
 from geometry.transform_files import EXPORTS, ITK_FIELD, export_files
 from geometry.transforms import Transform, displacement_after_affine
 from pictures.drawing import checkerboard, draw_displacement, draw_matches, encoded_figure
-from registration.pair_table import PairToRegister
+from registration.pair_tables import PairToRegister
 from registration.registrar import Registrar, Result
 from utils.files import write_bytes_atomically, write_text_atomically
 from utils.image_files import read_color, write_image
