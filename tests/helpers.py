@@ -71,6 +71,12 @@ def warp_picture(image: np.ndarray, H_own_to_out: np.ndarray, size: Size) -> np.
     return cv2.warpAffine(image, H_own_to_out[:2], size[::-1], flags=cv2.INTER_LINEAR)
 
 
+def blurred_noise(size: Size) -> np.ndarray:
+    """Uniform noise (height, width) float32 in [0, 1] after a Gaussian blur of 2 px sigma."""
+    noise = np.random.default_rng(0).uniform(0, 1, size).astype(np.float32)
+    return cv2.GaussianBlur(noise, (0, 0), 2.0)
+
+
 def write_points(path: Path, points: np.ndarray) -> Path:
     """Write a landmark file: one point per line; ``points`` is (N, 2) or (N, 4)."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import run_main
+from helpers import blurred_noise, run_main
 
 from geometry import apply_transform
 from geometry.apply_transform import warp_frame
@@ -27,13 +27,14 @@ FIXED_SIZE, MOVING_SIZE = (80, 96), (130, 120)
 
 @pytest.fixture(scope="module")
 def moving() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return cv2.GaussianBlur(rng.uniform(0, 1, MOVING_SIZE).astype(np.float32), (0, 0), 2.0)
+    """Blurred noise, float32 in [0, 1]."""
+    return blurred_noise(MOVING_SIZE)
 
 
 def write_transform(
     path: Path, matrix: np.ndarray | None = H, status: str = "ok", reason: str = ""
 ) -> Path:
+    """Write a transform.json with the matrix ``H_fix_to_mov``; returns its path."""
     path.write_text(
         json.dumps(
             {
@@ -55,6 +56,7 @@ def apply(monkeypatch: pytest.MonkeyPatch, transform: Path, *arguments: object) 
 
 
 def transform_of(matrix: np.ndarray) -> SavedTransform:
+    """The content of a transform.json with the matrix ``H_fix_to_mov``."""
     return SavedTransform(MatrixTransform(matrix), FIXED_SIZE, MOVING_SIZE)
 
 

@@ -87,6 +87,7 @@ def test_written_pairs_have_the_requested_size(tmp_path):
         assert max(read_gray(pair.fixed).shape) == max(read_gray(pair.moving).shape) == 128
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_training_step(monkeypatch, capsys):
     configs = [
         "configs/superretina_lite.yaml",

@@ -161,6 +161,7 @@ def test_pair_is_the_same_every_time_and_overlaps_enough(pair):
     )
 
 
+@pytest.mark.slow
 def test_script_writes_real_pairs(tmp_path, monkeypatch, capsys):
     out = tmp_path / "camera"
     arguments = ["--out", out, "--eyes", 1, "--modes", "cfoct", "--size", 256, "--swelling", 2]

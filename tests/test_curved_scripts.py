@@ -22,6 +22,8 @@ from geometry.transforms import MatrixTransform
 from synthesis.camera_pairs import write_pair
 from utils.image_files import write_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def curved():

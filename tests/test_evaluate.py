@@ -122,6 +122,7 @@ def _check_metrics(rows: list[dict[str, str]], metrics: dict) -> None:
     assert metrics["settings"]["methods"]["superretina"]["match"]["long_side"] == 192
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_cfocta_layout(run_evaluate, cfocta_root, tmp_path):
     rows, _ = run_evaluate(
         "--real", cfocta_root[0], "--mode", "cfocta", "--rotations", 15, "--no_pictures"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import json
 
-import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from helpers import run_main
+from helpers import blurred_noise, run_main
 
 import register
 from geometry.curved_transforms import QuadraticTransform
@@ -28,8 +27,8 @@ FIXED_SIZE, MOVING_SIZE = (80, 96), (130, 120)
 
 @pytest.fixture(scope="module")
 def moving() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return cv2.GaussianBlur(rng.uniform(0, 1, MOVING_SIZE).astype(np.float32), (0, 0), 2.0)
+    """Blurred noise, float32 in [0, 1]."""
+    return blurred_noise(MOVING_SIZE)
 
 
 def test_itk_resamples_like_this_project(moving, tmp_path):

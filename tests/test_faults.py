@@ -26,6 +26,8 @@ from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 from utils.image_files import read_gray, write_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tiny_data, tmp_path) -> Path:

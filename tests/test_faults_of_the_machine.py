@@ -18,6 +18,8 @@ import register
 import train_multimodal_e2e
 from utils.checkpoint import read_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(tiny_data, tmp_path) -> Path:

@@ -13,6 +13,8 @@ import torch
 from training.progress import MEASURED
 from utils.checkpoint import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[1]
 # Write the gradients of the first step, before they are clipped.
 DUMP_GRADIENTS = """

@@ -156,6 +156,7 @@ def test_wrong_usage_is_exit_code_2(run_register, cf, tmp_path):
         assert run_register(*arguments) == (2, []), arguments
 
 
+@pytest.mark.slow
 def test_from_the_shell(cf, untrained_weights, tmp_path):
     project = Path(register.__file__).parent
     done = subprocess.run(

@@ -20,6 +20,8 @@ from training.run_folder import find_checkpoint
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 MODES = ("cffa", "cfocta")
 LOGS = ("validation_log.txt", "train_log.txt")
 SEED = 6  # of the points at which runs are stopped; the tests must pass with any seed

@@ -17,6 +17,8 @@ from synthesis.eyes import file_names
 from synthesis.generated_set import write_generated_set
 from utils.image_files import read_gray
 
+pytestmark = pytest.mark.slow
+
 # One of the angiograms is too faint to be matched and one OCT too small; of the others all, or all
 # but one OCT, must be right.
 ANGLES, SCALES = (0.0, 70.0, 160.0, 275.0, 30.0, 200.0), (1.0, 0.8, 1.25, 1.0, 0.7, 1.3)

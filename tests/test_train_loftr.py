@@ -23,6 +23,8 @@ from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
 from utils.checkpoint import read_checkpoint
 from utils.config import build
 
+pytestmark = pytest.mark.slow
+
 FROZEN = ("backbone", "pos_encoding", "fine_preprocess")
 LOOP = {"batch_size": 2, "views_per_sample": 1, "workers": 0}
 TINY = {

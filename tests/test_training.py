@@ -29,6 +29,8 @@ from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 from utils.image_files import read_gray, write_image
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -48,12 +48,8 @@ def eye(generated_root, tmp_path) -> Path:
 @pytest.fixture
 def real_eye(generated_root, tmp_path) -> Path:
     """A writable real pair 001; returns its folder."""
-    return write_numbered_pair(
-        tmp_path / "real",
-        "1_1",
-        "001",
-        make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9),
-    )
+    pair = make_pair(generated_root / "1_A", "cf", "fa_gen", 12.0, 0.9)
+    return write_numbered_pair(tmp_path / "real", "1_1", "001", pair)
 
 
 def load_first(folder: Path, mode: str = "cffa") -> dict:
@@ -250,9 +246,8 @@ def test_unusable_training_arguments(
 ):
     # If one of these arguments were accepted, the run would end here without training.
     monkeypatch.setattr(Engine, "fit", lambda self: None)
-    assert (
-        train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", *arguments) == 2
-    )
+    given = ("--data", generated_root, "--save", tmp_path / "save")
+    assert train(monkeypatch, *given, *arguments) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
 
@@ -261,25 +256,21 @@ def test_weights_of_another_architecture(generated_root, tmp_path, monkeypatch, 
     other = save_untrained(
         tmp_path / "other.pth", ModelSettings(widths=(8, 8, 8), descriptor_dim=8)
     )
-    # The checkpoint holds no run to resume, and weights of another network.
+    # The checkpoint holds the weights of another network and no training run to resume.
+    given = ("--data", generated_root, "--save", tmp_path / "save")
     for option, words in (
         ("--resume", ["lacks config", "train"]),
         ("--pretrained", ["do not fit this architecture", "config"]),
     ):
-        assert (
-            train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", option, other)
-            == 2
-        )
+        assert train(monkeypatch, *given, option, other) == 2
         message = capsys.readouterr().err
         assert "other.pth" in message and all(word in message for word in words), message
 
 
 def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch, capsys):
     kept = save_untrained(tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes()
-    assert (
-        train(monkeypatch, "--data", generated_root, "--save", tmp_path / "save", "--name", "mine")
-        == 2
-    )
+    given = ("--data", generated_root, "--save", tmp_path / "save", "--name", "mine")
+    assert train(monkeypatch, *given) == 2
     assert "--resume" in capsys.readouterr().err
     assert (tmp_path / "save" / "cffa" / "mine" / "latest.pth").read_bytes() == kept
 
@@ -301,16 +292,8 @@ def test_a_finished_run_is_not_overwritten(generated_root, tmp_path, monkeypatch
 def test_unusable_evaluation_arguments(
     untrained_weights, generated_root, tmp_path, monkeypatch, capsys, arguments, words
 ):
-    given = (
-        "--generated",
-        generated_root,
-        "--weights",
-        untrained_weights,
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path / "out",
-    )
+    given = ("--generated", generated_root, "--weights", untrained_weights)
+    given += ("--device", "cpu", "--out", tmp_path / "out")
     assert run_main(evaluate, monkeypatch, *given, *arguments) == 2
     message = capsys.readouterr().err
     assert all(word in message for word in words), message
@@ -333,7 +316,7 @@ def test_foreign_weights_are_refused_by_register(tmp_path, monkeypatch, capsys):
         ("evaluate.py", ("--real", "nowhere", "--out", "out", "--weights", "nowhere.pth")),
     ],
 )
-def test_the_shell_sees_one_line_and_exit_code_2(tmp_path, script, arguments):
+def test_scripts_print_one_error_line_and_exit_with_code_2(tmp_path, script, arguments):
     if script.startswith("train"):
         arguments = ("--config", str(LITE), "--save", str(tmp_path / "save"), *arguments)
     done = subprocess.run(
