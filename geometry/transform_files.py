@@ -1,6 +1,8 @@
-"""Files of a registration: ``transform.json`` is read, formats of other programs are written.
+"""Files of a registration: read ``transform.json``, export transform and matches.
 
-docs/transform_json.md specifies them.
+Exports: ITK transform or displacement field, CSV, NumPy. docs/transform_json.md specifies all of
+them. The entry of ``transform.json`` that describes the transform is parsed by
+geometry/transform_dicts.py; registration/pair_outputs.py writes ``transform.json``.
 """
 
 from __future__ import annotations
@@ -86,7 +88,8 @@ def read_transform(path: str | Path) -> SavedTransform:
         )
     if not all(1 <= side <= MAX_SIDE_PX for size in sizes for side in size):
         raise InputError(
-            f"{path}: impossible image sizes {sizes[0]} and {sizes[1]} px (height, width)."
+            f"{path}: impossible image sizes {sizes[0]} and {sizes[1]} px (height, width); "
+            "register the pair again."
         )
     try:
         transform = transform_from_dict(description)

@@ -26,7 +26,8 @@ from geometry.points import pixel_grid, warp_points
 
 DENSE_STEP_PX = 8  # distance at which curved maps are evaluated; they are interpolated between
 NEWTON_STEPS = 30  # iterations of the inversion
-NEWTON_TOLERANCE_PX = 1e-4  # residual at which the inversion has converged
+NEWTON_TOLERANCE_PX = 1e-4  # residual at which the inversion stops, moving pixels
+NEWTON_ACCEPTED_PX = 100 * NEWTON_TOLERANCE_PX  # larger final residuals count as not converged
 DIFFERENCE_PX = 0.25  # half the step of central differences
 MIN_DETERMINANT = 1e-9  # of a Jacobian, for a Newton step
 MIN_KNOWN = 0.999  # of the interpolated validity, for a pixel of a dense map to count as mapped
@@ -84,12 +85,12 @@ class Transform(ABC):
         H_mov_to_fix = np.linalg.inv(self.approximate_matrix())
         found, error = warp_points(points, H_mov_to_fix), np.full(len(points), np.inf)
         for _ in range(NEWTON_STEPS):
-            gap = points - self.map(found)
-            error = np.linalg.norm(gap, axis=1)
+            residual = points - self.map(found)
+            error = np.linalg.norm(residual, axis=1)
             if not len(error) or error.max() < NEWTON_TOLERANCE_PX:
                 break
-            found = found + _solve_pairs(self.jacobian(found), gap)
-        found[~(error < 100 * NEWTON_TOLERANCE_PX)] = np.nan
+            found = found + _solve_2x2(self.jacobian(found), residual)
+        found[~(error < NEWTON_ACCEPTED_PX)] = np.nan
         return found
 
     def jacobian(self, points: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ class Transform(ABC):
 
         Args:
             fixed_size: (height, width) of the fixed image.
-            step_px: distance of the places at which it is evaluated.
+            step_px: distance of the points at which it is evaluated, fixed pixels.
         """
         lattice, _, _ = _lattice(fixed_size, step_px)
         return float(np.linalg.det(self.jacobian(lattice.reshape(-1, 2))).min())
@@ -122,7 +123,9 @@ class Transform(ABC):
         return InverseTransform(self)
 
     def dense_map(self, out_size: Size) -> np.ndarray:
-        """Position in the moving image of every pixel of the fixed image.
+        """Position in the moving image of every pixel of the fixed image, for resampling.
+
+        Convention: direction as in :meth:`map`, output -> source; pixels, not normalised.
 
         The map of the last size is cached, for the frames of an examination.
 
@@ -139,6 +142,7 @@ class Transform(ABC):
         return cached[out_size]
 
     def _compute_dense_map(self, out_size: Size) -> np.ndarray:
+        """Map a lattice and interpolate it by cubic splines; see :meth:`dense_map`."""
         lattice, rows, columns = _lattice(out_size, DENSE_STEP_PX)
         points = lattice.reshape(-1, 2)
         mapped = self.map(points).reshape(lattice.shape)
@@ -164,7 +168,7 @@ def _lattice(size: Size, step_px: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.stack(np.meshgrid(xs, ys), axis=-1), ys, xs
 
 
-def _solve_pairs(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _solve_2x2(matrices: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Solve systems (N, 2, 2) for values (N, 2); zero where a matrix is singular."""
     determinant = np.linalg.det(matrices)
     usable = np.isfinite(determinant) & (np.abs(determinant) > MIN_DETERMINANT)
@@ -266,17 +270,20 @@ class InverseTransform(Transform):
         )
 
 
-def affine_of(transform: Transform, places: np.ndarray) -> np.ndarray:
-    """The affine matrix that approximates a transform at given places, by least squares.
+def affine_of(transform: Transform, points: np.ndarray) -> np.ndarray:
+    """The affine matrix that approximates a transform at given points, by least squares.
 
     Args:
         transform: fixed pixels to moving pixels.
-        places: (N, 2) fixed pixels.
+        points: (N, 2) fixed pixels, (x, y).
 
     Returns:
         ``H_fix_to_mov`` (3, 3).
+
+    Raises:
+        InputError: fewer than three points, or collinear points.
     """
-    return fit_affine(places, transform.map(places))
+    return fit_affine(points, transform.map(points))
 
 
 def displacement_after_affine(
@@ -294,6 +301,6 @@ def displacement_after_affine(
     Returns:
         d, (height, width, 2) in fixed pixels, (x, y).
     """
-    whole = transform.dense_map(fixed_size).reshape(-1, 2).astype(float)
+    mapped = transform.dense_map(fixed_size).reshape(-1, 2).astype(float)
     points = pixel_grid(fixed_size).double().numpy()
-    return (warp_points(whole, np.linalg.inv(H_affine)) - points).reshape(*fixed_size, 2)
+    return (warp_points(mapped, np.linalg.inv(H_affine)) - points).reshape(*fixed_size, 2)
