@@ -1,1 +1,1 @@
-"""Pictures of pairs, curves and pages to look at."""
+"""Draws pictures of pairs, and HTML pages of pictures and charts."""

@@ -1,4 +1,4 @@
-"""Stage 4: fit a matrix to the matches of one look at a pair, with guided matching."""
+"""Stage 4: fit a matrix to the matches of a pair, with guided matching."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from registration.significance import expected_maximum, significance_of
 
 
 class Candidate(NamedTuple):
-    """A matrix fitted to the matches of one look at a pair.
+    """A matrix fitted to the matches of a pair, or of rotated or smaller copies of it.
 
     Attributes:
         estimate: of the matrix, in working pixels.
@@ -45,7 +45,7 @@ def fit_matches(
     it rejects the first proposal, further ones are tested. The narrower rounds add accuracy.
 
     Args:
-        matches: of one look at the pair.
+        matches: of the pair, or of rotated or smaller copies of it.
         settings: of the matcher.
         matrix_kind: "similarity", "affine" or "homography".
         plausibility: limits on the matrix.

@@ -1,7 +1,7 @@
 """Order of the training views, and the replacement of unreadable ones.
 
 Every random draw follows from (seed, epoch, index), so neither a sampler nor a worker has state to
-save: a run that is resumed in the middle of an epoch asks for the remaining keys and gets the same
+save: a run that is resumed in the middle of an epoch requests the remaining keys and gets the same
 views as an uninterrupted run.
 """
 
