@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,22 @@ def forked_runs() -> Iterator[ForkedRuns]:
     runs = ForkedRuns()
     yield runs
     runs.close()
+
+
+@pytest.fixture
+def writable_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """A writable copy of the tiny data set."""
+    shutil.copytree(tiny_data, tmp_path / "set")
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def new_run(tiny_config: Path, tmp_path: Path) -> Callable[..., tuple[list, Path]]:
+    """Arguments of a new run of one epoch on a data set, and its folder."""
+    save = tmp_path / "save"
+
+    def arguments(data: Path, *more: object) -> tuple[list, Path]:
+        options = f"--save {save} --config {tiny_config} --data {data} --epoch 1 --name run"
+        return [*options.split(), *more], save / "cffa" / "run"
+
+    return arguments

@@ -225,3 +225,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file."""
     with open(path, encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
+
+
+def error_of(reply: dict, code: int = 2) -> str:
+    """The one error line of a forked run that ended with an exit code, without a traceback."""
+    assert reply["codes"] == [code] and "Traceback" not in reply["output"], reply["output"]
+    return next(line for line in reply["output"].splitlines() if line.startswith("error: "))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import run_main
+from helpers import error_of, run_main
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
@@ -29,41 +28,6 @@ from utils.image_files import read_gray, write_image
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def data(tiny_data, tmp_path) -> Path:
-    """A writable copy of the tiny data set."""
-    shutil.copytree(tiny_data, tmp_path / "set")
-    return tmp_path / "set"
-
-
-@pytest.fixture
-def new(tiny_config, tmp_path):
-    """Arguments of a new run on some data, and its folder."""
-
-    def arguments(data: Path, *more: object) -> tuple[list, Path]:
-        return (
-            [
-                *(
-                    f"--save {tmp_path / 'save'} --config {tiny_config} --data "
-                    f"{data} --epoch 1 --name run"
-                ).split(),
-                *more,
-            ],
-            tmp_path / "save" / "cffa" / "run",
-        )
-
-    return arguments
-
-
-def train_eyes(folder: Path) -> list[str]:
-    return yaml.safe_load((folder / "split.yaml").read_text())["train"]
-
-
-def error_of(reply: dict, code: int = 2) -> str:
-    assert reply["codes"] == [code] and "Traceback" not in reply["output"], reply["output"]
-    return next(line for line in reply["output"].splitlines() if line.startswith("error: "))
-
-
 # --- the data -------------------------------------------------------------------------------------
 
 
@@ -77,16 +41,17 @@ def training_eyes(tiny_data, tiny_config, tmp_path_factory, forked_runs) -> list
         at=1,
     )
     assert reply["codes"] == [-signal.SIGKILL]
-    return train_eyes(save / "cffa" / "run")
+    split = save / "cffa" / "run" / "split.yaml"
+    return yaml.safe_load(split.read_text())["train"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_sample_is_named_counted_and_skipped(
-    data, new, forked_runs, training_eyes, workers
+    writable_data, new_run, forked_runs, training_eyes, workers
 ):
-    bad = data / f"{training_eyes[0]}_A" / f"{training_eyes[0]}_A_fa_gen.png"
+    bad = writable_data / f"{training_eyes[0]}_A" / f"{training_eyes[0]}_A_fa_gen.png"
     bad.write_bytes(bad.read_bytes()[:500])
-    arguments, folder = new(data, "--workers", workers)
+    arguments, folder = new_run(writable_data, "--workers", workers)
     reply = forked_runs(*arguments)
     assert reply["codes"] == [0], reply["output"]
     assert (
@@ -101,12 +66,14 @@ def test_an_unreadable_sample_is_named_counted_and_skipped(
     )
 
 
-def test_too_many_unreadable_samples_stop_the_run(data, new, forked_runs, training_eyes):
-    bad = [data / f"{eye}_A" / f"{eye}_A_cf_512.png" for eye in training_eyes[:2]]
+def test_too_many_unreadable_samples_stop_the_run(
+    writable_data, new_run, forked_runs, training_eyes
+):
+    bad = [writable_data / f"{eye}_A" / f"{eye}_A_cf_512.png" for eye in training_eyes[:2]]
     for path in bad:
         path.unlink(missing_ok=True)
         write_image(path, np.zeros((96, 96), np.uint8))
-    arguments, folder = new(data)
+    arguments, folder = new_run(writable_data)
     message = error_of(forked_runs(*arguments))
     assert (
         "2 of 4 training samples cannot be read, more than the 1 that train.max_bad_share 0.02 "
@@ -120,8 +87,8 @@ def test_too_many_unreadable_samples_stop_the_run(data, new, forked_runs, traini
     assert (folder / "latest.pth").exists()
 
 
-def test_a_data_set_that_changes_under_a_run(data):
-    samples, _ = discover_samples(data, ["cffa"])
+def test_a_data_set_that_changes_under_a_run(writable_data):
+    samples, _ = discover_samples(writable_data, ["cffa"])
     views = TolerantViews(GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96)), 0.2)
     changed, gone = samples[1], samples[2]
     write_image(changed.moving, 1.0 - read_gray(changed.moving))
@@ -138,7 +105,7 @@ def test_a_data_set_that_changes_under_a_run(data):
 # --- numbers --------------------------------------------------------------------------------------
 
 
-def test_a_non_finite_gradient_is_named_and_can_be_repeated(tiny_data, new, forked_runs):
+def test_a_non_finite_gradient_is_named_and_can_be_repeated(tiny_data, new_run, forked_runs):
     # A square root at zero: the loss is finite, its gradient is not.
     patch = """
 from loss.joint_objective import JointObjective
@@ -153,7 +120,7 @@ def poisoned(self, fixed, *arguments):
     return result
 JointObjective.__call__ = poisoned
 """
-    arguments, folder = new(tiny_data)
+    arguments, folder = new_run(tiny_data)
     message = error_of(forked_runs(*arguments, patch=f"POISONED = 2{patch}"), code=3)
     assert (
         "gradient of " in message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import TINY_RUN, run_main
+from helpers import TINY_RUN, error_of, run_main
 
 import register
 import train_multimodal_e2e
@@ -21,46 +20,11 @@ from utils.checkpoint import read_checkpoint, save_checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def data(tiny_data, tmp_path) -> Path:
-    """A writable copy of the tiny data set."""
-    shutil.copytree(tiny_data, tmp_path / "set")
-    return tmp_path / "set"
-
-
-@pytest.fixture
-def new(tiny_config, tmp_path):
-    """Arguments of a new run on a data set, and its folder."""
-
-    def arguments(data: Path, *more: object) -> tuple[list, Path]:
-        return (
-            [
-                *(
-                    f"--save {tmp_path / 'save'} --config {tiny_config} --data "
-                    f"{data} --epoch 1 --name run"
-                ).split(),
-                *more,
-            ],
-            tmp_path / "save" / "cffa" / "run",
-        )
-
-    return arguments
-
-
-def train_eyes(folder: Path) -> list[str]:
-    return yaml.safe_load((folder / "split.yaml").read_text())["train"]
-
-
-def error_of(reply: dict, code: int = 2) -> str:
-    assert reply["codes"] == [code] and "Traceback" not in reply["output"], reply["output"]
-    return next(line for line in reply["output"].splitlines() if line.startswith("error: "))
-
-
 # --- around the run -------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tiny_data, new, forked_runs):
-    arguments, folder = new(tiny_data)
+def test_a_full_disk_leaves_the_old_checkpoint(tiny_data, new_run, forked_runs):
+    arguments, folder = new_run(tiny_data)
     # From the third step on no file may grow beyond 20 kB, as if the disk were full.
     patch = """
 import resource, signal
@@ -130,7 +94,7 @@ def test_a_folder_that_cannot_be_written_to(
         assert "cannot be written to" in capsys.readouterr().err
 
 
-def test_a_killed_data_worker(tiny_data, new, forked_runs):
+def test_a_killed_data_worker(tiny_data, new_run, forked_runs):
     patch = """
 import os, signal
 from dataset.generated_pairs import GeneratedPairs
@@ -142,7 +106,7 @@ def killed(self, key):
     return get(self, key)
 GeneratedPairs.__getitem__ = killed
 """
-    arguments, folder = new(tiny_data, "--workers", 1)
+    arguments, folder = new_run(tiny_data, "--workers", 1)
     message = error_of(forked_runs(*arguments, patch=patch))
     assert (
         "a data worker was killed by the system" in message
