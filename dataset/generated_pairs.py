@@ -170,7 +170,7 @@ class GeneratedPairs(Dataset):
     def _one_image(
         self, role: str, rasters: torch.Tensor, difficulty: float, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:
-        """The four items of an image from its rasters (4, H, W), its look randomised."""
+        """The four items of an image from its rasters (4, H, W), its grey values randomised."""
         image, mask, heatmap, field_of_view = rasters
         look, seen = image.numpy(), field_of_view.numpy() > 0.5
         if self.photometric is not None:
