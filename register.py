@@ -136,7 +136,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         "support them; the affine matrix is always reported (default affine)",
     )
     parser.add_argument(
-        "--img_size", type=int, metavar="N", help="working size, long side in pixels"
+        "--img_size",
+        type=int,
+        metavar="N",
+        help="working size: diameter of the field of view, pixels",
     )
     parser.add_argument(
         "--export",

@@ -10,7 +10,7 @@ the moving image is rotated by a random angle. Times on a shared machine vary, s
 alternate on every pair, and ratios to the first method are given; compare the ratios.
 
 Prints the tables; with --out the figures also go to a JSON file. On 2 cores a pair of 512 px takes
-0.3 to 3.4 s per method (docs/model_card.md); most of the time goes to the largest working size.
+0.3 to 3.4 s per method (docs/measured.md); most of the time goes to the largest working size.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ waits for data where it exceeds n. The configurations alternate, so that other l
 slows all of them alike; compare ratios, not seconds.
 
 Prints a table and writes nothing. On 2 cores one step of the defaults takes 0.3 to 5 s
-(docs/model_card.md), all of it about a minute.
+(docs/measured.md), all of it about a minute.
 """
 
 from __future__ import annotations

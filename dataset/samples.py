@@ -161,8 +161,8 @@ def _bytes_of(paths: list[Path]) -> int:
 def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> torch.Tensor:
     """Read a sample at its working size.
 
-    Convention: the pixels of the result are the *own frame* of the sample, in which a value map
-    keeps what it has learnt of the sample.
+    Convention: the pixels of the result are the *own frame* of the sample, in which the value
+    map stores its places.
 
     Args:
         sample: from :func:`discover_samples`.

@@ -44,8 +44,9 @@ class ViewGeometry:
         min_overlap: least overlap of the two images, as a share of the retina in the image that
             shows less of it.
         mirror: mirror both images together in half of the views.
-        ramp_epochs: the ranges of rotation, scale and look grow linearly to those given here over
-            this number of epochs; 0 = full ranges at once.
+        ramp_epochs: over this number of epochs the rotation range, the logarithm of the scale range
+            and the probability of photometric changes grow linearly to their full values; 0 = full
+            ranges at once.
     """
 
     img_size: int | None = 256

@@ -114,7 +114,9 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         help="beyond a matrix for the project's own methods only; the others estimate an affine",
     )
     group.add_argument(
-        "--img_size", type=int, help="working size of all methods, long side in pixels"
+        "--img_size",
+        type=int,
+        help="working size of all methods: diameter of the field of view, pixels",
     )
 
 

@@ -30,8 +30,8 @@ class MethodOptions:
     Attributes:
         weights: checkpoint file by name of the method, for trained methods; None is the default.
         transform: one of ``registration.transform_choice.TRANSFORMS``.
-        long_side: working size, pixels: the field of view of both images is resampled to this
-            size. None takes the size stored in each checkpoint.
+        long_side: working size, pixels: both images are scaled so that the circle with the area of
+            their field of view has this diameter. None takes the size stored in each checkpoint.
         default_long_side: working size of methods without a checkpoint if ``long_side`` is None,
             pixels.
         device: "auto", "cpu" or "cuda".

@@ -103,7 +103,7 @@ def evaluate_set(
 def evaluate_wrong_pairs(
     sets: list[EvaluationSet], methods: dict[str, Method], n_pairs: int, seed: int, cache: PairCache
 ) -> None:
-    """Run the methods on images of different eyes, except the references, which never fail.
+    """Run the methods on images of different eyes, except the references: they always return one.
 
     Args:
         sets: whose images are combined, each set by itself.

@@ -41,7 +41,8 @@ class Stress:
         overlap: share of the retina common to both images that is left after cropping the moving
             image from one side, (0, 1].
         contrast: factor of the deviation from the mean inside the field of view.
-        noise: standard deviation of Gaussian noise on every pixel, for grey values in [0, 1].
+        noise: standard deviation of Gaussian noise on every pixel of the image (not on the
+            padding of a rotated one), for grey values in [0, 1].
         blur: standard deviation of a Gaussian blur, pixels of the unrotated moving image at a long
             side of 512.
     """

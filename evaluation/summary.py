@@ -15,7 +15,7 @@ from evaluation.statistics import accepted_wrong_pairs, compare, summarise
 from evaluation.stress import LEVEL_NAMES, Stress
 
 # Rules of the evaluation, written to metrics.json. They are part of the settings of kept results:
-# changing a word here makes all results that users have kept results of other settings.
+# any change of the text invalidates all kept results.
 RULES = {
     "failure_rule": "no transform returned; scored as infinite in every figure",
     "unit": "moving pixels * 512 / max(height, width) of the moving image as the method sees it; "

@@ -17,8 +17,8 @@ CURVED_KINDS = ("quadratic", "deformable")
 def quadratic_terms(units: np.ndarray) -> np.ndarray:
     """The terms 1, u, v, u^2, u v, v^2 inside the unit circle, and their tangents outside.
 
-    The matches fill the unit circle. Outside, a quadratic extrapolation would diverge, so each
-    term continues linearly from the nearest point of the circle.
+    The unit circle encloses the matches, except 2 % of them. Outside, a quadratic extrapolation
+    would diverge, so each term continues linearly from the nearest point of the circle.
 
     Args:
         units: (N, 2) normalised coordinates (u, v).
@@ -50,8 +50,8 @@ class QuadraticTransform(Transform):
     it is linear outside of the region of the matches.
 
     Attributes:
-        H_fixed_to_unit: (3, 3) affine N, from fixed pixels to the frame in which the matches fill
-            the unit circle.
+        H_fixed_to_unit: (3, 3) affine N, from fixed pixels to the frame in which the unit circle
+            encloses the matches.
         coefficients: (2, 6) C, moving pixels.
     """
 

@@ -16,7 +16,7 @@ MATRIX_KINDS = ("similarity", "affine", "homography")
 MIN_MATCHES = {"similarity": 2, "affine": 3, "homography": 4}  # minimal sample of each kind
 MIN_SPREAD_RATIO = 1e-3  # of the singular values of landmarks; below it they count as collinear
 RANSAC_MAX_ITERATIONS = 10000  # hypotheses, chosen by hand
-RANSAC_CONFIDENCE = 0.9999  # probability of one sample without outliers, chosen by hand
+RANSAC_CONFIDENCE = 0.9999  # of at least one sample without outliers, chosen by hand
 
 
 def fit_affine(fixed_points: np.ndarray, moving_points: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-DARK_LEVEL = 0.06  # half of the threshold, as a share of the 99th percentile; chosen by hand
+DARK_LEVEL = 0.12  # threshold, as a share of the 99th percentile; chosen by hand
 WHOLE_FRAME_SHARE = 0.08  # least area of a field of view, share of the image; chosen by hand
 
 
@@ -26,9 +26,7 @@ def estimate_field_of_view(image: np.ndarray) -> np.ndarray:
     """
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), max(1.0, max(image.shape) / 200.0))
     # Relative to the 99th percentile, because a dim image can stay below any absolute level.
-    bright = (smooth > DARK_LEVEL * max(float(np.percentile(smooth, 99)), 1e-3) * 2.0).astype(
-        np.uint8
-    )
+    bright = (smooth > DARK_LEVEL * max(float(np.percentile(smooth, 99)), 1e-3)).astype(np.uint8)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(bright)
     if count < 2:
         return np.ones(image.shape, dtype=bool)

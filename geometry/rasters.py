@@ -3,8 +3,8 @@
 Convention:
     Backward warping: every function takes the transform from the frame of the *output* to the
     frame of the source. Pixels (x, y), pixel centres at integers, zeros outside of the source.
-    kornia's ``align_corners=True`` is the setting that keeps pixel coordinates as they are; it is
-    no statement about resizing.
+    kornia gets ``align_corners=True``, with which pixel coordinates are used unchanged; resizing
+    still aligns the borders of the images.
 """
 
 from __future__ import annotations

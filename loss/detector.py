@@ -8,11 +8,9 @@ from loss.common import Term, average, dice_loss
 from loss.keypoint_places import draw_places
 from loss.term_inputs import TermInputs
 
-# Pixels near an admitted place are left out of L_det: those where a Gaussian spot of this width
-# (in units of the label's sigma) ...
-EXCLUDED_SPOT_WIDTH = 1.5
-# ... is at least this high; both chosen by hand.
-EXCLUDED_SPOT_HEIGHT = 0.1
+# Pixels near an admitted place are left out of L_det: a Gaussian spot is drawn at the place.
+EXCLUDED_SPOT_WIDTH = 1.5  # its standard deviation, in units of the label's sigma; by hand
+EXCLUDED_SPOT_HEIGHT = 0.1  # pixels where it is at least this high are left out; by hand
 
 
 def detector_loss(

@@ -17,10 +17,10 @@ def geometric_loss(
 ) -> Term:
     """``L_geo = Dice(D_fix, D_mov warped into the fixed frame)`` inside the overlap.
 
-    Two constant maps agree perfectly, so the term starts near 0, rises while the detector begins
-    to respond, and is minimised from there on. Subtracting each map's background first was worse:
-    it penalises the responses of an untrained detector (L_det after 200 steps: 0.98 with, 0.74
-    without subtraction).
+    Two equal constant maps have a Dice loss of 0, so the term starts near 0, rises while the
+    detector begins to respond, and is minimised from there on. Subtracting each map's
+    background first was worse: it penalises the responses of an untrained detector (L_det after
+    200 steps: 0.98 with, 0.74 without subtraction).
 
     Args:
         fixed_detector: (B, 1, H, W) in [0, 1]. Gradients flow into both maps.

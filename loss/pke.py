@@ -8,7 +8,8 @@ Places that the detector finds repeatedly become additional labels:
 3. *Content test*: among all detections of the moving image, the nearest descriptor lies at the
    mapped place, and is nearer by a ratio than the nearest one elsewhere.
 4. The value map (``loss.value_map``) keeps, for each training sample in its own frame, how
-   reliably each place passed; a place whose value exceeds a threshold is *admitted* as a label.
+   reliably each place passed; a place whose value reaches ``admit_value`` is *admitted* as
+   a label.
 
 The tests are in ``loss.candidates``. The expansion is active from the first step and needs no
 schedule: an untrained network passes few tests, and rarely the same one twice.

@@ -4,8 +4,8 @@
 
 W weights every pair of cells twice:
 
-- The loss is the mean over the true matches, weighted by W, so that background matches neither
-  contribute nor reduce the weight of the others.
+- The loss is the mean over the true matches, weighted by W. With eps near 0 background matches
+  hardly contribute and hardly reduce the weight of the others.
 - The gradient of each similarity is multiplied by its W (at most 1). The softmax still runs over
   all cells, as at inference, where there is no mask, but background similarities get no gradient.
 """

@@ -6,8 +6,9 @@
 4. Steps 2 and 3 again while the agreement of the maps rises.
 5. ECC until convergence, once the agreement is high enough.
 
-A step is accepted only if it raises the agreement of the whole maps above the level that images of
-different eyes hardly reach. A wrong matrix therefore does not gain agreement.
+The result of step 2 or 3 is accepted only if the agreement of the whole maps rises by ``min_rise``
+and reaches ``high_agreement``, which images of different eyes rarely reach. The result of step 1 is
+always kept; step 5 may lose at most ``final_max_loss``.
 
 Convention: all matrices are (3, 3), fixed to moving working pixels, (x, y).
 """

@@ -23,7 +23,8 @@ class MatchSettings:
     """Settings that every matcher needs: working frame, fit, search over copies, confidence.
 
     Attributes:
-        long_side: working size, pixels: the diameter of the field of view in the working image.
+        long_side: working size, pixels: diameter of the circle with the area of the field of view
+            in the working image (``registration.working_frame.field_diameter``).
         field_margin_px: width of the border of the field of view without matches, working pixels.
         inlier_threshold_px: residual below which a match is an inlier, working pixels.
         accident_rate: expected share of inliers under a wrong transform. With matches spread

@@ -20,7 +20,7 @@ class ProposalConstants:
     max_proposals: int = 12  # further proposals, each tested by guided matching
     max_paired: int = 120  # matches of which all pairs are enumerated, the most similar ones
     min_distance: float = 0.1  # between the two points of a pair, relative to the long side
-    min_difference_px: float = 20.0  # largest corner distance above which two proposals differ
+    min_difference_px: float = 20.0  # two proposals differ if a corner moves by more
     n_chunks: int = 8  # parts in which inliers are counted, to limit memory
 
 

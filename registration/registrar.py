@@ -205,7 +205,8 @@ class Registrar:
         transform: "affine", "similarity" or "homography"; "quadratic", "deformable" or "auto" for
             a curved transform where held-out patches support it
             (:mod:`registration.curved_refinement`).
-        img_size: working size (long side), pixels; that of the checkpoint when None.
+        img_size: working size, pixels: diameter of the circle with the area of the field of
+            view; that of the checkpoint when None.
         device: "auto", "cpu" or "cuda".
 
     Raises:

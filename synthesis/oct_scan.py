@@ -118,7 +118,7 @@ def _scan_lines(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _signal_loss(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) factor in [0, 1]: dark clouds or sides where the signal is lost."""
+    """(size, size) factor in [0, 1]: signal loss in smooth random patches or towards a side."""
     factor = np.ones((size, size), np.float32)
     if rng.random() < 0.35:
         cloud = np.clip((smooth_noise(rng, size, 3) - rng.uniform(0.8, 1.6)) * 2, 0, 1)

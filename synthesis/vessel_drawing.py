@@ -101,7 +101,7 @@ def main_child(parent: np.ndarray, width: np.ndarray | None = None) -> np.ndarra
     child = np.arange(len(parent))
     order = np.arange(len(parent) - 1, 0, -1) if width is None else np.argsort(width, kind="stable")
     order = order[order > 0]
-    child[parent[order]] = order  # the last write wins
+    child[parent[order]] = order  # of repeated parents NumPy keeps the last
     return child
 
 

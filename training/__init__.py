@@ -1,1 +1,1 @@
-"""Trains a network, and leaves a record of it."""
+"""Trains a network, and records the run."""

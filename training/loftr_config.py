@@ -24,7 +24,7 @@ MASKS: dict[str, dict[str, Any]] = {
 }
 # The views need a junction heatmap, which this objective does not use.
 JUNCTION_SIGMA_PX = 2.0
-FROZEN_IN_V3 = ("backbone", "pos_encoding", "fine_preprocess")  # plan LoFTR v3
+FROZEN_IN_V3 = ("backbone", "pos_encoding", "fine_preprocess")  # see docs/loftr_v3.md
 VIEW_SEED_STEP = 1000  # distance of the view seeds of the stages: each stage draws other views
 
 
@@ -64,7 +64,7 @@ class StageSettings:
 
     Attributes:
         freeze: modules that do not train, see ``model.loftr_modules.MODULES``.
-        photometric: randomise brightness, contrast, noise and blur; off in plan LoFTR v3.
+        photometric: randomise brightness, contrast, noise and blur; off by the design of v3.
         loss: of the vessel loss.
         train: of the training loop.
     """

@@ -1,4 +1,4 @@
-"""Train a task to its end, and write down what the run was."""
+"""Train a task to its end, and record its settings and split."""
 
 from __future__ import annotations
 

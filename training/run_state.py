@@ -1,4 +1,4 @@
-"""The state of a run, as a checkpoint holds it: equal state, equal continuation."""
+"""The state of a run in a checkpoint; a restored run continues as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RunState:
             part.load_state_dict(content["extra"][name])
         self.finished_epochs = int(content["epoch"])
         self.history = list(content["history"])
-        # The best checkpoint of another folder stays there: the next epoch is the best of this one.
+        # best.pth is not copied from another folder, so the next epoch must write one here.
         same_folder = path.resolve().parent == run_dir.resolve()
         self.best_score = float(content["best_score"]) if same_folder else -float("inf")
         if self.finished_epochs >= epochs:
