@@ -67,6 +67,8 @@ def find_sets(args: argparse.Namespace) -> list[EvaluationSet]:
     if not roots and not args.generated:
         raise InputError("give --real with folders of real pairs, or --generated, or both.")
     names = args.mode or (["cffa"] if len(roots) == 1 else [Path(root).name for root in roots])
+    if args.mode and not roots:
+        raise InputError("--mode names the sets of --real; use --generated_mode for --generated.")
     if len(names) != len(roots):
         raise InputError(
             f"--mode {' '.join(names)}: give one name for each of the {len(roots)} --real "

@@ -72,7 +72,7 @@ def train_stage(
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
     check_stage(run, stage)
-    config = resolve_config(LoFTRConfig, args, run.saved, DEFAULT_CONFIG, stage=stage)
+    config = resolve_config(LoFTRConfig, args, run, DEFAULT_CONFIG, stage=stage)
     root = find_or_make_data(args, run, fabric)
     data = prepare_data(run, root, args, config, config.view_draw(), fabric.print)
 

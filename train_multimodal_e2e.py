@@ -42,7 +42,7 @@ def main() -> None:
     args = parser.parse_args()
     run = find_run(args.save, args.mode, args.name, args.resume)
     resolve_arguments(args, run.saved)
-    config = resolve_config(SuperRetinaConfig, args, run.saved, DEFAULT_CONFIG)
+    config = resolve_config(SuperRetinaConfig, args, run, DEFAULT_CONFIG)
     fabric = make_fabric(args.device, args.precision)
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")

@@ -31,7 +31,8 @@ class ModeFiles(NamedTuple):
     mask: tuple[str, ...]
 
 
-# A mode is a kind of generated pair. To add one, add a line here; nothing else lists them.
+# A mode is a kind of generated pair. To train on one whose images exist, add a line here; the
+# synthesiser renders the kinds of synthesis/eyes.py and synthesis/camera_pairs.py.
 MODE_FILES = {
     "cffa": ModeFiles(fixed=("cf_512", "cf"), moving=("fa_gen", "fa"), mask=("seg",)),
     "cfoct": ModeFiles(fixed=("cf_512", "cf"), moving=("oct_gen", "oct"), mask=("seg",)),

@@ -7,8 +7,10 @@ built by one of the functions in :mod:`evaluation.method_builders`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -107,3 +109,21 @@ class Method:
     run: Callable[[EvaluationPair], Outcome]
     settings: dict[str, Any]
     is_reference: bool = False
+
+
+def require(package: str, name: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        package: module to import.
+        name: of the method, for the message.
+
+    Raises:
+        NotAvailable: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise NotAvailable(
+            f"{name}: not installed; python -m pip install -r requirements-bench.txt ({error})"
+        ) from error

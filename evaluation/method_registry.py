@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import replace
-from types import ModuleType
 
 from evaluation import methods as methods_package
 from evaluation.method import Method, MethodOptions, NotAvailable
@@ -81,21 +80,3 @@ def load_methods(
     if not loaded:
         raise InputError(f"--compare: none of these can run here: {'; '.join(missing.values())}")
     return {name: loaded[name] for name in names if name in loaded}, missing
-
-
-def require(package: str, name: str) -> ModuleType:
-    """Import an optional package.
-
-    Args:
-        package: module to import.
-        name: of the method, for the message.
-
-    Raises:
-        NotAvailable: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise NotAvailable(
-            f"{name}: not installed; python -m pip install -r requirements-bench.txt ({error})"
-        ) from error

@@ -22,8 +22,8 @@ from utils.image_files import MIN_SIDE_PX, check_content, read_color, read_gray,
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
-MIN_LONG_SIDE_PX = 64  # least working size, pixels
-MAX_LONG_SIDE_PX = 8192  # largest working size, pixels
+MIN_WORKING_PX = 64  # least working size, pixels
+MAX_WORKING_PX = 8192  # largest working size, pixels
 GIVEN = "the given image"  # name of an array in messages
 
 Image = np.ndarray | str | Path
@@ -222,10 +222,9 @@ class Registrar:
     ) -> None:
         if transform not in TRANSFORMS:
             raise InputError(f"--transform {transform}: choose one of {', '.join(TRANSFORMS)}.")
-        if img_size is not None and not MIN_LONG_SIDE_PX <= img_size <= MAX_LONG_SIDE_PX:
+        if img_size is not None and not MIN_WORKING_PX <= img_size <= MAX_WORKING_PX:
             raise InputError(
-                f"--img_size {img_size}: must lie between {MIN_LONG_SIDE_PX} and "
-                f"{MAX_LONG_SIDE_PX}."
+                f"--img_size {img_size}: must lie between {MIN_WORKING_PX} and {MAX_WORKING_PX}."
             )
         if weights is None and not DEFAULT_WEIGHTS.is_file():
             raise InputError(

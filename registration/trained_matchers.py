@@ -123,7 +123,7 @@ def load_matcher(
 
 
 def method_of(path: str | Path) -> str:
-    """Name of the method of a checkpoint: "superretina" or "loftr".
+    """Name of the method of a checkpoint: the ``name`` of a matcher in ``TRAINABLE_MATCHERS``.
 
     Args:
         path: one of our checkpoints.

@@ -168,3 +168,14 @@ def test_second_release_config_differs_from_the_first_where_intended() -> None:
     assert second == merge_settings(first, change)
     assert (first["view"]["ramp_epochs"], first["train"]["epochs"]) == (5, 16)
     assert first["train"]["lr"] == 0.0015
+
+
+def test_a_key_that_occurs_twice_is_refused(tmp_path):
+    """Otherwise the last one would replace the first, for example a base file by a stage."""
+    path = tmp_path / "twice.yaml"
+    path.write_text("base: other.yaml\nseed: 1\nbase: {train: {epochs: 1}}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="twice.yaml.*'base' occurs twice"):
+        read_yaml(path)
+    path.write_text("train: {lr: 1, lr: 2}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'lr' occurs twice"):
+        read_yaml(path)

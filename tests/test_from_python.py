@@ -15,8 +15,6 @@ from registration.registrar import Registrar
 from utils.errors import InputError
 from utils.image_files import read_color, read_gray
 
-pytestmark = pytest.mark.slow
-
 PROJECT = Path(__file__).resolve().parents[1]
 
 

@@ -12,12 +12,15 @@ from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
 from training.loop_settings import FREE_SETTINGS, TrainSettings
+from training.run_folder import Run
 from training.validation import ValidationSettings
 from utils.config import build, read_config, to_plain
 from utils.errors import InputError
 
-Config = TypeVar("Config", bound="RunConfig")
-MIN_LONG_SIDE_PX = 32  # of the images that views are cut from; smaller ones have no vessels left
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
+MIN_VIEW_LONG_SIDE_PX = (
+    32  # of the images that views are cut from; smaller ones have no vessels left
+)
 MAX_ROTATION_DEG = 180.0
 
 
@@ -109,11 +112,11 @@ class RunConfig(ABC):
             raise InputError("--lr must be a number above 0, --seed at least 0.")
         if (
             min(*view.scale, *view.zoom, *validation.scale) <= 0
-            or view.long_side < MIN_LONG_SIDE_PX
+            or view.long_side < MIN_VIEW_LONG_SIDE_PX
         ):
             raise InputError(
                 f"{source}: scales and zooms must be above 0, view.long_side at least "
-                f"{MIN_LONG_SIDE_PX}."
+                f"{MIN_VIEW_LONG_SIDE_PX}."
             )
         if not 0 <= view.rotation_deg <= MAX_ROTATION_DEG:
             raise InputError(
@@ -127,12 +130,12 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def resolve_config(
-    config_type: type[Config],
+    config_type: type[ConfigT],
     args: argparse.Namespace,
-    saved: dict[str, Any] | None,
+    run: Run,
     default_file: str,
     **fixed: Any,
-) -> Config:
+) -> ConfigT:
     """The config of a run: file or checkpoint, with the command-line arguments on top of it.
 
     A new run takes ``--config`` or the default file. A resumed run takes the settings of its
@@ -141,18 +144,19 @@ def resolve_config(
     Args:
         config_type: the script's subclass of :class:`RunConfig`.
         args: parsed by :func:`training.arguments.get_parser`; None means "not given".
-        saved: ``config`` entry of the checkpoint that is resumed; None for a new run.
+        run: new, or resumed: then its checkpoint holds the settings.
         default_file: config file of a new run without ``--config``.
         **fixed: fields that no file decides, such as the stage of LoFTR v3.
 
     Raises:
         InputError: unknown keys, impossible values, or a difference from the resumed run.
     """
-    source = args.config or default_file
+    source = str(args.config or run.checkpoint or default_file)
     before = None
-    if saved is not None:
+    if run.saved is not None:
         # Settings that an earlier version did not have get their defaults here.
-        before = build(config_type, saved["settings"], str(args.resume), from_checkpoint=True)
+        settings, checkpoint = run.saved["settings"], str(run.checkpoint)
+        before = build(config_type, settings, checkpoint, from_checkpoint=True)
     if before is None or args.config:
         start = replace(build(config_type, read_config(source), source), **fixed)
     else:

@@ -23,6 +23,21 @@ MAX_VALUE_CHARACTERS = 200  # of a value printed in a message
 MAX_NAMED_KEYS = 20  # unknown keys listed in a message
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """The safe loader, with an error for a key that occurs twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See ``yaml.SafeLoader``."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    problem = f"the key {key.value!r} occurs twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML mapping with the safe loader; `base:` is an ordinary key here.
 
@@ -40,7 +55,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: larger than {MAX_FILE_BYTES >> 20} MB; that is no config file."
             )
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     # Besides YAMLError the parser raises built-in errors: for impossible dates, for numbers out
     # of range, for too deep nesting.
     except (

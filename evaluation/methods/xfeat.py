@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from evaluation.method import Method, MethodOptions
+from evaluation.method import Method, MethodOptions, require
 from evaluation.method_builders import Correspondences, by_matches
-from evaluation.method_registry import require
 
 MAX_KEYPOINTS = 4096  # per image, the default of the package
 
