@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "staged": {},
 }
 # Weights of the successive runs of "staged"; each run is one epoch.
-STAGES = (WEIGHTS | {"geo": 0.0, "pke": 0.0}, WEIGHTS | {"pke": 0.0}, WEIGHTS)
+STAGED_WEIGHTS = (WEIGHTS | {"geo": 0.0, "pke": 0.0}, WEIGHTS | {"pke": 0.0}, WEIGHTS)
 # Columns of the table: kind of pairs, rotation of the moving image in degrees.
 SCORES = (("generated", 0.0), ("real", 0.0), ("real", 30.0), ("real", 45.0))
 # The same draws and stresses for every variant.
@@ -123,7 +123,7 @@ def train_stages(args: argparse.Namespace) -> Path:
         The checkpoint of the last run.
     """
     checkpoints: list[Path | None] = [None]
-    for number, weights in enumerate(STAGES, start=1):
+    for number, weights in enumerate(STAGED_WEIGHTS, start=1):
         change = {"loss": {"weights": weights}, "train": {"epochs": 1}}
         checkpoints.append(train(f"staged {number}", change, args.data, args, checkpoints[-1]))
     last = checkpoints[-1]

@@ -68,7 +68,7 @@ class TimedFunction(NamedTuple):
 
 
 # The time of a stage excludes the stages that it calls.
-STAGES = (
+TIMED_STAGES = (
     TimedFunction(registration.registrar, "read_gray", "reading"),
     TimedFunction(registration.pipeline, "to_working_frame", "working frame"),
     TimedFunction(SuperRetinaMultimodal, "describe", "network"),
@@ -115,9 +115,9 @@ class StageClock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Time all ``STAGES`` of the code inside."""
+        """Time all ``TIMED_STAGES`` of the code inside."""
         with ExitStack() as stack:
-            for owner, name, stage in STAGES:
+            for owner, name, stage in TIMED_STAGES:
                 timed = self.timed(getattr(owner, name), stage)
                 stack.enter_context(patch.object(owner, name, timed))
             yield

@@ -1,4 +1,4 @@
-"""Stage 6: the confidence in a matrix, from its matches and the agreement of the ridge maps."""
+"""The confidence in a matrix, from its matches and the agreement of the ridge maps."""
 
 from __future__ import annotations
 

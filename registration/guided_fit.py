@@ -1,4 +1,4 @@
-"""Stage 4: fit a matrix to the matches of a pair, with guided matching."""
+"""Fit a matrix to the matches of a pair, with guided matching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 3: similarity proposals from the matches of a pair, for guided matching."""
+"""Similarity proposals from the matches of a pair, for guided matching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: refine the matrix of a candidate on the ridge maps of the full-size working images."""
+"""Refine the matrix of a candidate on the ridge maps of the full-size working images."""
 
 from __future__ import annotations
 

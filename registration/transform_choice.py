@@ -1,4 +1,4 @@
-"""Stage 7: the transform of a registered pair, a matrix or a curved transform that refines it."""
+"""The transform of a registered pair, a matrix or a curved transform that refines it."""
 
 from __future__ import annotations
 

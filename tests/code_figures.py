@@ -34,6 +34,8 @@ ROOMS = (
 SHAPE = re.compile(r"\((?:\*?\w+|\.\.\.|\d+)(?:\s*[*/+]\s*\w+)?,[^()]*\)|\(\w+\)-shaped")
 ARRAY_TYPES = re.compile(r"\b(ndarray|Tensor|Array)\b")
 MAX_COLUMNS = 100
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 50
 
 
 class Source(NamedTuple):
@@ -290,13 +292,13 @@ def places(root: Path) -> Iterator[str]:
     code = [source for source in sources if source.room != "tests"]
     yield from (f"upward import: {line}" for line in upward_imports(code))
     for source in sources:
-        if source.n_lines > 400:
+        if source.n_lines > MAX_FILE_LINES:
             yield f"long file: {source.path} {source.n_lines}"
         for number, line in enumerate(source.text.splitlines(), start=1):
             if len(line) > MAX_COLUMNS:
                 yield f"long line: {source.path}:{number}"
         for function in functions_of(source):
-            if function.n_lines > 50:
+            if function.n_lines > MAX_FUNCTION_LINES:
                 yield f"long function: {function.place} {function.n_lines}"
             if source.room == "tests":
                 continue

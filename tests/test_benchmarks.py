@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import benchmarks.train_step
-from benchmarks.ablations import BASE_CONFIG, BUDGET, STAGES, VARIANTS, score, table
+from benchmarks.ablations import BASE_CONFIG, BUDGET, STAGED_WEIGHTS, VARIANTS, score, table
 from benchmarks.confidence import Evidence, fit_logistic
 from benchmarks.documents import MARKERS, markdown_table, write_into
 from benchmarks.pairs import write_pairs
@@ -177,7 +177,7 @@ def test_ablations_merge_their_settings_and_count_pairs():
     assert {name for name in VARIANTS if name.startswith("no ")} == {
         f"no {term}" for term in ObjectiveSettings().weights
     }
-    assert [stage["pke"] for stage in STAGES] == [0.0, 0.0, 0.5]
+    assert [stage["pke"] for stage in STAGED_WEIGHTS] == [0.0, 0.0, 0.5]
     records = [
         {"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share}
         for name, pairs, share in (

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from code_figures import (
     MAX_COLUMNS,
+    MAX_FILE_LINES,
+    MAX_FUNCTION_LINES,
     ROOMS,
     Source,
     functions_of,
@@ -16,8 +18,6 @@ from code_figures import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 50
 MAX_SCRIPT_LINES = 200
 MAX_ROOM_SHARE = 0.2
 
