@@ -172,7 +172,7 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
             fabric.print(f"base: {best}, trained before")
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")
-    own = {"freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
+    own = {"name": name, "freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
     train_stage(argparse.Namespace(**vars(args) | own), run, "base", None, fabric)
     return best
 

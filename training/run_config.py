@@ -18,9 +18,8 @@ from utils.config import build, read_config, to_plain
 from utils.errors import InputError
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
-MIN_VIEW_LONG_SIDE_PX = (
-    32  # of the images that views are cut from; smaller ones have no vessels left
-)
+# Of the images that views are cut from; smaller ones have no vessels left.
+MIN_VIEW_LONG_SIDE_PX = 32
 MAX_ROTATION_DEG = 180.0
 
 
