@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from geometry.matrices import Size, size_of_image
+
 
 @dataclass(frozen=True)
 class PhotometricRanges:
@@ -46,12 +48,7 @@ class PhotometricRanges:
     p_new_field: float = 0.25
 
 
-def _size_of(image: np.ndarray) -> tuple[int, int]:
-    """(height, width) of an image (H, W)."""
-    return image.shape[0], image.shape[1]
-
-
-def smooth_field(size: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
+def smooth_field(size: Size, cells: int, rng: np.random.Generator) -> np.ndarray:
     """Smooth random field, (H, W) float32 in [-1, 1].
 
     Args:
@@ -71,7 +68,7 @@ def _light(image: np.ndarray, ranges: PhotometricRanges, rng: np.random.Generato
     image = mean + (image - mean) * rng.uniform(ranges.min_contrast, 1.2)
     shading = rng.uniform(0.0, ranges.shading)
     cells = int(rng.integers(1, 4))
-    image = image * (1.0 + shading * smooth_field(_size_of(image), cells, rng))
+    image = image * (1.0 + shading * smooth_field(size_of_image(image), cells, rng))
     return image * rng.uniform(0.6, 1.3)
 
 
@@ -161,7 +158,7 @@ def randomise(
         return image, field_of_view
     surround = 0.0 if rng.random() < 0.8 else rng.uniform(0.0, 0.8)
     if rng.random() < ranges.p_new_field:
-        field_of_view = field_of_view & random_field(_size_of(image), rng)
+        field_of_view = field_of_view & random_field(size_of_image(image), rng)
     if rng.random() < ranges.p_invert:
         image = 1.0 - image
     image = _light(image, ranges, rng)

@@ -19,7 +19,7 @@ from dataset.layouts import LAYOUT_BY_NAME, LAYOUTS, recognise_layout
 from dataset.real_pair_files import FIXED_ROLES, RealPairFiles
 from geometry.accuracy import pair_error
 from geometry.estimation import fit_affine
-from geometry.matrices import Size
+from geometry.matrices import size_of_image
 from utils.errors import InputError, run_script
 from utils.image_files import read_color, read_gray
 from utils.names import is_plain_name
@@ -73,7 +73,7 @@ def load_pair(files: RealPairFiles, mode: str) -> RealPair:
             outside of their image, or a residual above ``MAX_MEDIAN_RESIDUAL_PX``.
     """
     fixed_size, moving_size = (
-        _size_of(read_gray(path)) for path in (files.fixed_path, files.moving_path)
+        size_of_image(read_gray(path)) for path in (files.fixed_path, files.moving_path)
     )
     fixed_landmarks, moving_landmarks = files.landmarks(fixed_size, moving_size)
     source = files.landmark_files[0]
@@ -106,11 +106,6 @@ def load_pair(files: RealPairFiles, mode: str) -> RealPair:
         H_fix_to_mov=H_fix_to_mov,
         median_residual=residual,
     )
-
-
-def _size_of(image: np.ndarray) -> Size:
-    """(height, width) of an image (H, W)."""
-    return image.shape[0], image.shape[1]
 
 
 def find_pairs(
@@ -207,7 +202,7 @@ def main() -> None:
             f"{pair.median_residual:.2f} px (median, at 512)"
         )
         fixed, moving = pair.color_images()
-        registered = register_onto_fixed(moving, pair.H_fix_to_mov, _size_of(fixed))
+        registered = register_onto_fixed(moving, pair.H_fix_to_mov, size_of_image(fixed))
         rows.append([fixed, moving, registered, checkerboard(fixed, registered) / 255.0])
     contact_sheet(args.show, rows, ("fixed", "moving", "moving by landmarks", "checkerboard"))
 

@@ -13,7 +13,7 @@ import torch
 
 from dataset.junctions import find_junctions, gaussian_heatmap
 from geometry.field_of_view import estimate_field_of_view
-from geometry.matrices import fit_within
+from geometry.matrices import fit_within, size_of_image
 from utils.errors import InputError
 from utils.image_files import read_gray, read_mask, resize_image
 
@@ -181,7 +181,7 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
     problems = problems_between(sample, fixed, moving, mask)
     if problems:
         raise InputError(problems[0])
-    size = fit_within((fixed.shape[0], fixed.shape[1]), long_side)
+    size = fit_within(size_of_image(fixed), long_side)
     fields = [estimate_field_of_view(image) for image in (fixed, moving)]
     fixed, moving, mask, fixed_field, moving_field = (
         resize_image(raster, size) for raster in (fixed, moving, mask, *fields)

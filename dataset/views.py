@@ -8,7 +8,13 @@ import numpy as np
 import torch
 
 from dataset.samples import Channel
-from geometry.matrices import Size, affine_about, image_centre
+from geometry.matrices import (
+    Size,
+    affine_about,
+    image_centre,
+    size_of_image,
+    size_of_raster,
+)
 from geometry.points import inside, warp_points
 
 MAX_ATTEMPTS = 12  # draws of a geometry until both images overlap enough
@@ -110,18 +116,13 @@ def _share_seen(
     )
     points = np.stack([xs.ravel(), ys.ravel()], axis=1)
     own = np.round(warp_points(points, H_view_to_own)).astype(int)
-    in_frame = inside(own, _size_of(stack))
+    in_frame = inside(own, size_of_raster(stack))
     x, y = np.where(in_frame[:, None], own, 0).T
     here, there = (in_frame & (stack[channel].numpy()[y, x] > 127) for channel in fields)
     return float(
         (here & there & inside(warp_points(points, H_view_to_other), size)).sum()
         / max(here.sum(), 1)
     )
-
-
-def _size_of(stack: torch.Tensor) -> Size:
-    """(height, width) of a stack (C, H, W)."""
-    return stack.shape[-2], stack.shape[-1]
 
 
 def draw_geometry(
@@ -138,7 +139,7 @@ def draw_geometry(
         ``H_fix_to_own``, ``H_fix_to_mov`` (3, 3) float64, from fixed pixels to pixels of the stack
         and to moving pixels; and the size (height, width) of both images.
     """
-    own_size = _size_of(stack)
+    own_size = size_of_raster(stack)
     size = own_size if geometry.img_size is None else (geometry.img_size, geometry.img_size)
     mirror = geometry.mirror and rng.random() < 0.5
     H_fix_to_own = np.eye(3)
@@ -178,7 +179,7 @@ def _crop_centre(
 
     It is moved so that the crop stays inside of the frame. Without such a pixel: the middle.
     """
-    own_height, own_width = _size_of(stack)
+    own_height, own_width = size_of_raster(stack)
     vessels = torch.nonzero(
         (stack[Channel.MASK] > 127)
         & (stack[Channel.FIXED_FIELD] > 127)
@@ -214,7 +215,7 @@ def draw_anchors(
     rows, columns = np.nonzero(fixed_mask > 0.5)
     points = np.stack([columns, rows], axis=1).astype(np.float64)
     mapped = np.round(warp_points(points, H_fix_to_mov)).astype(int)
-    on_image = inside(mapped, (moving_fov.shape[0], moving_fov.shape[1]))
+    on_image = inside(mapped, size_of_image(moving_fov))
     x, y = np.where(on_image[:, None], mapped, 0).T
     points = points[on_image & (moving_fov[y, x] > 0.5)] if len(points) else points
     chosen = points[rng.permutation(len(points))[:n_anchors]]

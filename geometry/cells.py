@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from geometry.matrices import Size
+from geometry.matrices import Size, size_of_raster
 from geometry.points import inside, pixel_grid, sample_map, warp_points
 
 
@@ -106,7 +106,7 @@ def vessel_cells(mask: torch.Tensor, stride: int, min_area: float) -> torch.Tens
     Returns:
         (B, number of cells) float, 0 or 1.
     """
-    rows, columns = grid_size((mask.shape[-2], mask.shape[-1]), stride)
+    rows, columns = grid_size(size_of_raster(mask), stride)
     # Cell i starts at pixel stride * i - stride / 2.
     area = F.avg_pool2d(mask.float(), stride, stride, padding=stride // 2, count_include_pad=False)
     return (area[..., :rows, :columns] >= min_area).float().flatten(1)
@@ -131,7 +131,7 @@ def find_cell_matches(
         stride: pixels per cell.
         offset_px: centre of cell (0, 0), pixels.
     """
-    fixed_size, moving_size = ((fov.shape[-2], fov.shape[-1]) for fov in (fixed_fov, moving_fov))
+    fixed_size, moving_size = (size_of_raster(fov) for fov in (fixed_fov, moving_fov))
     device, n_pairs = H_fix_to_mov.device, len(H_fix_to_mov)
     fixed_centres, moving_centres = (
         cell_centres(size, stride, offset_px, device).expand(n_pairs, -1, -1)

@@ -16,6 +16,16 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 Size = tuple[int, int]  # (height, width), pixels
 
 
+def size_of_image(image: np.ndarray) -> Size:
+    """(height, width) of an image (H, W) or (H, W, 3), pixels."""
+    return image.shape[0], image.shape[1]
+
+
+def size_of_raster(raster: torch.Tensor) -> Size:
+    """(height, width) of a raster (..., H, W), pixels."""
+    return raster.shape[-2], raster.shape[-1]
+
+
 def translation_matrix(shift_xy: Sequence[float] | np.ndarray) -> np.ndarray:
     """The matrix that adds a shift.
 

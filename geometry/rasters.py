@@ -17,7 +17,7 @@ import torch
 from kornia.geometry.transform import remap, warp_perspective
 from torch.nn.functional import avg_pool2d
 
-from geometry.matrices import Size, resize_matrix
+from geometry.matrices import Size, resize_matrix, size_of_raster
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
 NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed
@@ -82,7 +82,7 @@ def valid_overlap(
     Returns:
         (B, 1, H, W), 1 where both images show retina, else 0.
     """
-    fixed_size = (fixed_fov.shape[-2], fixed_fov.shape[-1])
+    fixed_size = size_of_raster(fixed_fov)
     seen = warp_image(moving_fov, H_fix_to_mov, fixed_size)
     return ((seen > 0.5) & (fixed_fov > 0.5)).to(fixed_fov.dtype)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from geometry.curved_transforms import CURVED_KINDS
 from geometry.field_of_view import estimate_field_of_view
-from geometry.matrices import Size
+from geometry.matrices import Size, size_of_image
 from geometry.rasters import register_onto_fixed
 from geometry.transform_files import EXPORTS, ITK_FIELD, export_files
 from geometry.transforms import Transform, displacement_after_affine
@@ -49,8 +49,7 @@ def write_pair(
         exports: keys of ``geometry.transform_files.EXPORTS``.
     """
     fixed, moving = read_color(row.fixed), read_color(row.moving)
-    fixed_size = fixed.shape[0], fixed.shape[1]
-    moving_size = moving.shape[0], moving.shape[1]
+    fixed_size, moving_size = size_of_image(fixed), size_of_image(moving)
     write_image(folder / "matches.png", draw_matches(fixed, moving, *result.matches))
     if result.transform is not None:
         registered = register_onto_fixed(moving, result.transform, fixed_size)
@@ -81,7 +80,7 @@ def write_curved_figures(
         transform: from fixed to moving pixels.
         H_affine: (3, 3), fixed to moving pixels.
     """
-    size = fixed.shape[0], fixed.shape[1]
+    size = size_of_image(fixed)
     write_image(
         folder / "checkerboard_affine.png",
         checkerboard(fixed, register_onto_fixed(moving, H_affine, size)),

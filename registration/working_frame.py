@@ -9,7 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from geometry.field_of_view import estimate_field_of_view
-from geometry.matrices import Size, compose, fit_within, resize_matrix, translation_matrix
+from geometry.matrices import (
+    Size,
+    compose,
+    fit_within,
+    resize_matrix,
+    size_of_image,
+    translation_matrix,
+)
 from geometry.points import warp_points
 from utils.image_files import resize_image
 
@@ -102,16 +109,16 @@ def to_working_frame(image: np.ndarray, working_px: int) -> WorkingImage:
         image: (H, W) float in [0, 1].
         working_px: diameter of the field in the working image, pixels (:func:`field_diameter`).
     """
-    height, width = image.shape
-    seen = estimate_field_of_view(resize_image(image, fit_within((height, width), working_px)))
-    H_image_to_small = resize_matrix((height, width), (seen.shape[0], seen.shape[1]))
+    own_size = size_of_image(image)
+    seen = estimate_field_of_view(resize_image(image, fit_within(own_size, working_px)))
+    H_image_to_small = resize_matrix(own_size, size_of_image(seen))
     factor = working_px / field_diameter(seen) * H_image_to_small[0, 0]
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     corners = np.array([[columns[0] - 0.5, rows[0] - 0.5], [columns[-1] + 0.5, rows[-1] + 0.5]])
     (left, top), (right, bottom) = warp_points(corners, np.linalg.inv(H_image_to_small)) + 0.5
     left, top = max(int(left), 0), max(int(top), 0)
     cropped = image[top : math.ceil(bottom), left : math.ceil(right)]
-    cropped_size = cropped.shape[0], cropped.shape[1]
+    cropped_size = size_of_image(cropped)
     size = (
         max(MIN_WORKING_SIDE_PX, round(cropped_size[0] * factor)),
         max(MIN_WORKING_SIDE_PX, round(cropped_size[1] * factor)),
