@@ -6,6 +6,7 @@ import argparse
 import math
 
 from dataset.layouts import LAYOUTS
+from dataset.real_pair_files import FIXED_ROLES
 from dataset.samples import MODE_FILES
 from evaluation.method_registry import available_methods
 from evaluation.sets import GeneratedDraw
@@ -49,7 +50,7 @@ def _add_real(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fixed_role",
         default="01",
-        choices=("01", "02"),
+        choices=FIXED_ROLES,
         help="fixed image of the numbered layout",
     )
 

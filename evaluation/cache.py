@@ -16,6 +16,7 @@ from typing import Any
 
 from evaluation.stress import LEVEL_NAMES, Stress
 from geometry.accuracy import PairError
+from registration.pair_tables import MATRIX_COLUMNS
 from utils.errors import InputError
 from utils.files import write_text_atomically
 
@@ -61,7 +62,6 @@ class EvaluationRow:
         return (self.set, self.method, self.id, self.stress)
 
 
-MATRIX_COLUMNS = [f"h{row}{column}" for row in range(3) for column in range(3)]
 ERROR_NAMES = [item.name for item in fields(PairError)]
 COLUMNS = [
     "set",
@@ -81,25 +81,11 @@ COLUMNS = [
 
 
 def _to_record(row: EvaluationRow) -> dict[str, object]:
-    plain = {
-        name: getattr(row, name)
-        for name in (
-            "set",
-            "method",
-            "id",
-            "eye",
-            "status",
-            "reason",
-            "n_matches",
-            "n_inliers",
-            "seconds",
-            "checksum",
-        )
-    }
     matrix = dict(
         zip(MATRIX_COLUMNS, map(repr, row.matrix) if row.matrix else [""] * 9, strict=True)
     )
-    return plain | asdict(row.stress) | asdict(row.error) | matrix
+    values = vars(row) | asdict(row.stress) | asdict(row.error) | matrix
+    return {name: values[name] for name in COLUMNS}
 
 
 def _from_record(record: dict[str, str]) -> EvaluationRow:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.sets import EvaluationPair
-from geometry.estimation import MATRIX_KINDS
 from geometry.transforms import Transform
 from registration.matcher import MatchSettings
+from registration.transform_choice import matrix_kind_of
 
 
 class NotAvailable(Exception):
@@ -48,7 +48,7 @@ class MethodOptions:
     @property
     def matrix_kind(self) -> str:
         """Transform of methods that estimate matrices only: affine in place of a curved one."""
-        return self.transform if self.transform in MATRIX_KINDS else "affine"
+        return matrix_kind_of(self.transform)
 
     @property
     def working_px(self) -> int:

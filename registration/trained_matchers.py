@@ -52,6 +52,9 @@ TRAINABLE_MATCHERS = {
     ),
 }
 
+# The parts of a checkpoint that :func:`load_matcher` needs; a released file holds only these.
+INFERENCE_PARTS = ("kind", "model_settings", "match_settings", "plausibility", "model")
+
 
 def _kind_of(settings: Any) -> str:
     return next(
@@ -102,9 +105,7 @@ def load_matcher(
     Raises:
         InputError: unreadable checkpoint, unknown kind of model, unmatched keys.
     """
-    content = read_checkpoint(
-        path, ("kind", "model_settings", "match_settings", "plausibility", "model")
-    )
+    content = read_checkpoint(path, INFERENCE_PARTS)
     entry = _entry_of(content, path)
 
     def settings_from(cls: type[Any], key: str) -> Any:

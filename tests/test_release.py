@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from registration.trained_matchers import load_matcher
+from registration.trained_matchers import INFERENCE_PARTS, load_matcher
 from tests.helpers import save_untrained
-from training.release import INFERENCE_PARTS, release
+from training.release import release
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.errors import InputError
 

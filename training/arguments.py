@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dataset.real_pair_files import FIXED_ROLES
 from dataset.samples import MODE_FILES
 from training.processes import PRECISIONS
 from utils.device import DEVICES
@@ -75,7 +76,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES), help="kinds of pairs")
     add("--data", help=f"generated data, see docs/data.md (default: {DEFAULT_DATA})")
     add("--val_data", nargs="+", help="folders of real landmark pairs, validated every epoch")
-    add("--fixed_role", choices=("01", "02"), help="fixed image of --val_data (default: 01)")
+    add("--fixed_role", choices=FIXED_ROLES, help="fixed image of --val_data (default: 01)")
     add("--img_size", type=int, help="side of the square training views, pixels")
     add("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
     add("--views_per_sample", type=int, help="views of each sample per epoch")

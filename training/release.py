@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from registration.trained_matchers import TRAINABLE_MATCHERS
+from registration.trained_matchers import INFERENCE_PARTS, TRAINABLE_MATCHERS
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import build, read_config, to_plain
 from utils.errors import InputError, run_script
-
-INFERENCE_PARTS = ("kind", "model_settings", "match_settings", "plausibility", "model")
 
 
 def release(checkpoint: Path, out: Path, max_mb: float, match_config: Path | None = None) -> float:
