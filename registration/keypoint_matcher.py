@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class KeypointMatchSettings(MatchSettings):
     proposal_threshold_px: float = 5.0
     guided_radii_px: tuple[float, ...] = (15.0, 6.0)
     min_significance: float = 3.0
+
+    def bare(self) -> Self:
+        """See :meth:`registration.matcher.MatchSettings.bare`; no guided rounds either."""
+        return replace(super().bare(), guided_radii_px=())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ class LoFTRMatchSettings(MatchSettings):
     min_cell_confidence: float = 0.2
     max_matches: int = 2000
     aligned_round: bool = True
+
+    def bare(self) -> Self:
+        """See :meth:`registration.matcher.MatchSettings.bare`; no second, aligned round either."""
+        return replace(super().bare(), aligned_round=False)
 
 
 class DescribedImage(NamedTuple):

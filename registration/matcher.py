@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class MatchSettings:
         smaller_copy: scale of the smaller copies, relative to the working size; 1 = none. They
             are matched after the full-size images, because the working images of an OCT and a
             photograph, both 512 px, can differ in scale by 1.6 and more.
+        try_mirrored: where nothing is found, also match the mirrored moving image, to give that as
+            the reason of the failure.
         sure_confidence: at this confidence the search over copies stops, [0, 1].
         refine: refine the matrix on the ridge maps (:mod:`registration.refinement`).
     """
@@ -46,8 +48,24 @@ class MatchSettings:
     min_confidence: float = 0.5
     try_turns: bool = True
     smaller_copy: float = 0.6
+    try_mirrored: bool = True
     sure_confidence: float = 0.97
     refine: bool = True
+
+    def bare(self) -> Self:
+        """The same settings for the bare view: what the network alone gives.
+
+        One robust fit to the matches of the images as they are: no rotated, smaller or mirrored
+        copies, no refinement on the ridge maps, and no least confidence.
+        """
+        return replace(
+            self,
+            try_turns=False,
+            smaller_copy=1.0,
+            try_mirrored=False,
+            refine=False,
+            min_confidence=0.0,
+        )
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def register_pair(
     choice, reason = None, best.candidate.estimate.reason
     if best.H_fix_to_mov is not None:
         choice = choose_transform(ridges, best.H_fix_to_mov, transform)
-    elif is_mirrored(matcher, ridges, matrix_kind, limits):
+    elif matcher.settings.try_mirrored and is_mirrored(matcher, ridges, matrix_kind, limits):
         reason = "the moving image is mirrored: flip it and try again"
     # 8. The result in original pixels.
     matches = best.candidate.matches
