@@ -72,6 +72,7 @@ def train_stage(
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
     check_stage(run, stage)
+    check_gradient(run, stage)
     config = resolve_config(LoFTRConfig, args, run, DEFAULT_CONFIG, stage=stage)
     root = find_or_make_data(args, run, fabric)
     data = prepare_data(run, root, args, config, config.view_draw(), fabric.print)
@@ -124,6 +125,27 @@ def check_stage(run: Run, stage: str) -> None:
         )
 
 
+def check_gradient(run: Run, stage: str) -> None:
+    """Refuse to resume a run whose gradient was another one.
+
+    Args:
+        run: new or resumed.
+        stage: "base" or "v3".
+
+    Raises:
+        InputError: an earlier version began the run, with frozen modules or a mask.
+    """
+    settings = run.saved["settings"][stage] if run.saved else None
+    if settings is None or "mask_gradient" in settings["loss"]:
+        return
+    if settings["freeze"] or settings["loss"]["mask"]:
+        raise InputError(
+            f"--resume: {run.checkpoint} is of an earlier version, which masked the gradient of "
+            "the loss and stopped it at frozen modules, so the run cannot continue as it was. "
+            "Start a new run from its weights with --pretrained."
+        )
+
+
 def find_or_make_data(args: argparse.Namespace, run: Run, fabric: Fabric) -> str:
     """Root of the generated data; the built-in set is written if it is wanted and missing.
 
@@ -173,6 +195,7 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")
     own = {"name": name, "freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
+    own |= {"mask_gradient": None}
     train_stage(argparse.Namespace(**vars(args) | own), run, "base", None, fabric)
     return best
 

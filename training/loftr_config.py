@@ -51,6 +51,12 @@ def add_loftr_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--eps", type=float, help="weight of background in the loss")
     add(
+        "--mask_gradient",
+        action="store_true",
+        default=None,
+        help="also multiply the gradient of every similarity by its weight in the loss",
+    )
+    add(
         "--photometric",
         action="store_true",
         default=None,
@@ -120,8 +126,8 @@ class LoFTRConfig(RunConfig):
         return replace(self, v3=settings)
 
     def overridden(self, args: argparse.Namespace) -> LoFTRConfig:
-        """See :meth:`training.run_config.RunConfig.overridden`; adds --mask, --eps, --freeze and
-        --photometric.
+        """See :meth:`training.run_config.RunConfig.overridden`; adds --mask, --eps,
+        --mask_gradient, --freeze and --photometric.
 
         Args:
             args: parsed by ``train_loftr_v3.py``.
@@ -129,10 +135,10 @@ class LoFTRConfig(RunConfig):
         Raises:
             InputError: arguments that contradict each other.
         """
-        if args.mask == "none" and args.eps is not None:
+        if args.mask == "none" and (args.eps is not None or args.mask_gradient):
             raise InputError(
-                "--eps: without a mask (--mask none) background has no weight of its own; leave "
-                "--eps out."
+                "--eps, --mask_gradient: without a mask (--mask none) background has no weight of "
+                "its own; leave --eps and --mask_gradient out."
             )
         if args.freeze is not None and "none" in args.freeze and len(args.freeze) > 1:
             raise InputError(
@@ -141,7 +147,8 @@ class LoFTRConfig(RunConfig):
         config = super().overridden(args)
         current = config.current
         mask = MASKS[args.mask] if args.mask else {}
-        loss = replace(current.loss, **{**mask, **given(eps=args.eps)})
+        changes = {**mask, **given(eps=args.eps, mask_gradient=args.mask_gradient)}
+        loss = replace(current.loss, **changes)
         freeze = None if args.freeze is None else tuple(n for n in args.freeze if n != "none")
         return config.with_current(
             replace(current, loss=loss, **given(freeze=freeze, photometric=args.photometric))
