@@ -26,7 +26,7 @@ from registration.trained_matchers import describe_model
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
 from training.data import prepare_data
-from training.loftr_config import LoFTRConfig, add_loftr_arguments
+from training.loftr_config import LoFTRConfig, add_loftr_arguments, check_gradient
 from training.loftr_step import LoFTRStep
 from training.processes import make_fabric, on_first_process
 from training.run import train_run
@@ -125,27 +125,6 @@ def check_stage(run: Run, stage: str) -> None:
         )
 
 
-def check_gradient(run: Run, stage: str) -> None:
-    """Refuse to resume a run whose gradient was another one.
-
-    Args:
-        run: new or resumed.
-        stage: "base" or "v3".
-
-    Raises:
-        InputError: an earlier version began the run, with frozen modules or a mask.
-    """
-    settings = run.saved["settings"][stage] if run.saved else None
-    if settings is None or "mask_gradient" in settings["loss"]:
-        return
-    if settings["freeze"] or settings["loss"]["mask"]:
-        raise InputError(
-            f"--resume: {run.checkpoint} is of an earlier version, which masked the gradient of "
-            "the loss and stopped it at frozen modules, so the run cannot continue as it was. "
-            "Start a new run from its weights with --pretrained."
-        )
-
-
 def find_or_make_data(args: argparse.Namespace, run: Run, fabric: Fabric) -> str:
     """Root of the generated data; the built-in set is written if it is wanted and missing.
 
@@ -194,9 +173,8 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
             fabric.print(f"base: {best}, trained before")
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")
-    own = {"name": name, "freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
-    own |= {"mask_gradient": None}
-    train_stage(argparse.Namespace(**vars(args) | own), run, "base", None, fabric)
+    own = dict.fromkeys(["freeze", "mask", "eps", "mask_gradient", "lr", "photometric"])
+    train_stage(argparse.Namespace(**vars(args) | own | {"name": name}), run, "base", None, fabric)
     return best
 
 

@@ -13,6 +13,7 @@ from registration.loftr_matcher import LoFTRMatchSettings
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
+from training.run_folder import Run
 from utils.errors import InputError
 
 STAGES = ("base", "v3")
@@ -184,4 +185,25 @@ class LoFTRConfig(RunConfig):
             data=replace(self.data, photometric=self.current.photometric),
             seed=self.seed + VIEW_SEED_STEP * STAGES.index(self.stage),
             junction_sigma_px=JUNCTION_SIGMA_PX,
+        )
+
+
+def check_gradient(run: Run, stage: str) -> None:
+    """Refuse to resume a run whose gradient was another one.
+
+    Args:
+        run: new or resumed.
+        stage: "base" or "v3".
+
+    Raises:
+        InputError: an earlier version began the run, with frozen modules or a mask.
+    """
+    settings = run.saved["settings"][stage] if run.saved else None
+    if settings is None or "mask_gradient" in settings["loss"]:
+        return
+    if settings["freeze"] or settings["loss"]["mask"]:
+        raise InputError(
+            f"--resume: {run.checkpoint} is of an earlier version, which masked the gradient of "
+            "the loss and stopped it at frozen modules, so the run cannot continue as it was. "
+            "Start a new run from its weights with --pretrained."
         )
