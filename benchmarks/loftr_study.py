@@ -213,52 +213,60 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="settings of all runs")
-    parser.add_argument("--data", default=DEFAULT_DATA, help="generated data")
-    parser.add_argument("--mode", default="cffa", help="kind of the generated pairs")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config", default=DEFAULT_CONFIG, help="settings of all runs")
+    add("--data", default=DEFAULT_DATA, help="generated data")
+    add("--mode", default="cffa", help="kind of the generated pairs")
+    add(
         "--real",
         type=Path,
         default=Path("../shared/data/real_pairs"),
         help="folder that holds folders of real landmark pairs",
     )
-    parser.add_argument("--save", type=Path, default=Path("save"), help="folder of all runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path("save/loftr_study"), help="folder of the tables"
+    add("--save", type=Path, default=Path("save"), help="folder of all runs")
+    add("--out", type=Path, default=Path("save/loftr_study"), help="folder of the tables")
+    add("--doc", type=Path, help="document whose tables are replaced")
+    add("--precision", default="32", choices=list(PRECISIONS), help="of the training")
+    add("--base_epoch", type=int, help="epochs of the base (default: the config's)")
+    add("--epoch", type=int, help="epochs of each variant (default: the config's)")
+    add("--only", choices=("accuracy", "cost"), help="one part of the study")
+    add(
+        "--steps",
+        type=int,
+        default=8,
+        help=f"steps of a cost measurement; the first {WARM_UP_STEPS} are not timed",
     )
-    parser.add_argument("--doc", type=Path, help="document whose tables are replaced")
-    parser.add_argument(
-        "--precision", default="32", choices=list(PRECISIONS), help="of the training"
-    )
-    parser.add_argument(
+    add("--repeats", type=int, default=2, help="cost measurements of each variant")
+    add_record_arguments(parser)
+    return parser
+
+
+def add_record_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments about the seeds and the record of the results.
+
+    Args:
+        parser: is extended.
+    """
+    add = parser.add_argument
+    add(
         "--seeds",
         nargs="+",
         type=int,
         default=[0],
         help="train and score everything once with each (default: 0)",
     )
-    parser.add_argument(
+    add(
         "--record",
         type=Path,
         default=DEFAULT_RECORD,
         help=f"JSON file of the results so far (default: {DEFAULT_RECORD})",
     )
-    parser.add_argument(
+    add(
         "--overwrite",
         action="store_true",
-        help="delete the runs and the recorded results of these seeds first",
+        help="first delete the runs and the recorded results of these seeds; of all seeds, if the "
+        "record has other settings",
     )
-    parser.add_argument("--base_epoch", type=int, help="epochs of the base (default: the config's)")
-    parser.add_argument("--epoch", type=int, help="epochs of each variant (default: the config's)")
-    parser.add_argument("--only", choices=("accuracy", "cost"), help="one part of the study")
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=8,
-        help=f"steps of a cost measurement; the first {WARM_UP_STEPS} are not timed",
-    )
-    parser.add_argument("--repeats", type=int, default=2, help="cost measurements of each variant")
-    return parser
 
 
 def main() -> None:
