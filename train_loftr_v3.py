@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -86,10 +85,7 @@ def train_stage(
 
     step = LoFTRStep(model, config.current.loss, fabric.device, fabric.world_size)
 
-    # Validation pairs differ by at most validation.rotation_deg and .scale, so the turned and
-    # smaller copies of the moving image, which cost minutes with an untrained network, are off.
-    match = replace(config.match, try_turns=False, smaller_copy=1.0)
-    matcher = LoFTRMatcher(model, match, fabric.device)
+    matcher = LoFTRMatcher(model, config.match, fabric.device)
     validator = Validator(matcher, data.val, data.real, config.validation, config.plausibility)
 
     resume = ["--save", args.save, "--mode", *args.mode, "--stage", stage]
@@ -99,9 +95,10 @@ def train_stage(
         dataset=data.train,
         step=step,
         learn=step.end,
-        validate=validator,
+        validation=validator,
         description=describe_model(config.model, config.match, config.plausibility),
         config=data.record,
+        validate_every=config.validation.every,
         resume_hint=shlex.join(["python", "train_loftr_v3.py", *resume]),
     )
     train_run(run, task, config, data, fabric, args)

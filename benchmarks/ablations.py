@@ -41,7 +41,7 @@ BUDGET: dict[str, Any] = {
     "view": {"ramp_epochs": 2, "scale": [0.7, 1.45], "rotation_deg": 45},
     "data": {"ranges": {"p_apply": 0.3}},
     "train": {"epochs": 3, "views_per_sample": 1},
-    "validation": {"views": 16, "pictures": 1},
+    "validation": {"pairs": 16, "pictures": 1},
     # Rotated and smaller copies of the moving image would hide differences between the variants.
     "match": {"try_turns": False, "smaller_copy": 1.0},
 }

@@ -153,7 +153,7 @@ TINY_RUN = {
         }
     },
     "train": {"batch_size": 2, "views_per_sample": 1, "workers": 0, "save_seconds": 0},
-    "validation": {"views": 2, "pictures": 1},
+    "validation": {"pairs": 2, "pictures": 1},
 }
 
 

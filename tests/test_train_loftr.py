@@ -52,7 +52,7 @@ TINY = {
     },
     "base": {"loss": {"eps": 0.1}, "train": LOOP | {"epochs": 1}},
     "v3": {"freeze": list(FROZEN), "train": LOOP | {"epochs": 2}},
-    "validation": {"views": 2, "pictures": 1},
+    "validation": {"pairs": 2, "pictures": 1},
 }
 
 

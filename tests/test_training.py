@@ -144,7 +144,7 @@ LEARNER = {
     "match": {"long_side": 256, "nms_radius_px": 3, "field_margin_px": 3},
     "data": {"photometric": False},
     "train": {"batch_size": 6, "views_per_sample": 50, "workers": 2, "lr": 0.0015},
-    "validation": {"views": 12, "pictures": 1},
+    "validation": {"pairs": 12, "pictures": 1},
 }
 
 

@@ -94,6 +94,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, help="pairs per step, over all processes")
     add("--accumulate", type=int, help="compute each batch in this many parts, to save memory")
     add("--lr", type=float, help="largest learning rate")
+    add("--val_every", type=int, help="validate after every N-th epoch, the first and the last")
     add(
         "--overfit",
         action="store_true",

@@ -29,12 +29,32 @@ def curve_panels(history: History) -> dict[str, list[str]]:
     """
     known = {name: None for record in history for name in record}
     terms = [name.removeprefix(EMPTY_PREFIX) for name in known if name.startswith(EMPTY_PREFIX)]
+
+    def starting_with(*prefixes: str) -> list[str]:
+        return sorted(
+            name for name in known if name.startswith(tuple(f"val_{p}" for p in prefixes))
+        )
+
     panels = {
         "loss terms": ["total", *terms],
         "validation: MSE of the registered image": ["val_mse"],
-        "validation: success rates": sorted(name for name in known if name.startswith("val_rate")),
-        "validation: median error (px at 512)": ["val_corner_error", "val_landmark_error"],
-        KEYPOINT_EXPANSION: ["pke_passed", "pke_labels", "map_places", "map_admitted"],
+        "validation, bare view: success rates, AUC": starting_with("rate", "AUC"),
+        "validation: repeatability, right matches": starting_with(
+            "repeatability", "MMA", "precision"
+        ),
+        "validation: errors (px at 512)": [
+            "val_corner_error",
+            "val_landmark_error",
+            *starting_with("localisation"),
+        ],
+        KEYPOINT_EXPANSION: [
+            "pke_passed",
+            "pke_labels",
+            "pke_repeated",
+            "map_places",
+            "map_admitted",
+            "val_new_keypoints",
+        ],
         "cells per batch: matched, right at first choice": ["vessel_matches", "right_matches"],
         "learning rate": ["lr"],
     }

@@ -39,7 +39,12 @@ from training.faults import (
 from training.interrupt import StopRequest
 from training.loop_settings import TrainSettings
 from training.optimizer import make_optimizer, make_schedule
-from training.processes import gather_objects, on_first_process, sum_over_processes
+from training.processes import (
+    gather_objects,
+    on_every_process,
+    on_first_process,
+    sum_over_processes,
+)
 from training.profiling import describe_seconds, operator_profiler, peak_memory_mb
 from training.progress import EpochProgress, StepFigures, timed
 from training.run_folder import RunFolder
@@ -321,24 +326,36 @@ class Engine:
     # --- the end of an epoch ----------------------------------------------------------------------
 
     def _finish_epoch(self, epoch: int) -> None:
-        """Validate, log and save on rank 0; the other processes wait."""
+        """Validate, log and save."""
         state = self.state
-        report = on_first_process(self.fabric, lambda: self._validate(epoch))
+        report = self._validate(epoch) if self._is_validated(epoch) else None
         terms, progress = self._terms_of_epoch(), self.progress
         state.finished_epochs, state.progress = epoch, EpochProgress()
-        is_best = False
+        record, is_best = {"epoch": float(epoch)} | terms, False
         if report is not None:
-            validated = {f"val_{name}": value for name, value in report.summary.items()}
-            state.history.append({"epoch": float(epoch)} | terms | validated)
+            record |= {f"val_{name}": value for name, value in report.summary.items()}
             is_best = report.score > state.best_score
             state.best_score = max(report.score, state.best_score)
+        state.history.append(record)
         on_first_process(self.fabric, lambda: self._write_epoch(epoch, report, terms, progress))
         self._save(is_best)
 
+    def _is_validated(self, epoch: int) -> bool:
+        return epoch % self.task.validate_every == 0 or epoch == self.settings.epochs
+
     def _validate(self, epoch: int) -> ValidationReport:
-        # The training of the epoch is saved already, so a stop during validation loses nothing.
-        with self.stop.at_once(), self.folder.writing():
-            return self.task.validate(epoch, self.folder.path / f"epoch{epoch}")
+        """Every process scores its share; all get the same report."""
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+
+        def score() -> list[Any]:
+            # The training of the epoch is saved already, so a stop here loses nothing.
+            with self.stop.at_once(), self.folder.writing():
+                folder = self.folder.path / f"epoch{epoch}"
+                return self.task.validation.score(epoch, folder, rank, world_size)
+
+        with self._timed("validation"):
+            of_processes = on_every_process(self.fabric, score)
+        return self.task.validation.report([each for part in of_processes for each in part])
 
     def _terms_of_epoch(self) -> dict[str, float]:
         """The figures of the training of the epoch; none for epoch 0."""
@@ -363,14 +380,14 @@ class Engine:
         terms: dict[str, float],
         progress: EpochProgress,
     ) -> None:
-        assert report is not None, "rank 0 has validated"
         line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
         skipped = [f"skipped: {problem}" for _, problem in sorted(progress.skipped.items())]
         text = "\n".join([line, *skipped]) if terms else ""
-        self.folder.write_epoch(epoch, report.text, text, self.state.history)
-        loss = f"loss {terms['total']:.4f}, " if terms else ""
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in report.summary.items())
-        tqdm.write(f"epoch {epoch}: {loss}{figures}")
+        self.folder.write_epoch(epoch, report.text if report else "", text, self.state.history)
+        figures = {"loss": terms["total"]} if terms else {}
+        figures |= report.summary if report else {}
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        tqdm.write(f"epoch {epoch}: {listed}")
         if self.profile and terms:
             tqdm.write(describe_seconds(progress.seconds, progress.steps))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -24,8 +24,8 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-# The other processes wait while rank 0 validates. A process that dies closes its connections, which
-# the others notice without this timeout.
+# The other processes wait for the slowest share of a validation. A process that dies closes its
+# connections, which the others notice without this timeout.
 LONGEST_WAIT = timedelta(hours=12)
 T = TypeVar("T")
 
@@ -98,20 +98,41 @@ def on_first_process(fabric: Fabric, action: Callable[[], T]) -> T | None:
     Raises:
         RunStoppedError: on the other processes, if rank 0 raised an exception.
     """
+    return _together(fabric, action if fabric.is_global_zero else None)
+
+
+def on_every_process(fabric: Fabric, action: Callable[[], T]) -> list[T]:
+    """Call a function on every process; an exception on one of them stops the others too.
+
+    Args:
+        fabric: connects the processes; every process must call this function.
+        action: takes no arguments; its result must be picklable.
+
+    Returns:
+        The results of all processes, by rank, on every process.
+
+    Raises:
+        RunStoppedError: on the processes without an exception, if another one raised one.
+    """
+    result = _together(fabric, action)
+    return gather_objects(fabric, cast(T, result))
+
+
+def _together(fabric: Fabric, action: Callable[[], T] | None) -> T | None:
+    """Call this process's function, if it has one, and exchange the exceptions."""
     if fabric.world_size == 1:
-        return action()
+        return action() if action else None
     result: T | None = None
     failure: BaseException | None = None
-    if fabric.is_global_zero:
-        try:
-            result = action()
-        except (Exception, KeyboardInterrupt) as error:
-            failure = error
-    reason = gather_objects(
-        fabric, None if failure is None else f"{type(failure).__name__}: {failure}"
-    )[0]
+    try:
+        result = action() if action else None
+    except (Exception, KeyboardInterrupt) as error:
+        failure = error
+    own = None if failure is None else f"{type(failure).__name__}: {failure}"
+    reasons = gather_objects(fabric, own)
     if failure is not None:
         raise failure
-    if reason is not None:
-        raise RunStoppedError(f"the first process stopped: {reason}")
+    for rank, reason in enumerate(reasons):
+        if reason is not None:
+            raise RunStoppedError(f"process {rank} stopped: {reason}")
     return result

@@ -39,9 +39,10 @@ MAX_SAMPLES = 6  # validation pairs on the page
 PAIR_LINE = re.compile(r"^(\S+): (error .*)$")
 # Figures at the top of the page: name in the history, title, format.
 TILES = [
-    ("val_rate_generated", "generated pairs below 5 px", "{:.0%}"),
-    ("val_corner_error", "median corner error, px", "{:.2f}"),
-    ("val_rate_real", "real pairs below 5 px", "{:.0%}"),
+    ("val_rate", "generated pairs below 5 px, bare", "{:.0%}"),
+    ("val_repeatability", "keypoints repeated within 3 px", "{:.0%}"),
+    ("val_MMA@3", "matches right within 3 px", "{:.0%}"),
+    ("val_rate_real", "real pairs below 5 px, bare", "{:.0%}"),
     ("val_mse", "MSE of the registered image", "{:.4f}"),
     ("total", "loss", "{:.3f}"),
 ]

@@ -81,7 +81,9 @@ class RunConfig(ABC):
             ),
         )
         view = replace(self.view, **given(img_size=args.img_size, rotation_deg=args.rotation))
-        return replace(self.with_loop(loop), view=view, **given(seed=args.seed))
+        validation = replace(self.validation, **given(every=args.val_every))
+        loop_and_view = replace(self.with_loop(loop), view=view, validation=validation)
+        return replace(loop_and_view, **given(seed=args.seed))
 
     def check(self, source: str) -> None:
         """Refuse impossible values.
@@ -101,11 +103,11 @@ class RunConfig(ABC):
             raise InputError(
                 f"--img_size {view.img_size}: must be a multiple of {multiple} for this network."
             )
-        counts = (loop.epochs, loop.batch_size, loop.views_per_sample, validation.views)
+        counts = (loop.epochs, loop.batch_size, loop.views_per_sample)
         if min(counts) < 1 or loop.workers < 0:
             raise InputError(
-                "--epoch, --batch_size, --views_per_sample and validation.views must be at least "
-                "1, --workers at least 0."
+                "--epoch, --batch_size and --views_per_sample must be at least 1, --workers at "
+                "least 0."
             )
         if not (0 < loop.lr < float("inf")) or self.seed < 0:
             raise InputError("--lr must be a number above 0, --seed at least 0.")

@@ -218,7 +218,7 @@ class RunFolder:
 
         Args:
             epoch: number of the epoch.
-            validation_text: for ``validation_log.txt``.
+            validation_text: for ``validation_log.txt``; "" writes nothing.
             training_text: for ``train_log.txt``; "" writes nothing.
             history: one record per finished epoch.
 
@@ -226,9 +226,10 @@ class RunFolder:
             InputError: as :meth:`writing`.
         """
         with self.writing():
-            EpochLog(self.path / "validation_log.txt").write(epoch, validation_text)
-            if training_text:
-                EpochLog(self.path / "train_log.txt").write(epoch, training_text)
+            logs = {"validation_log.txt": validation_text, "train_log.txt": training_text}
+            for name, text in logs.items():
+                if text:
+                    EpochLog(self.path / name).write(epoch, text)
             self._write_events(history)
             draw_curves(self.path / "curves.png", history)
             write_training_report(self.path / "report.html", history)

@@ -65,6 +65,16 @@ class ValidationReport:
     text: str
 
 
+class Validation(Protocol):
+    """How a task is validated: every process scores its share, rank 0 writes the report."""
+
+    def score(self, epoch: int, folder: Path, rank: int, world_size: int) -> list[Any]:
+        """Picklable scores of this process's share; writes pictures to the folder."""
+
+    def report(self, scores: list[Any]) -> ValidationReport:
+        """Summary of the scores of all processes, in any order."""
+
+
 @dataclass
 class TrainingTask:
     """What a training script trains.
@@ -74,7 +84,9 @@ class TrainingTask:
         dataset: views to train on.
         step: (wrapped network, batch on the device) -> :class:`StepOutput`.
         learn: called after each optimizer step with the observations of all processes, in order.
-        validate: (epoch, folder for pictures) -> :class:`ValidationReport`; called on rank 0 only.
+        validation: scores the network.
+        validate_every: number of epochs from one validation to the next; the first and the last
+            epoch are always validated.
         description: what a checkpoint needs to rebuild the model, see
             ``registration.trained_matchers.describe_model``.
         config: everything that defines the run; a checkpoint holds it as ``config``.
@@ -87,9 +99,10 @@ class TrainingTask:
     dataset: ViewDataset
     step: Callable[[nn.Module, dict[str, Any]], StepOutput]
     learn: Callable[[list[Any]], None]
-    validate: Callable[[int, Path], ValidationReport]
+    validation: Validation
     description: dict[str, Any]
     config: dict[str, Any]
+    validate_every: int = 1
     extra_state: dict[str, Stateful] = field(default_factory=dict)
     statistics: Callable[[], dict[str, float]] = dict
     resume_hint: str = "the same command with --resume"

@@ -1,29 +1,47 @@
-"""Validation during training: registration of generated pairs with known transform, and of real
-landmark pairs."""
+"""Validation during training: what the network alone can do.
+
+Generated pairs with known transform, spread over all validation eyes, and real landmark pairs are
+registered in the bare view (:meth:`registration.matcher.MatchSettings.bare`): one look, without
+copies, guided rounds and refinement, which would hide what the network has learned. The detector
+and the matches are scored before any transform is fitted.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from tqdm import tqdm
 
 from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import RealPair
-from evaluation.metrics import area_under_curve, median_with_failures
+from dataset.samples import Sample
+from evaluation.keypoint_metrics import count_right_matches, detector_scores
 from geometry.accuracy import corner_error, pair_error
 from geometry.estimation import Plausibility
+from geometry.matrices import size_of_image
+from geometry.points import inside, warp_points
 from geometry.rasters import register_onto_fixed, valid_overlap
-from pictures.drawing import checkerboard, draw_keypoints, draw_matches
 from registration.matcher import Matcher
 from registration.pipeline import register_pair
 from registration.registered_pair import Registration
 from training.task import ValidationReport
-from utils.image_files import write_image
+from training.validation_pictures import write_pair_pictures
+from training.validation_scores import (
+    REAL,
+    PairScore,
+    summarise_generated,
+    summarise_real,
+)
+from utils.errors import InputError
 
-SUCCESS_PX = 5.0  # largest error of a pair that counts as registered, px at 512
-AUC_LIMIT_PX = 10.0  # upper limit of the error in the area under the curve, px at 512
+# Figures that may choose the best checkpoint; larger is better.
+SELECTABLE = ("AUC@10", "rate", "MMA@3", "precision", "repeatability", "inliers")
+SEED_HEAT = 0.05  # of the junction heatmap, above which a keypoint is a junction of the mask
 
 
 @dataclass(frozen=True)
@@ -31,91 +49,65 @@ class ValidationSettings:
     """How a run is validated.
 
     Attributes:
-        views: generated validation pairs, the same after every epoch.
+        pairs: number of generated pairs, the same after every epoch.
+        every: number of epochs from one validation to the next; the first and the last epoch are
+            always validated.
+        select: figure of the generated pairs that chooses ``best.pth``, one of ``SELECTABLE``.
         pictures: pairs of each kind for which pictures are written.
         rotation_deg: generated pairs are rotated by up to this angle either way, degrees.
         translation: largest shift, as a share of the image.
         scale: range of the scale from fixed to moving.
         seed: of the draw of the pairs; independent of the seed of the training.
+
+    Raises:
+        InputError: a value outside of its range.
     """
 
-    views: int = 24
+    # A number of views that were drawn at random, not spread over the eyes.
+    RETIRED_KEYS: ClassVar[tuple[str, ...]] = ("views",)
+
+    pairs: int = 16
+    every: int = 1
+    select: str = "AUC@10"
     pictures: int = 4
     rotation_deg: float = 30.0
     translation: float = 0.1
     scale: tuple[float, float] = (0.85, 1.18)
     seed: int = 20240
 
-
-@dataclass(frozen=True)
-class PairScore:
-    """Figures of one validated pair.
-
-    Attributes:
-        key: unique name of the pair.
-        mode: kind of the pair; "real" for landmark pairs.
-        error: px at 512; infinite for a failed pair. Generated pairs: mean corner error; real
-            pairs: median landmark error.
-        mse: see :func:`registration_mse`; NaN for real pairs, which have no aligned image.
-        n_matches, n_inliers: of the robust fit.
-        status, reason: "ok", or "failed" and why.
-    """
-
-    key: str
-    mode: str
-    error: float
-    mse: float
-    n_matches: int
-    n_inliers: int
-    status: str
-    reason: str
-
-    def line(self) -> str:
-        """The line of the pair in ``validation_log.txt``."""
-        mse = "" if np.isnan(self.mse) else f"  mse {self.mse:.5f}"
-        reason = f" ({self.reason})" if self.reason else ""
-        return (
-            f"{self.key}: error {self.error:.2f}{mse}  matches {self.n_matches}  inliers "
-            f"{self.n_inliers}  {self.status}{reason}"
-        )
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or self.every < 1:
+            raise InputError("validation.pairs and validation.every must be at least 1.")
+        if self.select not in SELECTABLE:
+            raise InputError(
+                f"validation.select: '{self.select}' is unknown; choose from "
+                f"{', '.join(SELECTABLE)}."
+            )
 
 
-def write_pair_pictures(
-    folder: Path, name: str, fixed: np.ndarray, moving: np.ndarray, result: Registration
-) -> None:
-    """Write the pictures of a validated pair: ``<name>_matches.png``, ``<name>_keypoints.png``,
-    ``<name>_registered.png`` and ``<name>_fix_registered_checkerboard.png``.
-
-    For a failed pair the last two show the unregistered moving image (identity matrix).
+def spread_over_eyes(samples: Sequence[Sample], n_pairs: int) -> list[int]:
+    """Indices of views, one after the other of another eye, and in turn of each mode.
 
     Args:
-        folder: where they go.
-        name: begins the file names.
-        fixed, moving: (H, W) or (H, W, 3) float32 in [0, 1], at original size.
-        result: of the registration of the pair.
+        samples: of the validation eyes.
+        n_pairs: number of indices.
+
+    Returns:
+        Distinct indices; index i shows sample ``i % len(samples)``. Every eye is shown before one
+        is shown again; fewer pairs than eyes are spread evenly over the eyes.
     """
-    write_image(
-        folder / f"{name}_matches.png",
-        draw_matches(fixed, moving, result.fixed_points, result.moving_points, result.inliers),
-    )
-    matches = result.matches
-    fixed_working, moving_working = (
-        register_onto_fixed(image, np.linalg.inv(frame.H_image_to_working), frame.size)
-        for image, frame in ((fixed, matches.fixed.frame), (moving, matches.moving.frame))
-    )
-    keypoints = draw_keypoints(
-        fixed_working,
-        moving_working,
-        matches.fixed_keypoints,
-        matches.moving_keypoints,
-        matches.fixed_heatmap,
-        matches.moving_heatmap,
-    )
-    write_image(folder / f"{name}_keypoints.png", keypoints)
-    H = np.eye(3) if result.H_fix_to_mov is None else result.H_fix_to_mov
-    registered = register_onto_fixed(moving, H, fixed.shape[:2])
-    write_image(folder / f"{name}_registered.png", registered)
-    write_image(folder / f"{name}_fix_registered_checkerboard.png", checkerboard(fixed, registered))
+    of_eye: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        of_eye.setdefault(sample.eye, []).append(index)
+    eyes = list(of_eye.values())
+    step = max(1.0, len(eyes) / n_pairs)
+    indices, uses = [], dict.fromkeys(range(len(samples)), 0)
+    for number in range(n_pairs):
+        turn, place = divmod(int(number * step), len(eyes))
+        chosen = eyes[place][(turn + place) % len(eyes[place])]
+        indices.append(chosen + len(samples) * uses[chosen])
+        uses[chosen] += 1
+    return indices
 
 
 def registration_mse(
@@ -139,7 +131,7 @@ def registration_mse(
 
 
 class Validator:
-    """Registers fixed validation pairs with the network that is trained.
+    """Registers fixed validation pairs with the network that is trained, in the bare view.
 
     Args:
         matcher: uses the network that is trained.
@@ -157,115 +149,138 @@ class Validator:
         settings: ValidationSettings,
         plausibility: Plausibility,
     ) -> None:
-        self.matcher = matcher
+        self.matcher = copy.copy(matcher)
+        self.matcher.settings = matcher.settings.bare()
         self.generated = generated
+        self.views = spread_over_eyes(generated.samples, settings.pairs)
         self.real = real
         self.settings = settings
         self.plausibility = plausibility
 
-    def __call__(self, epoch: int, folder: Path) -> ValidationReport:
-        """Register all validation pairs and write their pictures.
+    def score(
+        self, epoch: int, folder: Path, rank: int = 0, world_size: int = 1
+    ) -> list[PairScore]:
+        """Score this process's share of the pairs, and write their pictures.
 
         Args:
             epoch: number of the epoch, for the progress bar.
             folder: for the pictures.
-
-        Returns:
-            Figures and log lines; the score is AUC@10 of the generated pairs.
+            rank: of this process.
+            world_size: number of processes.
         """
-        views = range(self.settings.views)
-        generated = [
-            self._score_generated(index, folder)
-            for index in tqdm(views, desc=f"validate {epoch}", unit="pair", leave=False)
+        numbers = range(rank, len(self.views) + len(self.real), world_size)
+        bar = tqdm(numbers, f"validate {epoch}", unit="pair", leave=False, disable=rank > 0)
+        return [
+            self._score_generated(number, folder)
+            if number < len(self.views)
+            else self._score_real(number, folder)
+            for number in bar
         ]
-        real = [
-            self._score_real(index, pair, folder)
-            for index, pair in enumerate(
-                tqdm(self.real, desc=f"validate {epoch}, real", unit="pair", leave=False)
-            )
-        ]
-        summary = summarise_generated(generated) | (summarise_real(real) if real else {})
-        lines = ["generated pairs: error = mean corner error, px at 512"]
+
+    def report(self, scores: list[PairScore]) -> ValidationReport:
+        """Summary of the pairs of all processes.
+
+        Args:
+            scores: of every pair, in any order.
+        """
+        scores = sorted(scores, key=lambda score: score.number)
+        generated = [score for score in scores if score.mode != REAL]
+        real = [score for score in scores if score.mode == REAL]
+        summary = summarise_generated(generated) | summarise_real(real)
+        lines = ["generated pairs, bare view: error = mean corner error, px at 512"]
         lines += [score.line() for score in generated]
         if real:
-            lines.append("real pairs: error = median landmark error, px at 512")
+            lines.append("real pairs, bare view: error = median landmark error, px at 512")
             lines += [score.line() for score in real]
         average = "  ".join(f"{name} {value:.5g}" for name, value in summary.items())
         lines.append(f"average: {average}")
-        return ValidationReport(score=summary["AUC@10"], summary=summary, text="\n".join(lines))
+        if self.settings.select not in summary:
+            raise InputError(
+                f"validation.select: {self.settings.select} is not measured for "
+                f"{self.matcher.name}; choose another figure."
+            )
+        return ValidationReport(summary[self.settings.select], summary, "\n".join(lines))
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
         return register_pair(self.matcher, fixed, moving, "affine", self.plausibility)
 
-    def _score_generated(self, index: int, folder: Path) -> PairScore:
-        view = self.generated[ViewKey(0, index)]
+    def _score_generated(self, number: int, folder: Path) -> PairScore:
+        view = self.generated[ViewKey(0, self.views[number])]
         fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
         result = self._register(fixed, moving)
         H_true = view["H_fix_to_mov"].double().numpy()
-        error = corner_error(result.H_fix_to_mov, H_true, fixed.shape, moving.shape)
         overlap = valid_overlap(
             view["H_fix_to_mov"][None], view["fixed_fov"][None], view["moving_fov"][None]
-        )
-        aligned, valid = view["aligned_moving"][0].numpy(), overlap[0, 0].numpy()
-        mse = registration_mse(result.H_fix_to_mov, moving, aligned, valid)
-        key = f"{view['key']}_{index:03d}"
-        if index < self.settings.pictures:
+        )[0, 0].numpy()
+        key = f"{view['key']}_{number:03d}"
+        if number < self.settings.pictures:
             write_pair_pictures(folder, key, fixed, moving, result)
-        return _score(key, view["mode"], error, mse, result)
+        return PairScore(
+            number=number,
+            key=key,
+            mode=view["mode"],
+            error=corner_error(result.H_fix_to_mov, H_true, fixed.shape, moving.shape),
+            mse=registration_mse(
+                result.H_fix_to_mov, moving, view["aligned_moving"][0].numpy(), overlap
+            ),
+            n_matches=result.n_matches,
+            n_inliers=result.n_inliers,
+            status=result.status,
+            reason=result.reason,
+            n_right=count_right_matches(
+                result.fixed_points, result.moving_points, H_true, moving.shape
+            ),
+            **_detector_figures(result, view, H_true),
+        )
 
-    def _score_real(self, index: int, pair: RealPair, folder: Path) -> PairScore:
+    def _score_real(self, number: int, folder: Path) -> PairScore:
+        place = number - len(self.views)
+        pair = self.real[place]
         fixed, moving = pair.images()
         result = self._register(fixed, moving)
         landmarks = pair.fixed_landmarks, pair.moving_landmarks
-        error = pair_error(result.H_fix_to_mov, *landmarks, moving.shape).median
-        if index < self.settings.pictures:
+        if place < self.settings.pictures:
             write_pair_pictures(folder, f"real_{pair.key}", *pair.color_images(), result)
-        return _score(f"real_{pair.key}", "real", error, float("nan"), result)
+        return PairScore(
+            number=number,
+            key=f"real_{pair.key}",
+            mode=REAL,
+            error=pair_error(result.H_fix_to_mov, *landmarks, moving.shape).median,
+            mse=float("nan"),
+            n_matches=result.n_matches,
+            n_inliers=result.n_inliers,
+            status=result.status,
+            reason=result.reason,
+        )
 
 
-def _score(key: str, mode: str, error: float, mse: float, result: Registration) -> PairScore:
-    return PairScore(
-        key=key,
-        mode=mode,
-        error=error,
-        mse=mse,
-        n_matches=result.n_matches,
-        n_inliers=result.n_inliers,
-        status=result.status,
-        reason=result.reason,
+def _detector_figures(result: Registration, view: dict, H_true: np.ndarray) -> dict[str, float]:
+    """Repeatability, localisation error and new keypoints; empty without a detector."""
+    matches = result.matches
+    if matches.fixed_heatmap is None:
+        return {}
+    fixed, moving = (
+        image.to_original(keypoints)
+        for image, keypoints in (
+            (matches.fixed, matches.fixed_keypoints),
+            (matches.moving, matches.moving_keypoints),
+        )
     )
-
-
-def summarise_generated(scores: list[PairScore]) -> dict[str, float]:
-    """Figures over the generated pairs, and the success rate of each mode if there are several.
-
-    Args:
-        scores: at least one.
-    """
-    errors = np.array([score.error for score in scores])
-    summary = {
-        "mse": float(np.mean([score.mse for score in scores])),
-        "corner_error": median_with_failures(errors),
-        "AUC@10": area_under_curve(errors, AUC_LIMIT_PX),
-        "rate_generated": float((errors < SUCCESS_PX).mean()),
-        "matches": float(np.mean([score.n_matches for score in scores])),
-        "inliers": float(np.mean([score.n_inliers for score in scores])),
-    }
-    modes = sorted({score.mode for score in scores})
-    for mode in modes if len(modes) > 1 else []:
-        successes = [score.error < SUCCESS_PX for score in scores if score.mode == mode]
-        summary[f"rate_{mode}"] = float(np.mean(successes))
-    return summary
-
-
-def summarise_real(scores: list[PairScore]) -> dict[str, float]:
-    """Figures over the real pairs.
-
-    Args:
-        scores: at least one.
-    """
-    errors = np.array([score.error for score in scores])
+    fixed = fixed[_on_mask(warp_points(fixed, H_true), view["moving_fov"][0].numpy())]
+    in_fixed = warp_points(moving, np.linalg.inv(H_true))
+    moving = moving[_on_mask(in_fixed, view["fixed_fov"][0].numpy())]
+    scores = detector_scores(fixed, moving, H_true, view["moving_image"].shape[-2:])
+    is_junction = _on_mask(fixed, view["fixed_heatmap"][0].numpy() > SEED_HEAT)
     return {
-        "landmark_error": median_with_failures(errors),
-        "rate_real": float((errors < SUCCESS_PX).mean()),
+        "repeatability": scores.repeatability,
+        "localisation_px": scores.localisation_px,
+        "new_keypoints": float((scores.fixed_repeated & ~is_junction).sum()),
     }
+
+
+def _on_mask(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which points (N, 2), pixels (x, y), lie on a pixel of a mask (H, W): (N,) bool."""
+    pixels = np.round(points).astype(int)
+    on_image = inside(pixels, size_of_image(mask))
+    x, y = np.where(on_image[:, None], pixels, 0).T
+    return on_image & (mask[y, x] > 0.5)
