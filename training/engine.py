@@ -83,7 +83,9 @@ class Engine:
         self.fabric, self.task, self.settings, self.seed = fabric, task, settings, seed
         self.overfit, self.profile = overfit, profile
         rank, world_size = fabric.global_rank, fabric.world_size
-        self.batches = ViewBatches(len(task.dataset), settings, seed, rank, world_size)
+        self.batches = ViewBatches(
+            len(task.dataset), settings, seed, rank, world_size, task.mixture
+        )
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
         self.loader = make_loader(self.views, self.batches, settings.workers, fabric)
         optimizer = make_optimizer(task.model, settings)
