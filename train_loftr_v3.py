@@ -28,13 +28,16 @@ from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
 from training.data import find_roots, prepare_data, refuse_other_data
 from training.loftr_config import LoFTRConfig, add_loftr_arguments
 from training.loftr_step import LoFTRStep
+from training.loop_settings import TrainSettings
 from training.processes import make_fabric, on_first_process
 from training.run import train_run
 from training.run_config import resolve_config
 from training.run_folder import Run, find_run
+from training.run_state import why_complete
 from training.task import TrainingTask
 from training.validation import Validator
 from utils.checkpoint import read_checkpoint
+from utils.config import build
 from utils.errors import InputError, run_script
 
 DEFAULT_CONFIG = "configs/loftr_v3_lite.yaml"
@@ -163,8 +166,9 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
     if run.checkpoint is not None and run.saved is not None:
         config = resolve_config(LoFTRConfig, args, Run(run.folder), DEFAULT_CONFIG, stage="v3")
         refuse_other_data(run, args, config)
-        finished = read_checkpoint(run.checkpoint, ["epoch"])["epoch"]
-        if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
+        loop = run.saved["settings"]["base"]["train"]
+        loop = build(TrainSettings, loop, str(run.checkpoint), from_checkpoint=True)
+        if why_complete(read_checkpoint(run.checkpoint, ["epoch"]), loop):
             fabric.print(f"base: {best}, trained before")
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")

@@ -168,6 +168,22 @@ def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def frozen_names(names: list[str] | None) -> tuple[str, ...] | None:
+    """The value of ``--freeze``, where ``none`` stands for no name.
+
+    Args:
+        names: as given; None if the argument was not.
+
+    Raises:
+        InputError: "none" beside names.
+    """
+    if names is None:
+        return None
+    if "none" in names and len(names) > 1:
+        raise InputError(f"--freeze {' '.join(names)}: give either none or names of modules.")
+    return tuple(name for name in names if name != "none")
+
+
 def resolve_arguments(args: argparse.Namespace, saved: dict[str, Any] | None) -> None:
     """Fill in ``RECORDED_ARGUMENTS``; a resumed run keeps those of its checkpoint.
 

@@ -11,7 +11,7 @@ from dataset.generated_pairs import DataSettings
 from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
-from training.loop_settings import FREE_SETTINGS, TrainSettings
+from training.loop_settings import OPEN_ENDED, TrainSettings
 from training.run_folder import Run
 from training.validation import ValidationSettings
 from utils.assignments import with_assignments
@@ -140,7 +140,7 @@ def resolve_config(
     """The config of a run: file or checkpoint, then ``--set``, then the named arguments.
 
     A new run takes ``--config`` or the default file. A resumed run takes the settings of its
-    checkpoint and must not differ from them, except in ``FREE_SETTINGS``.
+    checkpoint and must not differ from them, except in ``TrainSettings.free_settings``.
 
     Args:
         config_type: the script's subclass of :class:`RunConfig`.
@@ -191,13 +191,21 @@ def _has_split_seed(settings: dict[str, Any]) -> bool:
 
 
 def _refuse_changes(before: RunConfig, resolved: RunConfig) -> None:
-    free = {name: getattr(before.loop, name) for name in FREE_SETTINGS}
+    loop = before.loop
+    free = {name: getattr(loop, name) for name in loop.free_settings()}
     as_saved = resolved.with_loop(replace(resolved.loop, **free))
     changed = differences(to_plain(before), to_plain(as_saved))
+    why = ""
+    if as_saved.loop.epochs != loop.epochs:
+        why = (
+            f" The schedule {loop.schedule} lowers the learning rate to 0 at epoch {loop.epochs}, "
+            "so with another number of epochs the past ones would have had other rates; only a run "
+            f"with train.schedule {OPEN_ENDED} can be continued with more epochs."
+        )
     if changed:
         raise InputError(
-            f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments "
-            "out, or start a new run from its weights with --pretrained."
+            f"--resume continues a run as it was, but {'; '.join(changed)}.{why} Leave these "
+            "arguments out, or start a new run from its weights with --pretrained."
         )
 
 

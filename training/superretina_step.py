@@ -12,6 +12,7 @@ from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
+from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
@@ -28,6 +29,12 @@ def add_superretina_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--w_{name}", type=float, metavar="W", help=f"weight of the loss term {name}"
         )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        metavar="NAME",
+        help="parts of the network that do not train, such as encoder or decoder.blocks.*, or none",
+    )
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class SuperRetinaConfig(RunConfig):
         return replace(self, train=loop)
 
     def overridden(self, args: argparse.Namespace) -> SuperRetinaConfig:
-        """See :meth:`training.run_config.RunConfig.overridden`; adds the weights of the terms.
+        """See :meth:`training.run_config.RunConfig.overridden`; adds the weights of the terms
+        and --freeze.
 
         Args:
             args: parsed by ``train_multimodal_e2e.py``.
@@ -64,7 +72,8 @@ class SuperRetinaConfig(RunConfig):
         config = super().overridden(args)
         weights = given(**{name: getattr(args, f"w_{name}") for name in TERMS})
         loss = replace(config.loss, weights=config.loss.weights | weights)
-        return replace(config, loss=loss)
+        train = replace(config.train, **given(freeze=frozen_names(args.freeze)))
+        return replace(config, loss=loss, train=train)
 
     def size_multiple(self) -> int:
         """See :meth:`training.run_config.RunConfig.size_multiple`."""
