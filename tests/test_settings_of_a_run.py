@@ -209,6 +209,9 @@ def test_a_run_that_split_by_its_seed_is_resumed_with_its_own_split(
         del content["config"]["settings"]["data"][name]
     for name in ("part", "data_weight", "mode_weight", "split_file"):
         del content["config"][name]
+    for name in ("schedule", "lr_scale", "freeze", "patience"):
+        del content["config"]["settings"]["train"][name]
+    del content["best_epoch"], content["total_steps"]
     save_checkpoint(old / "latest.pth", content)
     resume = ["--save", tmp_path, "--resume", "--name", "older"]
     refused = error_of(forked_runs(*resume, "--split_seed", 0))
