@@ -11,6 +11,11 @@ infinite error and counts in every metric. Two references are compared with the 
 ``identity`` (image centre on image centre, no registration) and ``oracle`` (least-squares affine
 through the landmarks, a lower bound). Each method is one file in evaluation/methods/.
 
+What a network has learned is seen beside ``untrained`` (the same network with random weights), in
+the bare view (``--bare``), at rotations of 15, 30 and 45 degrees:
+
+    python evaluate.py --real ROOT --weights FILE --bare --compare superretina untrained --out DIR
+
 Writes DIR/pairs.csv (every result; kept results of equal settings are not computed again),
 metrics.json (all metrics with intervals, and all settings), report.html (one file) and pictures.
 """
@@ -52,10 +57,16 @@ def find_methods(args: argparse.Namespace) -> tuple[dict[str, Method], dict[str,
             f"--weights {args.weights} is a LoFTR too; give it or --loftr_weights, not both."
         )
     options = MethodOptions(
-        weights={"loftr": args.loftr_weights, trained: args.weights},
+        weights={
+            "loftr": args.loftr_weights,
+            trained: args.weights,
+            "untrained": args.weights,
+        },
         transform=args.transform,
         long_side=args.img_size,
         device=args.device,
+        bare=args.bare,
+        untrained_seed=args.untrained_seed,
     )
     names = args.compare or [trained, "identity", "oracle"]
     return load_methods(list(dict.fromkeys(names)), options)

@@ -26,7 +26,7 @@ from registration.trained_matchers import describe_model
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
 from training.data import find_roots, prepare_data, refuse_other_data
-from training.loftr_config import LoFTRConfig, add_loftr_arguments
+from training.loftr_config import LoFTRConfig, add_loftr_arguments, check_gradient
 from training.loftr_step import LoFTRStep
 from training.loop_settings import TrainSettings
 from training.processes import make_fabric, on_first_process
@@ -75,6 +75,7 @@ def train_stage(
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
     check_stage(run, stage)
+    check_gradient(run, stage)
     config = resolve_config(LoFTRConfig, args, run, DEFAULT_CONFIG, stage=stage)
     roots = find_or_make_data(args, run, fabric)
     data = prepare_data(run, roots, args, config, config.view_draw(), fabric.print)
@@ -172,8 +173,8 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
             fabric.print(f"base: {best}, trained before")
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")
-    own = {"name": name, "freeze": None, "mask": None, "eps": None, "lr": None, "photometric": None}
-    train_stage(argparse.Namespace(**vars(args) | own), run, "base", None, fabric)
+    own = dict.fromkeys(["freeze", "mask", "eps", "mask_gradient", "lr", "photometric"])
+    train_stage(argparse.Namespace(**vars(args) | own | {"name": name}), run, "base", None, fabric)
     return best
 
 

@@ -8,10 +8,11 @@ import math
 from dataset.layouts import LAYOUTS
 from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.samples import MODE_FILES
-from evaluation.method_registry import available_methods
+from evaluation.method import BARE_SUFFIX, MethodOptions
+from evaluation.method_registry import OWN, available_methods
 from evaluation.sets import GeneratedDraw
 from evaluation.stress import CURVES
-from registration.transform_choice import TRANSFORMS
+from registration.transform_choice import TRANSFORMS, matrix_kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
 
@@ -110,6 +111,21 @@ def _add_methods(group: argparse._ArgumentGroup) -> None:
         help="checkpoint of the LoFTR (default: the one in save/pretrained)",
     )
     group.add_argument(
+        "--bare",
+        action="store_true",
+        help=f"run {', '.join(OWN)} in the bare view, what the network alone gives: one match of "
+        "the images as they are and one robust fit, without rotated, smaller or mirrored copies, "
+        "guided rounds, refinement on the ridge maps and least confidence. Their names in all "
+        f"tables then end with {BARE_SUFFIX}. Other methods run as without --bare",
+    )
+    group.add_argument(
+        "--untrained_seed",
+        type=int,
+        default=MethodOptions().untrained_seed,
+        help="of the random weights of the method untrained, which has the architecture and the "
+        "match settings of --weights",
+    )
+    group.add_argument(
         "--transform",
         default="affine",
         choices=TRANSFORMS,
@@ -169,11 +185,19 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Check the ranges of numbers.
+    """Check the ranges of numbers, and options that exclude each other.
 
     Raises:
-        InputError: a number outside of its range, or one that needs too large an image.
+        InputError: a number outside of its range, one that needs too large an image, or a curved
+            transform in the bare view.
     """
+    if args.bare and args.transform != matrix_kind_of(args.transform):
+        raise InputError(
+            f"--bare --transform {args.transform}: curved transforms are fitted to the ridge maps, "
+            "which the bare view leaves out; choose affine, similarity or homography."
+        )
+    if not 0 <= args.untrained_seed < 2**63:
+        raise InputError("--untrained_seed must be from 0 to 2^63 - 1.")
     if not all(0.05 <= scale <= 20 for scale in args.scales):
         raise InputError("--scales must lie above 0, from 0.05 to 20.")
     if not all(math.isfinite(angle) for angle in args.rotations or ()):

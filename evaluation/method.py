@@ -20,6 +20,8 @@ from geometry.transforms import Transform
 from registration.matcher import MatchSettings
 from registration.transform_choice import matrix_kind_of
 
+BARE_SUFFIX = "-bare"  # of the name of a method in the bare view, in all tables and files
+
 
 class NotAvailable(Exception):
     """A method cannot run here; the message names what is missing and how to install it."""
@@ -37,6 +39,9 @@ class MethodOptions:
         default_long_side: working size of methods without a checkpoint if ``long_side`` is None,
             pixels.
         device: "auto", "cpu" or "cuda".
+        bare: run the project's own methods in the bare view
+            (:meth:`registration.matcher.MatchSettings.bare`). Other methods are not affected.
+        untrained_seed: of the random weights of the method ``untrained``.
     """
 
     weights: dict[str, str | None] = field(default_factory=dict)
@@ -44,6 +49,8 @@ class MethodOptions:
     long_side: int | None = None
     default_long_side: int = MatchSettings().long_side
     device: str = "auto"
+    bare: bool = False
+    untrained_seed: int = 0
 
     @property
     def matrix_kind(self) -> str:
@@ -104,11 +111,13 @@ class Method:
             compared with the settings of kept results. JSON values only.
         is_reference: it returns a transform for any input, so it is not run on pairs of different
             eyes.
+        is_bare: it runs in the bare view; its name in tables ends with ``BARE_SUFFIX``.
     """
 
     run: Callable[[EvaluationPair], Outcome]
     settings: dict[str, Any]
     is_reference: bool = False
+    is_bare: bool = False
 
 
 def require(package: str, name: str) -> ModuleType:

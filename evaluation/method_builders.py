@@ -4,7 +4,7 @@
   similarity is fitted first, then the transform to the matches near that similarity; matches at
   the border of the field of view are left out.
 - :func:`by_matrix`: from a function that returns a matrix.
-- :func:`by_checkpoint`: from a checkpoint of this project.
+- :func:`by_checkpoint`: from a checkpoint of this project; :func:`by_registrar` from its parts.
 
 The first two resample the field of view of both images to the working size, as the project's own
 pipeline does, and count an implausible transform as failed.
@@ -262,32 +262,69 @@ def by_checkpoint(name: str, default: Path, options: MethodOptions) -> Method:
         NotAvailable: no checkpoint is given and the default does not exist.
         InputError: unusable checkpoint, or one of another method than ``name``.
     """
-    given = options.weights.get(name)
-    if given is None and not default.is_file():
-        raise NotAvailable(
-            f"{name}: no weights ({default} does not exist); give a trained checkpoint"
-        )
-    registrar = Registrar(given or default, options.transform, options.long_side, options.device)
+    registrar = load_registrar(name, default, options)
     if registrar.matcher.name != name:
         raise InputError(
             f"{registrar.weights}: weights of {registrar.matcher.name}, not of {name}; "
             f"give them with the option of {registrar.matcher.name}."
         )
+    return by_registrar(
+        registrar,
+        options,
+        {
+            "weights": str(registrar.weights),
+            "weights_sha256": hashlib.sha256(registrar.weights.read_bytes()).hexdigest(),
+        },
+    )
+
+
+def load_registrar(name: str, default: Path, options: MethodOptions) -> Registrar:
+    """The registrar of the checkpoint that the options name for a method.
+
+    Args:
+        name: of the method, the key into ``options.weights``.
+        default: checkpoint to use if ``options.weights`` names none.
+        options: shared by all methods.
+
+    Raises:
+        NotAvailable: no checkpoint is given and the default does not exist.
+        InputError: unusable checkpoint.
+    """
+    given = options.weights.get(name)
+    if given is None and not default.is_file():
+        raise NotAvailable(
+            f"{name}: no weights ({default} does not exist); give a trained checkpoint"
+        )
+    return Registrar(given or default, options.transform, options.long_side, options.device)
+
+
+def by_registrar(registrar: Registrar, options: MethodOptions, settings: dict[str, Any]) -> Method:
+    """A method that runs the project's own pipeline, in the view that the options choose.
+
+    Args:
+        registrar: its matcher's settings are replaced in the bare view.
+        options: shared by all methods.
+        settings: what states the network's weights, for the record.
+    """
+    matcher = registrar.matcher
+    if options.bare:
+        matcher.settings = matcher.settings.bare()
 
     def run(pair: EvaluationPair) -> Outcome:
         return from_registration(registrar.register(pair.fixed, pair.moving).registration)
 
     return Method(
         run=run,
-        settings={
-            "weights": str(registrar.weights),
-            "weights_sha256": hashlib.sha256(registrar.weights.read_bytes()).hexdigest(),
+        settings=settings
+        | {
+            "bare": options.bare,
             "transform": options.transform,
-            "match": to_plain(registrar.matcher.settings),
+            "match": to_plain(matcher.settings),
             "plausibility": to_plain(registrar.plausibility),
-            "device": str(registrar.matcher.device),
+            "device": str(matcher.device),
             "torch": torch.__version__,
         },
+        is_bare=options.bare,
     )
 
 

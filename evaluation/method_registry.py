@@ -12,12 +12,12 @@ import pkgutil
 from dataclasses import replace
 
 from evaluation import methods as methods_package
-from evaluation.method import Method, MethodOptions, NotAvailable
+from evaluation.method import BARE_SUFFIX, Method, MethodOptions, NotAvailable
 from registration.trained_matchers import TRAINABLE_MATCHERS
 from utils.errors import InputError
 
-# Methods with a checkpoint of this project.
-TRAINED = tuple(entry.matcher.name for entry in TRAINABLE_MATCHERS.values())
+# Methods of this project: they take their working size and settings from a checkpoint.
+OWN = (*(entry.matcher.name for entry in TRAINABLE_MATCHERS.values()), "untrained")
 
 
 def available_methods() -> list[str]:
@@ -53,30 +53,32 @@ def load_methods(
 ) -> tuple[dict[str, Method], dict[str, str]]:
     """Make several methods at comparable working sizes.
 
-    If ``options.long_side`` is None, a trained network works at the size stored in its checkpoint,
-    and all other methods at the size of the first checkpoint that could be loaded.
+    If ``options.long_side`` is None, the project's own methods work at the size stored in their
+    checkpoint, and all others at the size of the first checkpoint that could be loaded.
 
     Args:
         names: of the methods, in the order of the result.
         options: shared by all methods.
 
     Returns:
-        The methods by name, and for each method that cannot run here, the reason.
+        The methods by their names in tables, which end with ``BARE_SUFFIX`` in the bare view, and
+        for each method that cannot run here, the reason.
 
     Raises:
         InputError: an unknown name, or none of the methods can run here.
     """
     loaded: dict[str, Method] = {}
     missing: dict[str, str] = {}
-    # Trained networks first: their working size is the default of the others.
-    for name in sorted(names, key=lambda name: name not in TRAINED):
+    # Own methods first: their working size is the default of the others.
+    for name in sorted(names, key=lambda name: name not in OWN):
         try:
             loaded[name] = load_method(name, options)
         except NotAvailable as error:
             missing[name] = str(error)
-        if name in TRAINED and name in loaded and len(loaded) == 1:
+        if name in OWN and name in loaded and len(loaded) == 1:
             long_side = loaded[name].settings["match"]["long_side"]
             options = replace(options, default_long_side=long_side)
     if not loaded:
         raise InputError(f"--compare: none of these can run here: {'; '.join(missing.values())}")
-    return {name: loaded[name] for name in names if name in loaded}, missing
+    shown = {name: name + BARE_SUFFIX * loaded[name].is_bare for name in names if name in loaded}
+    return {title: loaded[name] for name, title in shown.items()}, missing

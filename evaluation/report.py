@@ -10,6 +10,7 @@ from typing import Any
 from evaluation.cache import EvaluationRow
 from evaluation.case_pictures import case_folder
 from evaluation.charts import draw_charts, records_of_set
+from evaluation.method import BARE_SUFFIX
 from evaluation.statistics import grouped
 from evaluation.stress import Stress
 from evaluation.summary import stress_of
@@ -64,6 +65,7 @@ def write_evaluation_report(
         title="Registration, evaluated",
         first=first,
         methods=methods,
+        bare_methods=[name for name in methods if name.endswith(BARE_SUFFIX)],
         metrics=metrics,
         cases=cases,
         n_cases=n_cases,

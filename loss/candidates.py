@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from geometry.points import inside, warp_points
+from geometry.points import inside, sample_map, warp_points
+from loss.detections import Detections
 from loss.keypoint_places import in_mask, own_to_fixed
-from loss.term_inputs import TermInputs
+from loss.term_inputs import FeatureMaps, TermInputs
 from loss.value_map import Observation, ValueMap
-
-# (detector map, allowed), both (B, 1, H, W) -> per image points (N, 2) in pixels and scores (N,).
-KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
 
 
 def passes_geometric_test(
-    mapped: torch.Tensor, moving_keypoints: torch.Tensor, max_reprojection_px: float
+    mapped: torch.Tensor, detector: torch.Tensor, min_probability: float
 ) -> torch.Tensor:
-    """Which mapped candidates have a detection of the moving image nearby.
+    """Which mapped candidates the detector of the other image responds to (ECCV 2022, sec. 3.2).
 
     Args:
-        mapped: (N, 2) candidates in moving pixels.
-        moving_keypoints: (M, 2) detections of the moving image.
-        max_reprojection_px: largest distance, moving pixels.
+        mapped: (N, 2) candidates in pixels of the other image.
+        detector: (1, H, W) probabilities of the other image.
+        min_probability: least probability at the mapped place, [0, 1].
 
     Returns:
-        (N,) bool.
+        (N,) bool; false outside of the image.
     """
-    if len(moving_keypoints) == 0 or len(mapped) == 0:
-        return torch.zeros(len(mapped), dtype=torch.bool, device=mapped.device)
-    return torch.cdist(mapped, moving_keypoints).amin(1) <= max_reprojection_px
+    height, width = detector.shape[-2:]
+    response = sample_map(detector[None].float(), mapped[None])[0, :, 0]
+    return inside(mapped, (height, width)) & (response >= min_probability)
 
 
 def passes_content_test(
     descriptors: torch.Tensor,
     mapped: torch.Tensor,
-    moving_keypoints: torch.Tensor,
-    moving_descriptors: torch.Tensor,
+    mapped_descriptors: torch.Tensor,
+    other_points: torch.Tensor,
+    other_descriptors: torch.Tensor,
     max_reprojection_px: float,
     max_distance_ratio: float,
 ) -> torch.Tensor:
@@ -46,62 +44,98 @@ def passes_content_test(
 
     Args:
         descriptors: (N, D) unit descriptors of the candidates.
-        mapped: (N, 2) candidates in moving pixels.
-        moving_keypoints: (M, 2) *all* detections of the moving image, seeds included.
-        moving_descriptors: (M, D) their unit descriptors.
-        max_reprojection_px: detections up to this distance count as at the mapped place.
+        mapped: (N, 2) candidates in pixels of the other image.
+        mapped_descriptors: (N, D) unit descriptors of the other image at these places.
+        other_points: (M, 2) *all* detections of the other image, seeds included.
+        other_descriptors: (M, D) their unit descriptors.
+        max_reprojection_px: detections up to this distance from the mapped place are not
+            elsewhere.
         max_distance_ratio: largest ratio of the descriptor distance there to that elsewhere.
 
     Returns:
-        (N,) bool.
+        (N,) bool; false where there is no detection elsewhere, because the ratio is then undefined.
     """
-    if len(moving_keypoints) == 0 or len(mapped) == 0:
+    if len(other_points) == 0 or len(mapped) == 0:
         return torch.zeros(len(mapped), dtype=torch.bool, device=mapped.device)
-    distance = torch.cdist(descriptors, moving_descriptors)
-    is_here = torch.cdist(mapped, moving_keypoints) <= max_reprojection_px
-    here = distance.masked_fill(~is_here, float("inf")).amin(1)
+    here = (descriptors - mapped_descriptors).norm(dim=1)
+    distance = torch.cdist(descriptors, other_descriptors)
+    is_here = torch.cdist(mapped, other_points) <= max_reprojection_px
     elsewhere = distance.masked_fill(is_here, float("inf")).amin(1)
-    # A candidate without a detection at its place fails, because inf < inf is false; one without
-    # a detection elsewhere fails too, because the ratio is then undefined.
     return (here < max_distance_ratio * elsewhere) & torch.isfinite(elsewhere)
 
 
-class _TestedView(NamedTuple):
-    """Candidates (N, 2) of one view in fixed pixels, and which passed each test, (N,) bool."""
+class _Side(NamedTuple):
+    """One image of a pair as the source of candidates, and what they are tested against."""
+
+    features: FeatureMaps
+    detections: Detections
+    overlap: torch.Tensor
+    heatmap: torch.Tensor
+    H_to_other: torch.Tensor
+
+
+class _Tested(NamedTuple):
+    """Candidates (N, 2) in pixels of their image, and which passed each test, (N,) bool."""
 
     candidates: torch.Tensor
     geometric: torch.Tensor
     content: torch.Tensor
 
+    @property
+    def passed(self) -> torch.Tensor:
+        """The candidates that passed both tests: (M, 2)."""
+        return self.candidates[self.geometric & self.content]
+
 
 def observe_candidates(
-    inputs: TermInputs, value_map: ValueMap, extract_keypoints: KeypointExtractor
+    inputs: TermInputs, value_map: ValueMap
 ) -> tuple[list[Observation], dict[str, float]]:
-    """Test the candidates of a batch. The value map is only read.
+    """Test the candidates of both images of a batch. The value map is only read.
 
     Args:
         inputs: features and supervision of the batch.
         value_map: remembered places, which may have been missed.
-        extract_keypoints: finds detections of a detector map inside a mask.
 
     Returns:
         One observation per sample, and the counts ``pke_candidates``, ``pke_geometric`` and
-        ``pke_passed`` for the log.
+        ``pke_passed`` for the log, over both images.
     """
-    batch, settings = inputs.batch, inputs.settings.pke
-    allowed = inputs.overlap * (batch["fixed_heatmap"] <= settings.seed_heat)
-    candidates = extract_keypoints(inputs.fixed.detector, allowed)
-    detections = extract_keypoints(inputs.moving.detector, batch["moving_fov"])
+    batch, merge_px = inputs.batch, inputs.settings.pke.merge_px
+    fixed = _Side(
+        inputs.fixed,
+        inputs.fixed_detections,
+        inputs.overlap,
+        batch["fixed_heatmap"],
+        batch["H_fix_to_mov"],
+    )
+    moving = _Side(
+        inputs.moving,
+        inputs.moving_detections,
+        inputs.moving_overlap,
+        batch["moving_heatmap"],
+        inputs.H_mov_to_fix,
+    )
     observations, n_candidates, n_geometric, n_passed = [], 0, 0, 0
     for index, key in enumerate(batch["key"]):
-        view = _test_view(inputs, index, candidates[index][0], detections[index][0])
-        passed = view.candidates[view.geometric & view.content]
-        n_candidates += len(view.candidates)
-        n_geometric += int(view.geometric.sum())
-        n_passed += len(passed)
-        passed_own = warp_points(passed, batch["H_fix_to_own"][index]).cpu()
-        missed = _missed_places(inputs, index, passed_own, value_map.remembered(key))
-        observations.append(Observation(key, passed_own, missed))
+        threshold = value_map.partner_probability(key)
+        tested = (
+            _test(inputs, index, fixed, moving, threshold),
+            _test(inputs, index, moving, fixed, threshold),
+        )
+        n_candidates += sum(len(side.candidates) for side in tested)
+        n_geometric += sum(int(side.geometric.sum()) for side in tested)
+        n_passed += sum(len(side.passed) for side in tested)
+        H_fix_to_own = batch["H_fix_to_own"][index]
+        passed, from_moving = (
+            warp_points(side.passed, H).cpu()
+            for side, H in zip(
+                tested, (H_fix_to_own, H_fix_to_own @ inputs.H_mov_to_fix[index]), strict=True
+            )
+        )
+        # A place that passed in both images is one place.
+        passed = torch.cat([passed, _apart_from(from_moving, passed, merge_px)])
+        missed = _missed_places(inputs, index, passed, value_map.remembered(key))
+        observations.append(Observation(key, passed, missed))
     return observations, {
         "pke_candidates": float(n_candidates),
         "pke_geometric": float(n_geometric),
@@ -109,23 +143,67 @@ def observe_candidates(
     }
 
 
-def _test_view(
-    inputs: TermInputs, index: int, points: torch.Tensor, moving_points: torch.Tensor
-) -> _TestedView:
-    """Both tests of the candidates (N, 2) of view ``index`` against detections (M, 2)."""
-    settings = inputs.settings.pke
-    view = slice(index, index + 1)
-    mapped = warp_points(points, inputs.batch["H_fix_to_mov"][index])
-    geometric = passes_geometric_test(mapped, moving_points, settings.max_reprojection_px)
+def _apart_from(points: torch.Tensor, others: torch.Tensor, distance_px: float) -> torch.Tensor:
+    """The points (N, 2) that are farther than a distance from all others (M, 2)."""
+    if len(points) == 0 or len(others) == 0:
+        return points
+    return points[torch.cdist(points, others).amin(1) > distance_px]
+
+
+def _test(
+    inputs: TermInputs, index: int, side: _Side, other: _Side, min_probability: float
+) -> _Tested:
+    """Both tests of the candidates of one image of pair ``index``."""
+    settings, view = inputs.settings.pke, slice(index, index + 1)
+    detected = side.detections.points[index]
+    heat = sample_map(side.heatmap[view], detected[None])[0, :, 0]
+    points = detected[(heat <= settings.seed_heat) & in_mask(detected, side.overlap[index])]
+    mapped = warp_points(points, side.H_to_other[index])
+    elsewhere = other.detections.points[index]
+
+    def described(features: FeatureMaps, places: torch.Tensor) -> torch.Tensor:
+        return inputs.sample_descriptors(features.descriptors[view], places[None])[0].float()
+
     content = passes_content_test(
-        inputs.sample_descriptors(inputs.fixed.descriptors[view], points[None])[0],
+        described(side.features, points),
         mapped,
-        moving_points,
-        inputs.sample_descriptors(inputs.moving.descriptors[view], moving_points[None])[0],
+        described(other.features, mapped),
+        elsewhere,
+        described(other.features, elsewhere),
         settings.max_reprojection_px,
         settings.max_distance_ratio,
     )
-    return _TestedView(points, geometric, content)
+    geometric = passes_geometric_test(mapped, other.features.detector[index], min_probability)
+    return _Tested(points, geometric, content)
+
+
+def count_repeated(inputs: TermInputs) -> dict[str, float]:
+    """How many admitted places are true keypoints: detected in both images of a fresh view.
+
+    Args:
+        inputs: features and supervision of the batch.
+
+    Returns:
+        ``pke_labels``, the admitted places that both images show, and ``pke_repeated``, those of
+        them with a detection in both images within ``max_reprojection_px``.
+    """
+    radius_px, repeated = inputs.settings.pke.max_reprojection_px, 0
+    for index, places in enumerate(inputs.places.in_both):
+        found = torch.ones(len(places), dtype=torch.bool, device=places.device)
+        mapped = warp_points(places, inputs.batch["H_fix_to_mov"][index])
+        for points, detections in (
+            (places, inputs.fixed_detections.points[index]),
+            (mapped, inputs.moving_detections.points[index]),
+        ):
+            if len(points) and len(detections):
+                found &= torch.cdist(points, detections).amin(1) <= radius_px
+            else:
+                found &= False
+        repeated += int(found.sum())
+    return {
+        "pke_labels": float(sum(len(places) for places in inputs.places.in_both)),
+        "pke_repeated": float(repeated),
+    }
 
 
 def _missed_places(
@@ -143,7 +221,4 @@ def _missed_places(
         & inside(in_fixed, (height, width), margin)
         & inside(in_moving, (height, width), margin)
     )
-    missed = remembered[could_be_found.cpu()]
-    if len(missed) and len(passed_own):
-        missed = missed[torch.cdist(missed, passed_own).amin(1) > settings.merge_px]
-    return missed
+    return _apart_from(remembered[could_be_found.cpu()], passed_own, settings.merge_px)

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from geometry.points import warp_points
 from loss.common import Term
+from loss.keypoint_places import in_mask
 from loss.term_inputs import TermInputs
 
 
 def too_near(points: torch.Tensor, distance_px: float) -> torch.Tensor:
-    """Pairs of points closer than ``distance_px``, each point with itself included.
+    """Pairs of points closer than ``distance_px``, each point with itself included, also for 0.
 
     Args:
         points: (B, N, 2), pixels.
@@ -28,7 +29,8 @@ def too_near(points: torch.Tensor, distance_px: float) -> torch.Tensor:
         (B, N, N) bool.
     """
     gap = points[:, :, None] - points[:, None]
-    return (gap**2).sum(-1) < distance_px**2
+    itself = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
+    return ((gap**2).sum(-1) < distance_px**2) | itself
 
 
 def _mean_over_anchors(loss: torch.Tensor, usable: torch.Tensor) -> Term:
@@ -80,11 +82,12 @@ def triplet_loss(
     margin: float = 0.8,
     ignore_px: float = 6.0,
 ) -> Term:
-    """Triplet loss with the hardest and a random negative (SuperRetina, ECCV 2022).
+    """Triplet loss with the hardest and a random negative (SuperRetina, ECCV 2022, sec. 3.3).
 
     ``L = max(0, m + d(a, p) - (d(a, n_hard) + d(a, n_rand)) / 2)``, d the Euclidean distance of
-    unit descriptors. The anchors are in random order, so the next allowed point in the list is a
-    random negative.
+    unit descriptors; averaged over the anchors. The points are in random order, so the next allowed
+    one in the list is a random negative. As published with ``ignore_px`` 0: every other
+    keypoint is a negative.
 
     Args:
         fixed, moving: (B, N, D) unit descriptors, row i of both is one place.
@@ -123,9 +126,9 @@ DESCRIPTOR_OBJECTIVES: dict[str, Callable[..., Term]] = {
 
 
 def descriptor_term(inputs: TermInputs) -> Term:
-    """L_des of a batch, (B,), at the anchors and at the admitted places that both images show."""
+    """L_des of a batch, (B,), at the points that :func:`choose_anchors` chooses."""
     settings, batch = inputs.settings, inputs.batch
-    points, valid = _append_points(batch["anchors"], batch["anchor_valid"], inputs.places.in_both)
+    points, valid = choose_anchors(inputs)
     fixed_descriptors = inputs.sample_descriptors(inputs.fixed.descriptors, points)
     moving_descriptors = inputs.sample_descriptors(
         inputs.moving.descriptors, warp_points(points, batch["H_fix_to_mov"])
@@ -144,23 +147,32 @@ def descriptor_term(inputs: TermInputs) -> Term:
     )
 
 
-def _append_points(
-    anchors: torch.Tensor, valid: torch.Tensor, extra: list[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Append points to the anchors, padded to a common length.
+def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points inside the overlap at which the descriptors are trained.
 
-    Args:
-        anchors: (B, N, 2), pixels.
-        valid: (B, N) bool.
-        extra: per sample (N_b, 2), pixels.
+    Label places and the most probable detections, up to their shares ``settings.anchors``, and
+    random vessel points for the rest. Their number is that of the vessel points of the batch.
 
     Returns:
-        Points (B, N + max N_b, 2), and bool (B, N + max N_b), false at padding.
+        Points (B, N, 2), fixed pixels, and (B, N) bool, false at padding.
     """
-    longest = max((len(points) for points in extra), default=0)
-    padded = anchors.new_zeros(len(anchors), longest, 2)
-    used = torch.zeros(len(anchors), longest, dtype=torch.bool, device=valid.device)
-    for index, points in enumerate(extra):
-        padded[index, : len(points)] = points
-        used[index, : len(points)] = True
-    return torch.cat([anchors, padded], dim=1), torch.cat([valid, used], dim=1)
+    batch, shares = inputs.batch, inputs.settings.anchors
+    points, valid = torch.zeros_like(batch["anchors"]), torch.zeros_like(batch["anchor_valid"])
+    n_points = points.shape[1]
+    for index, detected in enumerate(inputs.fixed_detections.points):
+        labels = torch.cat([inputs.junctions[index], inputs.places.in_both[index].to(points)])
+        detected = detected[in_mask(detected, inputs.overlap[index])]
+        vessels = batch["anchors"][index][batch["anchor_valid"][index]]
+        chosen = torch.cat(
+            [
+                labels[: round(shares.junctions * n_points)],
+                detected[: round(shares.detections * n_points)],
+                vessels,
+            ]
+        )[:n_points]
+        points[index, : len(chosen)] = chosen
+        valid[index, : len(chosen)] = True
+    # Mixes the kinds, so that the next point in the list is a random negative. Always the same
+    # permutation: the loss of a sample does not depend on its batch.
+    order = torch.randperm(n_points, generator=torch.Generator().manual_seed(0)).to(points.device)
+    return points[:, order], valid[:, order]

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from geometry.rasters import valid_overlap
-from loss.candidates import KeypointExtractor, observe_candidates
+from loss.candidates import count_repeated, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
+from loss.detections import KeypointExtractor, find_detections
 from loss.detector import detector_term
-from loss.geometric import geometric_term
+from loss.geometric import geometric_term, plan_term
 from loss.keypoint_places import admitted_places
 from loss.pke import pke_term
 from loss.term_inputs import (
@@ -49,6 +50,7 @@ TERMS: dict[str, LossTerm] = {
     "des": LossTerm(descriptor_term, default_weight=1.0),
     "geo": LossTerm(geometric_term, default_weight=0.5),
     "pke": LossTerm(pke_term, default_weight=0.5),
+    "geo_plan": LossTerm(plan_term),
 }
 
 
@@ -141,27 +143,48 @@ class JointObjective:
             batch: collated views of ``dataset.generated_pairs.GeneratedPairs``.
             value_map: read only; apply the returned observations after the optimizer step.
         """
-        overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
-        inputs = TermInputs(
-            fixed=fixed_features,
-            moving=moving_features,
-            batch=batch,
-            overlap=overlap,
-            places=admitted_places(batch, value_map, overlap),
-            settings=self.settings,
-            sample_descriptors=self.sample_descriptors,
-        )
-        terms = {name: term.function(inputs) for name, term in TERMS.items()}
+        inputs = self._inputs(fixed_features, moving_features, batch, value_map)
+        terms = {}
+        for name, term in TERMS.items():
+            # A term without a weight is only logged, so it needs no graph.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.weight(name) > 0):
+                terms[name] = term.function(inputs)
         losses = {name: term.mean() for name, term in terms.items()}
         weighted = [self.settings.weight(name) * loss for name, loss in losses.items()]
         losses["total"] = sum(weighted[1:], start=weighted[0])
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
-        counts["pke_labels"] = float(sum(len(points) for points in inputs.places.in_both))
         with torch.no_grad():
-            observations, pke_counts = observe_candidates(inputs, value_map, self.extract_keypoints)
+            observations, pke_counts = observe_candidates(inputs, value_map)
+            pke_counts |= count_repeated(inputs)
         return ObjectiveResult(
             losses=losses,
             n_valid={name: int(term.valid.sum()) for name, term in terms.items()},
             counts=counts | pke_counts,
             observations=observations,
+        )
+
+    def _inputs(
+        self,
+        fixed: FeatureMaps,
+        moving: FeatureMaps,
+        batch: Mapping[str, Any],
+        value_map: ValueMap,
+    ) -> TermInputs:
+        """What the terms of a batch are computed from."""
+        extract = self.extract_keypoints
+        H_mov_to_fix = torch.linalg.inv(batch["H_fix_to_mov"])
+        overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
+        return TermInputs(
+            fixed=fixed,
+            moving=moving,
+            batch=batch,
+            H_mov_to_fix=H_mov_to_fix,
+            overlap=overlap,
+            moving_overlap=valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"]),
+            junctions=find_detections(extract, batch["fixed_heatmap"], overlap).points,
+            fixed_detections=find_detections(extract, fixed.detector, batch["fixed_fov"]),
+            moving_detections=find_detections(extract, moving.detector, batch["moving_fov"]),
+            places=admitted_places(batch, value_map, overlap),
+            settings=self.settings,
+            sample_descriptors=self.sample_descriptors,
         )

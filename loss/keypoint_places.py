@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +11,7 @@ import torch
 from geometry.points import inside, sample_map, warp_points
 from loss.value_map import ValueMap
 
-# Spots drawn at once: all spots of a large image together would need gigabytes.
-SPOTS_PER_CHUNK = 32
+SPOT_SIGMAS = 3.0  # reach of a drawn spot, standard deviations
 
 
 class AdmittedPlaces(NamedTuple):
@@ -71,6 +71,9 @@ def in_mask(points: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: float) -> torch.Tensor:
     """Add Gaussian spots of height 1 to label heatmaps; where they overlap, the maximum counts.
 
+    As in ``dataset.junctions.gaussian_heatmap``, a spot ends ``SPOT_SIGMAS`` standard deviations
+    from the pixel of its centre.
+
     Args:
         heatmap: (B, 1, H, W) in [0, 1].
         places: per sample (N, 2), pixels (x, y).
@@ -80,15 +83,16 @@ def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: flo
         A new (B, 1, H, W) in [0, 1].
     """
     height, width = heatmap.shape[-2:]
-    xs = torch.arange(width, device=heatmap.device, dtype=heatmap.dtype)
-    ys = torch.arange(height, device=heatmap.device, dtype=heatmap.dtype)
-    drawn = heatmap.clone()
-    for index, points in enumerate(places):
-        if len(points) == 0:
-            continue
-        for chunk in points.to(heatmap).split(SPOTS_PER_CHUNK):
-            along_x = torch.exp(-0.5 * ((xs[None] - chunk[:, :1]) / sigma_px) ** 2)
-            along_y = torch.exp(-0.5 * ((ys[None] - chunk[:, 1:]) / sigma_px) ** 2)
-            spots = (along_y[:, :, None] * along_x[:, None, :]).amax(0)
-            drawn[index, 0] = torch.maximum(drawn[index, 0], spots)
-    return drawn
+    points = torch.cat(places).to(heatmap)
+    counts = torch.tensor([len(each) for each in places], device=heatmap.device)
+    sample = torch.repeat_interleave(torch.arange(len(places), device=heatmap.device), counts)
+    reach = math.ceil(SPOT_SIGMAS * sigma_px)
+    window = torch.arange(-reach, reach + 1, device=heatmap.device)
+    pixels = points.round().long()[:, :, None] + window  # (N, 2, K): x and y of the window
+    along = torch.exp(-0.5 * ((pixels - points[:, :, None]) / sigma_px) ** 2)
+    values = along[:, 1, :, None] * along[:, 0, None, :]
+    x, y = pixels[:, 0, None, :], pixels[:, 1, :, None]
+    on_image = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    target = (sample[:, None, None] * height + y) * width + x
+    drawn = heatmap.flatten().scatter_reduce(0, target[on_image], values[on_image], "amax")
+    return drawn.reshape(heatmap.shape)

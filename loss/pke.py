@@ -3,10 +3,11 @@
 The seed labels are the vessel junctions of the mask; a retina has many more usable keypoints.
 Places that the detector finds repeatedly become additional labels:
 
-1. *Candidates* are detections of the fixed image away from every seed, inside the overlap.
-2. *Geometric test*: the moving image has a detection at the mapped place.
-3. *Content test*: among all detections of the moving image, the nearest descriptor lies at the
-   mapped place, and is nearer by a ratio than the nearest one elsewhere.
+1. *Candidates* are detections of either image away from every seed, inside the overlap.
+2. *Geometric test*: the detector of the other image responds at the mapped place, with a
+   probability of at least ``partner_probability``.
+3. *Content test*: the descriptor of the other image at the mapped place is nearer than that of any
+   of its detections elsewhere, by a ratio.
 4. The value map (``loss.value_map``) keeps, for each training sample in its own frame, how
    reliably each place passed; a place whose value reaches ``admit_value`` is *admitted* as
    a label.

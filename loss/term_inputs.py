@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 
 from loss.common import Term
+from loss.detections import Detections
 from loss.keypoint_places import AdmittedPlaces
 from loss.value_map import PKESettings
+from utils.errors import InputError
 
 # (descriptor map (B, D, h, w), points (B, N, 2) in pixels) -> unit descriptors (B, N, D).
 DescriptorSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,6 +31,31 @@ class FeatureMaps(Protocol):
 
 
 @dataclass(frozen=True)
+class AnchorShares:
+    """Kinds of points at which the descriptors are trained, as shares of all anchors.
+
+    Attributes:
+        junctions: label places: vessel junctions and admitted places of the keypoint expansion.
+        detections: detections of the fixed image.
+
+    The other anchors, also where a view has too few points of a kind, are random vessel points.
+
+    Raises:
+        InputError: shares that are negative or above 1 together.
+    """
+
+    junctions: float = 0.25
+    detections: float = 0.25
+
+    def __post_init__(self) -> None:
+        if min(self.junctions, self.detections) < 0 or self.junctions + self.detections > 1:
+            raise InputError(
+                f"loss.anchors: shares of {self.junctions:g} and {self.detections:g} must not be "
+                "negative, and at most 1 together; the rest are vessel points."
+            )
+
+
+@dataclass(frozen=True)
 class TermSettings:
     """Settings of the single terms.
 
@@ -36,8 +63,12 @@ class TermSettings:
         descriptor: "infonce" or "triplet".
         temperature: of InfoNCE.
         margin: of the triplet loss.
-        ignore_px: points closer than this are not negatives, fixed pixels.
+        ignore_px: points closer than this are not negatives, fixed pixels; 0 excludes only the
+            point itself, as published for the triplet loss.
+        anchors: at which points the descriptors are trained.
         junction_sigma_px: standard deviation of the spots in the label heatmaps, pixels.
+        partner_probability: L_geo expects a detection where the other image has one of more than
+            this probability, [0, 1].
         pke: of the keypoint expansion.
     """
 
@@ -45,7 +76,9 @@ class TermSettings:
     temperature: float = 0.07
     margin: float = 0.8
     ignore_px: float = 6.0
+    anchors: AnchorShares = field(default_factory=AnchorShares)
     junction_sigma_px: float = 2.0
+    partner_probability: float = 0.3
     pke: PKESettings = field(default_factory=PKESettings)
 
 
@@ -59,7 +92,12 @@ class TermInputs:
             (B, 1, H, W) rasters ``<role>_heatmap`` and ``<role>_fov``, and ``key``,
             ``H_fix_to_mov`` and ``H_fix_to_own`` (B, 3, 3), ``anchors`` (B, N, 2) in fixed pixels
             and ``anchor_valid`` (B, N).
-        overlap: (B, 1, H, W), 1 where both images show retina, fixed frame.
+        H_mov_to_fix: (B, 3, 3), inverse of ``H_fix_to_mov``, pixels.
+        overlap, moving_overlap: (B, 1, H, W), 1 where both images show retina, in the fixed and in
+            the moving frame.
+        junctions: per sample (N, 2), vessel junctions of the fixed image inside the overlap, fixed
+            pixels.
+        fixed_detections, moving_detections: of both detector maps.
         places: admitted places of the keypoint expansion.
         settings: of the terms.
         sample_descriptors: interpolates a descriptor map at pixel positions.
@@ -68,7 +106,12 @@ class TermInputs:
     fixed: FeatureMaps
     moving: FeatureMaps
     batch: Mapping[str, Any]
+    H_mov_to_fix: torch.Tensor
     overlap: torch.Tensor
+    moving_overlap: torch.Tensor
+    junctions: list[torch.Tensor]
+    fixed_detections: Detections
+    moving_detections: Detections
     places: AdmittedPlaces
     settings: TermSettings
     sample_descriptors: DescriptorSampler

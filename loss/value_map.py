@@ -21,11 +21,15 @@ class PKESettings:
     """Settings of the keypoint expansion; distances in pixels of the view unless noted otherwise.
 
     Attributes:
-        min_probability: least detector probability of a candidate.
+        min_probability: least detector probability of a detection, [0, 1].
         max_candidates: strongest detections considered per image.
-        nms_radius_px: radius of the non-maximum suppression of the candidates.
-        max_reprojection_px: geometric test, largest distance from the mapped candidate to a
-            detection of the moving image.
+        nms_radius_px: radius of the non-maximum suppression of the detections.
+        partner_probability: geometric test, least probability of the other detector at the mapped
+            place, [0, 1]; 0.5 as published.
+        early_partner_probability: the same for the first ``early_views`` views of a sample.
+        early_views: number of those views; 0 = the value map alone limits early candidates.
+        max_reprojection_px: detections of the other image up to this distance from the mapped
+            place are the candidate itself in the content test.
         max_distance_ratio: content test, largest ratio of the descriptor distance at the mapped
             place to the smallest one elsewhere.
         seed_heat: a candidate where the seed heatmap exceeds this counts as a seed.
@@ -38,8 +42,11 @@ class PKESettings:
     """
 
     min_probability: float = 0.1
-    max_candidates: int = 256
+    max_candidates: int = 512
     nms_radius_px: int = 4
+    partner_probability: float = 0.5
+    early_partner_probability: float = 0.5
+    early_views: int = 0
     max_reprojection_px: float = 3.0
     max_distance_ratio: float = 0.9
     seed_heat: float = 0.05
@@ -76,11 +83,20 @@ class ValueMap:
         settings: of the expansion.
         places: per sample (N, 2) float32, pixels (x, y) of the sample's own frame, on the CPU.
         values: per sample (N,) float32 in [0, 1], in descending order, on the CPU.
+        views: per sample the number of views observed so far.
     """
 
     settings: PKESettings = field(default_factory=PKESettings)
     places: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, torch.Tensor] = field(default_factory=dict)
+    views: dict[str, int] = field(default_factory=dict)
+
+    def partner_probability(self, key: str) -> float:
+        """Threshold of the geometric test for the next view of a sample, [0, 1]."""
+        early = self.views.get(key, 0) < self.settings.early_views
+        if early:
+            return self.settings.early_partner_probability
+        return self.settings.partner_probability
 
     def remembered(self, key: str) -> torch.Tensor:
         """All places of a sample: (N, 2), pixels of the own frame, CPU."""
@@ -95,6 +111,7 @@ class ValueMap:
     def apply(self, observations: list[Observation]) -> None:
         """Update places and values from the observations, in the given order."""
         for observation in observations:
+            self.views[observation.key] = self.views.get(observation.key, 0) + 1
             self._apply_one(
                 observation.key, observation.passed.cpu().float(), observation.missed.cpu().float()
             )
@@ -144,6 +161,7 @@ class ValueMap:
             "settings": asdict(self.settings),
             "places": dict(self.places),
             "values": dict(self.values),
+            "views": dict(self.views),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,3 +170,5 @@ class ValueMap:
         The settings are not restored; they stay those of this run's config.
         """
         self.places, self.values = dict(state["places"]), dict(state["values"])
+        # Checkpoints of earlier versions do not count the views.
+        self.views = dict(state.get("views", {}))

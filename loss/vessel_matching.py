@@ -2,12 +2,13 @@
 
     W(i, j) = M_fixed(i) * M_moving(j) + eps      M = 1 on cells that contain a vessel, else 0
 
-W weights every pair of cells twice:
+The loss is the mean over the true matches, weighted by W: with eps near 0 background matches hardly
+contribute and hardly reduce the weight of the others. W weights nothing else. The dual softmax of a
+true match runs over all cells, as at inference, where there is no mask, so the loss also lowers the
+similarities between a vessel cell and background.
 
-- The loss is the mean over the true matches, weighted by W. With eps near 0 background matches
-  hardly contribute and hardly reduce the weight of the others.
-- The gradient of each similarity is multiplied by its W (at most 1). The softmax still runs over
-  all cells, as at inference, where there is no mask, but background similarities get no gradient.
+With ``mask_gradient`` the gradient of each similarity is also multiplied by its W (at most 1), as
+in earlier versions. This removes most of that push away from background; see docs/loftr_v3.md.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class VesselLossSettings:
 
     Attributes:
         mask: weight by vessels; if false, every true match has weight W = 1, as in LoFTR.
-        eps: weight of background, in the mean and again in the gradient; 1e-4 or 0 for the strict
-            mask, 0.1 for a soft one.
+        eps: weight of background; 1e-4 or 0 for the strict mask, 0.1 for a soft one.
+        mask_gradient: also multiply the gradient of every similarity by its W; without ``mask`` it
+            has no effect.
         min_vessel_area: fraction of a coarse cell that must be vessel for M = 1.
         focal_gamma: exponent of the focal loss (Lin et al., ICCV 2017); 0 gives cross-entropy.
         fine_weight: weight of the fine loss; the coarse one has weight 1.
@@ -42,6 +44,7 @@ class VesselLossSettings:
 
     mask: bool = True
     eps: float = 1e-4
+    mask_gradient: bool = False
     min_vessel_area: float = 0.05
     focal_gamma: float = 2.0
     fine_weight: float = 1.0
@@ -110,7 +113,11 @@ def _weighted_mean(
 
 
 def coarse_loss(
-    similarity: torch.Tensor, matches: CellMatches, weights: VesselWeights, focal_gamma: float = 2.0
+    similarity: torch.Tensor,
+    matches: CellMatches,
+    weights: VesselWeights,
+    focal_gamma: float = 2.0,
+    mask_gradient: bool = False,
 ) -> Term:
     """Focal loss of the dual-softmax probability of the true matches (LoFTR, CVPR 2021, eq. 5).
 
@@ -120,15 +127,19 @@ def coarse_loss(
     Args:
         similarity: (B, L, S) logits.
         matches: true matches (M).
-        weights: W; with eps = 0 the gradient of every similarity of a background cell is zero.
-        focal_gamma: see :class:`VesselLossSettings`.
+        weights: W.
+        focal_gamma, mask_gradient: see :class:`VesselLossSettings`. The value of the loss does not
+            depend on ``mask_gradient``; with it and eps = 0 the gradient of every similarity of a
+            background cell is zero.
 
     Returns:
         A term (B,); pairs without a true match on vessels are empty.
     """
-    similarity = torch.lerp(
-        similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity)
-    )
+    if mask_gradient:
+        # The interpolation between equal values keeps the value and scales the gradient.
+        similarity = torch.lerp(
+            similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity)
+        )
     batch, fixed_cell, moving_cell, _ = matches
     log_p = (
         2.0 * similarity[batch, fixed_cell, moving_cell]
@@ -223,8 +234,15 @@ class VesselObjective:
         # Without true matches ``selected`` contains a placeholder; drop it.
         offset_px, spread = offset_px[:n_true], spread[:n_true]
         selected = selected.pick(slice(n_true))
+        coarse = coarse_loss(
+            similarity,
+            matches,
+            weights,
+            self.settings.focal_gamma,
+            self.settings.mask and self.settings.mask_gradient,
+        )
         return {
-            "coarse": coarse_loss(similarity, matches, weights, self.settings.focal_gamma),
+            "coarse": coarse,
             "fine": fine_loss(offset_px, spread, selected, weights, self.half_window_px),
         }
 

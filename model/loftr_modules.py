@@ -1,4 +1,4 @@
-"""kornia's LoFTR modules: configuration, names, gradient flow between them, positional encoding."""
+"""kornia's LoFTR modules: configuration, names, positional encoding."""
 
 from __future__ import annotations
 
@@ -19,23 +19,6 @@ FINE_STRIDE = 2  # image pixels per cell of the fine map
 HALF_WINDOW_PX = float(KORNIA_DEFAULTS["fine_window_size"] // 2 * FINE_STRIDE)
 # kornia's attribute names, which are also the first part of the keys of published checkpoints.
 MODULES = ("backbone", "pos_encoding", "loftr_coarse", "fine_preprocess", "loftr_fine")
-
-
-def without_gradient(frozen: Sequence[str]) -> list[str]:
-    """Modules that are not frozen but that no gradient reaches.
-
-    Frozen modules run without a graph, so they stop the gradient to the modules before them.
-    """
-    coarse, fine = "loftr_coarse" not in frozen, "loftr_fine" not in frozen
-    through_fine = fine and "fine_preprocess" not in frozen
-    reached = {
-        "backbone": coarse or through_fine,
-        "pos_encoding": coarse,
-        "loftr_coarse": True,
-        "fine_preprocess": fine,
-        "loftr_fine": True,
-    }
-    return [name for name in MODULES if name not in frozen and not reached[name]]
 
 
 class ScaledPositions(PositionEncodingSine):

@@ -29,7 +29,6 @@ from model.loftr_modules import (
     MODULES,
     ScaledPositions,
     kornia_config,
-    without_gradient,
 )
 from model.loftr_outputs import FoundMatches, LoFTRFeatures, PairFeatures, PairTokens
 from model.ridge_stem import RidgeStem
@@ -164,28 +163,22 @@ class LoFTRVessel(nn.Module):
     # --- freezing ---------------------------------------------------------------------------------
 
     def freeze(self, names: Sequence[str]) -> None:
-        """Freeze these modules: no gradients, no graph, and always in evaluation mode.
+        """Freeze these modules: their weights get no gradient, their statistics do not change.
+
+        A frozen module still passes the gradient of its output on to modules before it that train:
+        the fine loss reaches ``loftr_coarse`` through a frozen ``fine_preprocess``. Autograd builds
+        no graph before the first module that trains.
 
         Args:
             names: among ``MODULES``; replaces what was frozen before.
 
         Raises:
-            InputError: unknown name, or a module that is not frozen but receives no gradient.
+            InputError: unknown name.
         """
         unknown = sorted(set(names) - set(MODULES))
         if unknown:
             raise InputError(
                 f"--freeze {' '.join(unknown)}: unknown; choose from {', '.join(MODULES)}, or none."
-            )
-        cut_off = [
-            name
-            for name in without_gradient(names)
-            if any(True for _ in getattr(self.matcher, name).parameters())
-        ]
-        if cut_off:
-            raise InputError(
-                f"--freeze {' '.join(names)}: {', '.join(cut_off)} would not learn either, because "
-                "frozen modules stop the gradient of the loss; freeze it too, or fewer modules."
             )
         self.frozen = tuple(name for name in MODULES if name in names)
         for name in MODULES:
@@ -203,13 +196,12 @@ class LoFTRVessel(nn.Module):
         return self
 
     def _run(self, name: str, *arguments: object) -> Any:
-        """Run one of the modules; a frozen one without a graph, which saves its memory."""
-        module, frozen = getattr(self.matcher, name), name in self.frozen
-        if frozen:
+        """Run one of the modules, a frozen one in evaluation mode."""
+        module = getattr(self.matcher, name)
+        if name in self.frozen:
             # A caller may have set ``matcher`` itself to training mode.
             module.eval()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            return module(*arguments)
+        return module(*arguments)
 
     # --- features ---------------------------------------------------------------------------------
 

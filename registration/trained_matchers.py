@@ -106,21 +106,62 @@ def load_matcher(
         InputError: unreadable checkpoint, unknown kind of model, unmatched keys.
     """
     content = read_checkpoint(path, INFERENCE_PARTS)
-    entry = _entry_of(content, path)
-
-    def settings_from(cls: type[Any], key: str) -> Any:
-        return build(cls, content[key], f"{path}: {key}", from_checkpoint=True)
-
-    model = build_model(settings_from(entry.settings, "model_settings"))
+    model = build_model(_settings_of(content, path, "model_settings"))
     load_strictly(model, content["model"], path)
+    matcher = _make_matcher(model, content, path, device, long_side)
+    return matcher, build(
+        Plausibility, content["plausibility"], f"{path}: plausibility", from_checkpoint=True
+    )
+
+
+def untrained_matcher(
+    path: str | Path,
+    seed: int,
+    device: torch.device | str = "cpu",
+    long_side: int | None = None,
+) -> Matcher:
+    """The matcher of a checkpoint with the initial weights of a new training run.
+
+    Network and settings are those of the checkpoint; its weights are not used.
+
+    Args:
+        path: one of our checkpoints.
+        seed: of the random weights. The global random state is left as it was.
+        device: where the network goes.
+        long_side: working size in pixels; that of the checkpoint when None.
+
+    Raises:
+        InputError: unreadable checkpoint, or unknown kind of model.
+    """
+    content = read_checkpoint(path, INFERENCE_PARTS)
+    # Networks are built on the CPU, so no other generator draws.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build_model(_settings_of(content, path, "model_settings"))
+    return _make_matcher(model, content, path, device, long_side)
+
+
+def _settings_of(content: dict[str, Any], path: str | Path, key: str) -> Any:
+    """The settings of the network ("model_settings") or the matcher ("match_settings")."""
+    entry = _entry_of(content, path)
+    cls = {"model_settings": entry.settings, "match_settings": entry.match_settings}[key]
+    return build(cls, content[key], f"{path}: {key}", from_checkpoint=True)
+
+
+def _make_matcher(
+    model: nn.Module,
+    content: dict[str, Any],
+    path: str | Path,
+    device: torch.device | str,
+    long_side: int | None,
+) -> Matcher:
     if long_side is not None:
         content["match_settings"] = content["match_settings"] | {"long_side": long_side}
     # The type stubs of Module.to lack the combination of a device and a memory format.
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.eval()
-    make_matcher: Callable[..., Matcher] = entry.matcher
-    matcher = make_matcher(model, settings_from(entry.match_settings, "match_settings"), device)
-    return matcher, settings_from(Plausibility, "plausibility")
+    make_matcher: Callable[..., Matcher] = _entry_of(content, path).matcher
+    return make_matcher(model, _settings_of(content, path, "match_settings"), device)
 
 
 def method_of(path: str | Path) -> str:

@@ -10,11 +10,11 @@ from torch.utils.data import default_collate
 from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
-from geometry.points import warp_points
+from geometry.points import sample_map, warp_points
 from loss.common import Term
 from loss.descriptor import DESCRIPTOR_OBJECTIVES
 from loss.joint_objective import TERMS, JointObjective, LossTerm, ObjectiveSettings
-from loss.term_inputs import TermInputs
+from loss.term_inputs import AnchorShares, TermInputs
 from loss.value_map import Observation, PKESettings, ValueMap
 from model.super_retina_multimodal import ModelSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
@@ -62,7 +62,7 @@ def test_every_parameter_gets_a_finite_gradient(batch, value_map, encoders, desc
         *model(batch["fixed_image"], batch["moving_image"]), batch, value_map
     )
     assert (
-        list(result.losses) == ["det", "des", "geo", "pke", "total"]
+        list(result.losses) == ["det", "des", "geo", "pke", "geo_plan", "total"]
         and result.counts["pke_labels"] > 0
     )
     weights = ObjectiveSettings().weights
@@ -191,7 +191,7 @@ def test_default_weights():
 def test_a_weight_that_is_not_named_is_zero(batch):
     """Also in settings that are built from a config or from a checkpoint."""
     settings = build(ObjectiveSettings, {"weights": {"det": 1.0}}, "checkpoint")
-    assert [settings.weight(name) for name in TERMS] == [1.0, 0.0, 0.0, 0.0]
+    assert [settings.weight(name) for name in TERMS] == [1.0, 0.0, 0.0, 0.0, 0.0]
     result = run_untrained(batch, weights={"det": 1.0})
     assert torch.equal(result.losses["total"], result.losses["det"])
     assert result.losses["geo"] > 0, "logged although its weight is 0"
@@ -199,10 +199,48 @@ def test_a_weight_that_is_not_named_is_zero(batch):
 
 def test_unknown_settings_are_refused():
     with pytest.raises(
-        InputError, match="weights.*unknown term dett; known are det, des, geo, pke"
+        InputError, match="weights.*unknown term dett; known are det, des, geo, pke, geo_plan"
     ):
         ObjectiveSettings(weights={"det": 1.0, "dett": 1.0})
     with pytest.raises(InputError, match="my.yaml.*weights.*unknown terms a, b"):
         build(ObjectiveSettings, {"weights": {"b": 1.0, "a": 1.0}}, "my.yaml")
     with pytest.raises(InputError, match="descriptor"):
         ObjectiveSettings(descriptor="hinge")
+    with pytest.raises(InputError, match="loss.anchors.*at most 1"):
+        ObjectiveSettings(anchors=AnchorShares(junctions=0.7, detections=0.4))
+
+
+def test_anchors_are_mixed_by_their_shares(batch, value_map):
+    """Label places and detections up to their shares, vessel points for the rest."""
+
+    def kinds(junctions: float, detections: float) -> tuple[int, int, int]:
+        seen = {}
+
+        def sampler(maps, points):
+            seen.setdefault("points", points)
+            return sample_descriptors(maps, points, 4)
+
+        shares = AnchorShares(junctions=junctions, detections=detections)
+        objective = JointObjective(
+            ObjectiveSettings(anchors=shares),
+            sampler,
+            lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+        )
+        objective(*features, batch, value_map)
+        points = seen["points"][0]
+        vessels = batch["anchors"][0]
+        heat = sample_map(batch["fixed_heatmap"][:1], points[None])[0, :, 0]
+        is_vessel = torch.cdist(points, vessels).amin(1) < 0.2
+        is_seed = ~is_vessel & (heat > 0.5)
+        return int(is_seed.sum()), int((~is_vessel & ~is_seed).sum()), int(is_vessel.sum())
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features = build_model(SMALL_MODEL)(batch["fixed_image"], batch["moving_image"])
+    n_anchors = batch["anchors"].shape[1]
+    assert kinds(0.0, 0.0) == (0, 0, n_anchors)
+    seeds, others, vessels = kinds(0.5, 0.0)
+    # The admitted place in the middle of the view is a label too.
+    assert seeds > 0 and others == 1 and seeds + others + vessels == n_anchors
+    seeds, others, vessels = kinds(0.0, 0.25)
+    assert others > 0 and seeds + others == n_anchors // 4 and vessels == n_anchors * 3 // 4

@@ -12,7 +12,8 @@ from kornia.feature import LoFTR
 from loftr_cases import textures
 
 from geometry.cells import CellMatches, cell_centres
-from model.loftr_modules import COARSE_STRIDE, MODULES, kornia_config
+from loss.vessel_matching import VesselWeights, fine_loss
+from model.loftr_modules import COARSE_STRIDE, HALF_WINDOW_PX, MODULES, kornia_config
 from model.loftr_vessel import LoFTRSettings, LoFTRVessel
 from model.pretrained import load_pretrained
 from registration.trained_matchers import build_model
@@ -158,10 +159,26 @@ def test_training_mode_set_on_the_inner_network_changes_no_statistics():
     )
 
 
-def test_frozen_modules_run_without_a_graph():
+@pytest.mark.parametrize(
+    ("freeze", "without_graph"),
+    [
+        (FROZEN, {"backbone", "pos_encoding"}),
+        (("backbone",), {"backbone", "pos_encoding"}),
+        (("pos_encoding",), set()),
+        (("loftr_coarse",), set()),
+        (("loftr_coarse", "fine_preprocess", "loftr_fine"), set()),
+        (("backbone", "loftr_fine"), {"backbone", "pos_encoding"}),
+        (("backbone", "loftr_coarse"), {"backbone", "pos_encoding", "loftr_coarse"}),
+        (tuple(name for name in MODULES if name != "loftr_fine"), set(MODULES) - {"loftr_fine"}),
+    ],
+)
+def test_only_modules_before_the_first_trained_one_run_without_a_graph(freeze, without_graph):
+    """A frozen module after a trained one passes the gradient on; its own weights get none."""
+    torch.manual_seed(0)
     small = build_model(replace(SMALL_LOFTR, position_cells=0))
-    small.freeze(FROZEN)
+    small.freeze(freeze)
     small.train()
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
     outputs = {}
 
     def remember(name):
@@ -173,14 +190,38 @@ def test_frozen_modules_run_without_a_graph():
         getattr(small.matcher, name).register_forward_hook(remember(name))
     features = small(textures(2), textures(2), first_cells())
     assert set(outputs) == set(MODULES)
-    assert {name for name, output in outputs.items() if output.requires_grad} == {
-        "loftr_coarse",
-        "loftr_fine",
-    }
-    (features.similarity.sum() + features.offset_px.sum()).backward()
+    assert {name for name in MODULES if not outputs[name].requires_grad} == without_graph
+    (features.similarity.square().sum() + features.offset_px.square().sum()).backward()
     for name in MODULES:
-        for parameter in getattr(small.matcher, name).parameters():
-            assert (parameter.grad is None) == (name in FROZEN), name
+        module = getattr(small.matcher, name)
+        for key, parameter in module.named_parameters():
+            trains = parameter.grad is not None and bool((parameter.grad != 0).any())
+            assert trains == (name not in freeze), f"{name}.{key}"
+            assert parameter.grad is None or name not in freeze
+        same = [
+            torch.equal(before[f"matcher.{name}.{k}"], v) for k, v in module.state_dict().items()
+        ]
+        assert all(same) or name not in freeze, f"{name}: its statistics changed"
+
+
+def test_the_fine_loss_alone_reaches_the_coarse_transformer():
+    """Through the frozen ``fine_preprocess``, which takes the coarse features."""
+    torch.manual_seed(0)
+    small = build_model(SMALL_LOFTR)
+    small.freeze(FROZEN)
+    small.train()
+    matches = first_cells()._replace(offset_px=torch.ones(4, 2))
+    features = small(textures(1), textures(1, seed=1), matches)
+    weights = VesselWeights(torch.ones(1, 64), torch.ones(1, 64), 0.0)
+    term = fine_loss(features.offset_px, features.spread, matches, weights, HALF_WINDOW_PX)
+    assert term.valid.all()
+    term.mean().backward()
+    for name in MODULES:
+        for key, parameter in getattr(small.matcher, name).named_parameters():
+            if name in FROZEN:
+                assert parameter.grad is None, f"{name}.{key}"
+            else:
+                assert parameter.grad.abs().sum() > 0, f"{name}.{key}"
 
 
 def test_freezing_nothing_undoes_an_earlier_freeze(small):

@@ -14,7 +14,7 @@ from geometry.rasters import valid_overlap
 from loss.common import average, dice_loss
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, infonce_loss, triplet_loss
 from loss.detector import detector_loss
-from loss.geometric import geometric_loss
+from loss.geometric import agreement_loss, plan_loss
 
 
 def ones(*shape: int) -> torch.Tensor:
@@ -96,35 +96,83 @@ def detectors():
     return fixed, moving, torch.tensor(H).float()[None]
 
 
-def test_geometric_loss_is_small_only_for_the_true_matrix(detectors):
+def test_the_loss_of_the_plan_is_small_only_for_the_true_matrix(detectors):
     fixed, moving, H = detectors
     overlap = valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
-    assert geometric_loss(fixed, moving, H, overlap).mean() < 0.03
+    assert plan_loss(fixed, moving, H, overlap).mean() < 0.03
     wrong = torch.tensor(translation_matrix([8, 0])).float()[None] @ H
-    assert geometric_loss(fixed, moving, wrong, overlap).mean() > 0.5
-    assert geometric_loss(fixed, moving, torch.linalg.inv(H), overlap).mean() > 0.5
+    assert plan_loss(fixed, moving, wrong, overlap).mean() > 0.5
+    assert plan_loss(fixed, moving, torch.linalg.inv(H), overlap).mean() > 0.5
 
 
-def test_geometric_loss_ignores_pixels_outside_of_the_overlap(detectors):
+def test_the_loss_of_the_plan_ignores_pixels_outside_of_the_overlap(detectors):
     fixed, moving, H = detectors
     overlap = valid_overlap(H, torch.ones_like(fixed), torch.ones_like(moving))
     overlap[..., 80:] = 0
     trained = fixed.clone().requires_grad_()
     moving = moving.clone().requires_grad_()
-    before = geometric_loss(trained, moving, H, overlap).mean()
+    before = plan_loss(trained, moving, H, overlap).mean()
     before.backward()
     assert trained.grad[..., 80:].abs().max() == 0 and trained.grad[..., :80].abs().max() > 0
     assert moving.grad.abs().max() > 0, "gradients flow into both maps"
     changed = fixed.clone()
     changed[..., 84:] = 0.7
-    assert geometric_loss(changed, moving, H, overlap).mean().item() == pytest.approx(
+    assert plan_loss(changed, moving, H, overlap).mean().item() == pytest.approx(
         before.item(), abs=1e-6
     )
-    empty = geometric_loss(trained, moving, H, torch.zeros_like(overlap))
+    empty = plan_loss(trained, moving, H, torch.zeros_like(overlap))
     assert empty.n_empty() == 1 and empty.mean() == 0 and empty.mean().requires_grad
 
 
+def test_agreement_loss_is_near_1_for_two_silent_maps_and_near_0_for_two_that_agree(detectors):
+    """The loss of the plan is 0 for two silent maps: it rewards silence."""
+    fixed, moving, H = detectors
+    H_back = torch.linalg.inv(H)
+    overlaps = [
+        valid_overlap(matrix, torch.ones_like(here), torch.ones_like(there))
+        for matrix, here, there in ((H, fixed, moving), (H_back, moving, fixed))
+    ]
+
+    def loss(fixed_map: torch.Tensor, moving_map: torch.Tensor) -> float:
+        return (
+            agreement_loss(fixed_map, fixed, overlaps[0], moving_map, moving, overlaps[1])
+            .mean()
+            .item()
+        )
+
+    silent = torch.zeros_like(fixed), torch.zeros_like(moving)
+    assert loss(*silent) > 0.95 and loss(fixed, moving) < 1e-6
+    assert loss(fixed, silent[1]) == pytest.approx(0.5 * loss(*silent), abs=0.02)
+    assert plan_loss(*silent, H, overlaps[0]).mean().item() == pytest.approx(0, abs=1e-6)
+
+
 # --- descriptors ---
+
+
+def test_the_published_triplet_equals_a_hand_computed_one():
+    """Every other point is a negative (ignore_px 0); random negative: the next valid point."""
+    generator = torch.Generator().manual_seed(1)
+    fixed, moving = (
+        F.normalize(torch.randn(2, 7, 5, generator=generator), dim=-1) for _ in range(2)
+    )
+    points = 3.0 * torch.rand(2, 7, 2, generator=generator)  # nearer than any ignored radius
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[1, [0, 3]] = False
+    wanted = []
+    for sample in range(2):
+        rows = [i for i in range(7) if valid[sample, i]]
+        losses = []
+        for position, i in enumerate(rows):
+            distance = {
+                j: float(np.linalg.norm((fixed[sample, i] - moving[sample, j]).numpy()))
+                for j in rows
+            }
+            hardest = min(value for j, value in distance.items() if j != i)
+            random = distance[rows[(position + 1) % len(rows)]]
+            losses.append(max(0.0, 0.8 + distance[i] - 0.5 * (hardest + random)))
+        wanted.append(np.mean(losses))
+    term = triplet_loss(fixed, moving, points, valid, margin=0.8, ignore_px=0.0)
+    assert term.per_sample.tolist() == pytest.approx(wanted, rel=1e-4)
 
 
 def descriptor_case(n_samples: int = 2, n_points: int = 24, seed: int = 0):

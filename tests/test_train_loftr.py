@@ -12,15 +12,19 @@ import pytest
 import torch
 import yaml
 from helpers import run_main
+from torch.utils.data import default_collate
 
 import evaluate
 import register
 import train_loftr_v3
+from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.samples import discover_samples
 from registration.trained_matchers import build_model
 from synthesis.generated_set import write_generated_set
 from training.loftr_config import LoFTRConfig
+from training.loftr_step import LoFTRStep
 from training.step_meter import StepMeter, reset_peak_memory, step_memory_mb
-from utils.checkpoint import read_checkpoint
+from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import build
 
 pytestmark = pytest.mark.slow
@@ -169,7 +173,7 @@ def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, m
             *tiny,
             *(
                 f"--save {trained.parent} --name full --pretrained "
-                f"{base / 'best.pth'} --freeze none --mask soft --photometric "
+                f"{base / 'best.pth'} --freeze none --mask soft --mask_gradient --photometric "
                 "--epoch 1"
             ).split(),
         )
@@ -179,6 +183,7 @@ def test_complete_base_is_used_again_and_freeze_none_trains_all(trained, tiny, m
     content = read_checkpoint(trained / "full" / "latest.pth")
     settings = content["config"]["settings"]["v3"]
     assert settings["freeze"] == [] and settings["loss"]["eps"] == 0.1 and settings["photometric"]
+    assert settings["loss"]["mask"] and settings["loss"]["mask_gradient"]
     start = read_checkpoint(base / "best.pth")["model"]
     assert not torch.equal(
         start["matcher.backbone.bn1.running_mean"],
@@ -212,14 +217,66 @@ def test_stopped_run_resumes_with_its_modules_frozen(trained, tiny, tmp_path, mo
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_modules_before_frozen_ones_train(trained, tiny, tmp_path, monkeypatch):
+    """With the coarse transformer frozen, the gradient of both losses passes it to the backbone."""
+    start = trained / "loftr_v3_base" / "best.pth"
+    arguments = f"--save {tmp_path} --epoch 1 --freeze loftr_coarse loftr_fine --pretrained {start}"
+    assert run_main(train_loftr_v3, monkeypatch, *tiny, *arguments.split()) == 0
+    before = read_checkpoint(start)["model"]
+    content = read_checkpoint(tmp_path / "cffa" / "loftr_v3" / "latest.pth")
+    frozen = ("matcher.loftr_coarse.", "matcher.loftr_fine.", "matcher.pos_encoding.")
+    for name, tensor in content["model"].items():
+        assert torch.equal(tensor, before[name]) == name.startswith(frozen), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [("v3", "of an earlier version.*--pretrained"), ("base", "the run is complete")],
+)
+def test_a_run_with_the_gradient_of_an_earlier_version_is_not_resumed(
+    trained, tmp_path, monkeypatch, capsys, stage, message
+):
+    """Checkpoints of earlier versions lack the setting; their v3 had another gradient. A base
+    without frozen modules and without a mask had the same one; it is only complete here."""
+    name = {"base": "loftr_v3_base", "v3": "loftr_v3"}[stage]
+    shutil.copytree(trained / name, tmp_path / "cffa" / name)
+    path = tmp_path / "cffa" / name / "latest.pth"
+    content = read_checkpoint(path)
+    for settings in (content["config"]["settings"][each] for each in ("base", "v3")):
+        del settings["loss"]["mask_gradient"]
+    content["config"]["settings"]["base"]["loss"]["mask"] = False
+    save_checkpoint(path, content)
+    which = ["--save", tmp_path, "--device", "cpu", "--stage", stage, "--resume"]
+    assert run_main(train_loftr_v3, monkeypatch, *which) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_training_step_brings_the_fine_loss_to_the_coarse_transformer(tiny):
+    """On generated views and with the modules that v3 freezes; the coarse loss is left out."""
+    torch.manual_seed(0)
+    config = build(LoFTRConfig, TINY, "tiny")
+    model = config.build_model()
+    model.freeze(config.v3.freeze)
+    model.train()
+    views = GeneratedPairs(discover_samples(tiny[3], ["cffa"])[0][:2], config.view)
+    batch = default_collate([views[ViewKey(1, index)] for index in range(2)])
+    output = LoFTRStep(model, config.v3.loss, torch.device("cpu"))(model, batch)
+    assert output.n_valid["fine"] > 0
+    output.losses["fine"].backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(f"matcher.{module}." for module in FROZEN)):
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad.abs().sum() > 0, name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--freeze", "backbones"], "unknown; choose from"),
-        (["--freeze", "loftr_fine"], "fine_preprocess would not learn either"),
-        (["--freeze", "loftr_coarse", "loftr_fine"], "would not learn either"),
         (["--freeze", "none", "backbone"], "either none or names"),
-        (["--mask", "none", "--eps", "0.1"], "leave --eps out"),
+        (["--mask", "none", "--eps", "0.1"], "leave --eps and --mask_gradient out"),
+        (["--mask", "none", "--mask_gradient"], "leave --eps and --mask_gradient out"),
         (
             ["--freeze", "backbone", "loftr_coarse", "loftr_fine", "fine_preprocess"],
             "no parameter is left to train",

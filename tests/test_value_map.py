@@ -20,14 +20,13 @@ NONE = torch.zeros(0, 2)
 # --- tests of candidates ---
 
 
-def test_geometric_test_needs_a_detection_nearby():
-    mapped, detections = (
-        torch.tensor([[10.0, 10.0], [30.0, 30.0]]),
-        torch.tensor([[12.0, 10.0], [30.0, 34.0]]),
-    )
-    assert passes_geometric_test(mapped, detections, 3.0).tolist() == [True, False]
-    assert passes_geometric_test(mapped, NONE, 3.0).tolist() == [False, False]
-    assert passes_geometric_test(NONE, detections, 3.0).shape == (0,)
+def test_geometric_test_needs_a_response_of_the_other_detector_at_the_mapped_place():
+    detector = torch.from_numpy(gaussian_heatmap(np.array([[12.0, 10.0]]), SIZE, 2.0))[None]
+    mapped = torch.tensor([[12.0, 10.0], [14.0, 10.0], [12.0, 30.0], [200.0, 10.0]])
+    # Height of the spot at a distance of one standard deviation: exp(-1/2) = 0.607.
+    assert passes_geometric_test(mapped, detector, 0.6).tolist() == [True, True, False, False]
+    assert passes_geometric_test(mapped, detector, 0.62).tolist() == [True, False, False, False]
+    assert passes_geometric_test(NONE, detector, 0.5).shape == (0,)
 
 
 def test_content_test_needs_the_nearest_descriptor_at_the_mapped_place_by_a_ratio():
@@ -36,31 +35,39 @@ def test_content_test_needs_the_nearest_descriptor_at_the_mapped_place_by_a_rati
         torch.tensor([[1.0, 0.0, 0.1], [0.0, 1.0, 0.0], [0.6, 0.0, 0.6]]), dim=1
     )
     candidate, mapped = torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[11.0, 10.0]])
+    similar, other = descriptors[:1], descriptors[1:2]
 
-    def passes(place: torch.Tensor, among: int = 3, ratio: float = 0.9) -> bool:
-        return bool(
-            passes_content_test(
-                candidate, place, detections[:among], descriptors[:among], 3.0, ratio
-            )[0]
-        )
+    def passes(place: torch.Tensor, there: torch.Tensor, ratio: float = 0.9) -> bool:
+        arguments = (candidate, place, there, detections, descriptors, 3.0, ratio)
+        return bool(passes_content_test(*arguments)[0])
 
-    assert passes(mapped) and not passes(mapped, ratio=0.05)
-    assert not passes(torch.tensor([[50.0, 50.0]])), "the same descriptor is elsewhere"
-    assert not passes(torch.tensor([[30.0, 30.0]])), "no detection at the mapped place"
-    assert not bool(passes_content_test(candidate, mapped, NONE, torch.zeros(0, 3), 3.0, 0.9)[0])
-    assert passes_content_test(
-        torch.zeros(0, 3), NONE, detections, descriptors, 3.0, 0.9
-    ).shape == (0,)
+    assert passes(mapped, similar) and not passes(mapped, similar, ratio=0.05)
+    assert not passes(mapped, other), "another descriptor at the mapped place"
+    assert not passes(torch.tensor([[50.0, 50.0]]), similar), "the same descriptor is elsewhere"
+    nothing = torch.zeros(0, 3)
+    assert not bool(passes_content_test(candidate, mapped, similar, NONE, nothing, 3.0, 0.9)[0])
+    no_candidates = passes_content_test(nothing, NONE, nothing, detections, descriptors, 3.0, 0.9)
+    assert no_candidates.shape == (0,)
 
 
 def test_content_test_fails_with_a_single_detection():
     """Without a detection elsewhere, even a random descriptor would be the nearest one."""
-    here = torch.tensor([[10.0, 10.0]])
-    assert not bool(
-        passes_content_test(
-            torch.tensor([[1.0, 0.0]]), here, here, torch.tensor([[0.0, 1.0]]), 3.0, 0.9
-        )[0]
-    )
+    here, seen = torch.tensor([[10.0, 10.0]]), torch.tensor([[0.0, 1.0]])
+    passed = passes_content_test(torch.tensor([[1.0, 0.0]]), here, seen, here, seen, 3.0, 0.9)
+    assert not bool(passed[0])
+
+
+def test_the_first_views_of_a_sample_can_have_a_higher_threshold():
+    settings = PKESettings(partner_probability=0.4, early_partner_probability=0.8, early_views=2)
+    value_map, thresholds = ValueMap(settings), []
+    for _ in range(4):
+        thresholds.append(value_map.partner_probability(KEY))
+        value_map.apply([Observation(KEY, NONE, NONE)])
+    assert thresholds == [0.8, 0.8, 0.4, 0.4]
+    restored = ValueMap(settings)
+    restored.load_state_dict(value_map.state_dict())
+    assert restored.partner_probability(KEY) == 0.4
+    assert restored.partner_probability("another sample") == 0.8
 
 
 # --- labels ---

@@ -1,9 +1,10 @@
-"""The strict vessel loss: background has no gradient and no weight; an empty batch has loss 0."""
+"""The vessel loss: background has no weight but is pushed away; an empty batch has loss 0."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,20 +54,122 @@ def test_focal_loss_equals_its_formula():
     assert torch.allclose(value, terms, rtol=1e-5)
 
 
+def weight_by_hand(fixed, moving, eps):
+    """W of one pair of cells, as the plan defines it."""
+    return (1.0 if fixed > 0.5 and moving > 0.5 else 0.0) + eps
+
+
+def coarse_by_hand(similarity, matches, weights, gamma):
+    """Loss (B,) and its gradient for gamma = 0 (B, L, S), in loops over true matches and cells."""
+    s, n_pairs = similarity.detach().double().numpy(), len(similarity)
+    fixed, moving = weights.fixed.numpy(), weights.moving.numpy()
+    loss, gradient = np.zeros(n_pairs), np.zeros_like(s)
+    for b in range(n_pairs):
+        total = sum_of_weights = 0.0
+        for m in range(len(matches.batch)):
+            if matches.batch[m] != b:
+                continue
+            i, j = int(matches.fixed_cell[m]), int(matches.moving_cell[m])
+            row = np.exp(s[b, i]) / np.exp(s[b, i]).sum()
+            column = np.exp(s[b, :, j]) / np.exp(s[b, :, j]).sum()
+            p, w = row[j] * column[i], weight_by_hand(fixed[b, i], moving[b, j], weights.eps)
+            total += w * (1.0 - p) ** gamma * -math.log(p)
+            sum_of_weights += w
+            gradient[b, i] += w * row
+            gradient[b, :, j] += w * column
+            gradient[b, i, j] -= 2.0 * w
+        loss[b] = total / sum_of_weights
+        gradient[b] /= sum_of_weights
+    return loss, gradient
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-4, 0.3])
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_background_similarities_have_no_gradient_without_eps(gamma):
+@pytest.mark.parametrize("mask_gradient", [False, True])
+def test_coarse_loss_equals_a_hand_computed_one(eps, gamma, mask_gradient):
+    similarity, matches, weights = make(eps)
+    expected, _ = coarse_by_hand(similarity, matches, weights, gamma)
+    value = coarse_loss(similarity, matches, weights, gamma, mask_gradient).per_sample
+    assert np.allclose(value.detach().numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.3])
+def test_the_gradient_equals_a_hand_computed_one_and_masked_it_is_w_times_that(eps):
+    """Between a vessel cell and background the loss pushes away; the mask on the gradient leaves
+    only W times that."""
+    similarity, matches, weights = make(eps)
+    _, expected = coarse_by_hand(similarity, matches, weights, gamma=0.0)
+    for mask_gradient in (False, True):
+        similarity.grad = None
+        term = coarse_loss(similarity, matches, weights, 0.0, mask_gradient)
+        term.per_sample.sum().backward()
+        found = similarity.grad.double().numpy()
+        for b, i, j in np.ndindex(found.shape):
+            w = weight_by_hand(weights.fixed[b, i], weights.moving[b, j], eps)
+            factor = min(w, 1.0) if mask_gradient else 1.0
+            assert found[b, i, j] == pytest.approx(factor * expected[b, i, j], rel=1e-4, abs=1e-7)
+            if weights.fixed[b, i] and not weights.moving[b, j] and not mask_gradient:
+                assert found[b, i, j] > 1e-3, "a vessel cell must be pushed away from background"
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-4, 0.3])
+def test_fine_loss_equals_a_hand_computed_one(eps):
+    _, matches, weights = make(eps)
+    generator = torch.Generator().manual_seed(1)
+    offset, true = torch.randn(2, len(matches.batch), 2, generator=generator)
+    spread = 0.2 + torch.rand(len(matches.batch), generator=generator)
+    matches = matches._replace(offset_px=true)
+    found = fine_loss(offset, spread, matches, weights, half_window_px=4.0).per_sample
+    for b in range(2):
+        total = sum_of_weights = 0.0
+        for m in range(len(matches.batch)):
+            if matches.batch[m] != b:
+                continue
+            fixed = weights.fixed[b, int(matches.fixed_cell[m])]
+            moving = weights.moving[b, int(matches.moving_cell[m])]
+            w = weight_by_hand(fixed, moving, eps) / float(spread[m])
+            dx, dy = ((offset[m] - true[m]) / 4.0).tolist()
+            total += w * (dx * dx + dy * dy)
+            sum_of_weights += w
+        assert found[b].item() == pytest.approx(total / sum_of_weights, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "masked"),
+    [
+        ({}, False),
+        ({"mask_gradient": True}, True),
+        ({"mask": False, "mask_gradient": True}, False),
+    ],
+)
+def test_the_objective_masks_the_gradient_only_where_the_settings_say_so(settings, masked):
+    similarity, matches, vessels = make(eps=0.0)
+    objective = VesselObjective(
+        VesselLossSettings(**{"eps": 0.0, "focal_gamma": 0.0} | settings), 4
+    )
+    weights = objective.weights(vessels.fixed, vessels.moving)
+    selected = choose_for_fine(matches, weights, 4)
+    zeros, ones = torch.zeros(4, 2), torch.ones(4)
+    terms = objective(similarity, zeros, ones, matches, selected, weights)
+    terms["coarse"].mean().backward()
+    background = vessels.matrix() == 0
+    assert bool((similarity.grad[background] == 0).all()) is masked
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_a_masked_gradient_leaves_none_on_background_without_eps(gamma):
     similarity, matches, weights = make(eps=0.0)
-    coarse_loss(similarity, matches, weights, gamma).per_sample.sum().backward()
+    coarse_loss(similarity, matches, weights, gamma, mask_gradient=True).per_sample.sum().backward()
     background = weights.matrix() == 0
     assert background.any() and (similarity.grad[background] == 0).all()
     assert (similarity.grad[~background] != 0).all()
 
 
-def test_the_gradient_of_background_is_proportional_to_eps():
+def test_a_masked_gradient_of_background_is_proportional_to_eps():
     gradients = []
     for eps in (1e-4, 1e-3):
         similarity, matches, weights = make(eps)
-        coarse_loss(similarity, matches, weights, 0.0).per_sample.sum().backward()
+        coarse_loss(similarity, matches, weights, 0.0, True).per_sample.sum().backward()
         gradients.append(similarity.grad[weights.matrix() < 0.5].abs().mean())
     assert gradients[0] > 0 and gradients[1] / gradients[0] == pytest.approx(10.0, rel=0.2)
 
@@ -82,7 +185,7 @@ def test_background_matches_do_not_change_the_mean():
 
 
 def test_a_similar_background_cell_raises_the_loss():
-    """The softmax runs over background cells too, although they get no gradient."""
+    """The softmax runs over background cells too."""
     similarity, matches, weights = make(eps=0.0)
     before = coarse_loss(similarity, matches, weights).per_sample[0]
     similar = similarity.detach().clone()
@@ -91,11 +194,10 @@ def test_a_similar_background_cell_raises_the_loss():
     assert coarse_loss(similar.requires_grad_(), matches, weights).per_sample[0] > before + 1.0
 
 
-def test_gradient_is_that_of_finite_differences_on_vessels():
-    similarity, matches, _ = make(eps=0.0)
-    everything = VesselWeights(torch.ones(2, N_CELLS), torch.ones(2, N_CELLS), 0.0)
+def test_gradient_is_that_of_finite_differences():
+    similarity, matches, weights = make(eps=0.3)
     assert torch.autograd.gradcheck(
-        lambda s: coarse_loss(s, matches, everything, 2.0).per_sample,
+        lambda s: coarse_loss(s, matches, weights, 2.0).per_sample,
         similarity.detach().double().requires_grad_(),
         eps=1e-6,
         atol=1e-5,

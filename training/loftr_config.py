@@ -14,6 +14,7 @@ from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
+from training.run_folder import Run
 from utils.errors import InputError
 
 STAGES = ("base", "v3")
@@ -51,6 +52,12 @@ def add_loftr_arguments(parser: argparse.ArgumentParser) -> None:
         help="strict: vessels only; soft: eps 0.1; none: every true match counts the same",
     )
     add("--eps", type=float, help="weight of background in the loss")
+    add(
+        "--mask_gradient",
+        action="store_true",
+        default=None,
+        help="also multiply the gradient of every similarity by its weight in the loss",
+    )
     add(
         "--photometric",
         action="store_true",
@@ -121,8 +128,8 @@ class LoFTRConfig(RunConfig):
         return replace(self, v3=settings)
 
     def overridden(self, args: argparse.Namespace) -> LoFTRConfig:
-        """See :meth:`training.run_config.RunConfig.overridden`; adds --mask, --eps, --freeze and
-        --photometric.
+        """See :meth:`training.run_config.RunConfig.overridden`; adds --mask, --eps,
+        --mask_gradient, --freeze and --photometric.
 
         Args:
             args: parsed by ``train_loftr_v3.py``.
@@ -130,15 +137,16 @@ class LoFTRConfig(RunConfig):
         Raises:
             InputError: arguments that contradict each other.
         """
-        if args.mask == "none" and args.eps is not None:
+        if args.mask == "none" and (args.eps is not None or args.mask_gradient):
             raise InputError(
-                "--eps: without a mask (--mask none) background has no weight of its own; leave "
-                "--eps out."
+                "--eps, --mask_gradient: without a mask (--mask none) background has no weight of "
+                "its own; leave --eps and --mask_gradient out."
             )
         config = super().overridden(args)
         current = config.current
         mask = MASKS[args.mask] if args.mask else {}
-        loss = replace(current.loss, **{**mask, **given(eps=args.eps)})
+        changes = {**mask, **given(eps=args.eps, mask_gradient=args.mask_gradient)}
+        loss = replace(current.loss, **changes)
         freeze = frozen_names(args.freeze)
         return config.with_current(
             replace(current, loss=loss, **given(freeze=freeze, photometric=args.photometric))
@@ -178,4 +186,25 @@ class LoFTRConfig(RunConfig):
             data=replace(self.data, photometric=self.current.photometric),
             seed=self.seed + VIEW_SEED_STEP * STAGES.index(self.stage),
             junction_sigma_px=JUNCTION_SIGMA_PX,
+        )
+
+
+def check_gradient(run: Run, stage: str) -> None:
+    """Refuse to resume a run whose gradient was another one.
+
+    Args:
+        run: new or resumed.
+        stage: "base" or "v3".
+
+    Raises:
+        InputError: an earlier version began the run, with frozen modules or a mask.
+    """
+    settings = run.saved["settings"][stage] if run.saved else None
+    if settings is None or "mask_gradient" in settings["loss"]:
+        return
+    if settings["freeze"] or settings["loss"]["mask"]:
+        raise InputError(
+            f"--resume: {run.checkpoint} is of an earlier version, which masked the gradient of "
+            "the loss and stopped it at frozen modules, so the run cannot continue as it was. "
+            "Start a new run from its weights with --pretrained."
         )
