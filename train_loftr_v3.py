@@ -24,16 +24,19 @@ from registration.loftr_matcher import LoFTRMatcher
 from registration.trained_matchers import describe_model
 from synthesis.generated_set import DEFAULT_EYES, write_generated_set
 from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
-from training.data import prepare_data
+from training.data import find_roots, prepare_data, refuse_other_data
 from training.loftr_config import LoFTRConfig, add_loftr_arguments, check_gradient
 from training.loftr_step import LoFTRStep
+from training.loop_settings import TrainSettings
 from training.processes import make_fabric, on_first_process
 from training.run import train_run
 from training.run_config import resolve_config
 from training.run_folder import Run, find_run
+from training.run_state import why_complete
 from training.task import TrainingTask
 from training.validation import Validator
 from utils.checkpoint import read_checkpoint
+from utils.config import build
 from utils.errors import InputError, run_script
 
 DEFAULT_CONFIG = "configs/loftr_v3_lite.yaml"
@@ -73,8 +76,8 @@ def train_stage(
     check_stage(run, stage)
     check_gradient(run, stage)
     config = resolve_config(LoFTRConfig, args, run, DEFAULT_CONFIG, stage=stage)
-    root = find_or_make_data(args, run, fabric)
-    data = prepare_data(run, root, args, config, config.view_draw(), fabric.print)
+    roots = find_or_make_data(args, run, fabric)
+    data = prepare_data(run, roots, args, config, config.view_draw(), fabric.print)
 
     torch.manual_seed(config.seed)
     model = config.build_model()
@@ -93,6 +96,7 @@ def train_stage(
     task = TrainingTask(
         model=model,
         dataset=data.train,
+        mixture=data.mixture,
         step=step,
         learn=step.end,
         validation=validator,
@@ -122,23 +126,23 @@ def check_stage(run: Run, stage: str) -> None:
         )
 
 
-def find_or_make_data(args: argparse.Namespace, run: Run, fabric: Fabric) -> str:
-    """Root of the generated data; the built-in set is written if it is wanted and missing.
+def find_or_make_data(args: argparse.Namespace, run: Run, fabric: Fabric) -> list[str]:
+    """Folders of the generated data; the built-in set is written if it is wanted and missing.
 
     Args:
         args: parsed arguments.
-        run: a resumed run keeps the root of its checkpoint.
+        run: a resumed run keeps the folders of its checkpoint.
         fabric: the first process writes.
     """
-    root: str = args.data or (run.saved["data"] if run.saved else DEFAULT_DATA)
+    roots = find_roots(args, run)
 
     def make() -> None:
-        if args.data is None and not Path(root).exists():
-            fabric.print(f"{root}: not there yet; synthesising {DEFAULT_EYES} eyes")
-            write_generated_set(Path(root), DEFAULT_EYES, processes=2)
+        if args.data is None and roots == [DEFAULT_DATA] and not Path(DEFAULT_DATA).exists():
+            fabric.print(f"{DEFAULT_DATA}: not there yet; synthesising {DEFAULT_EYES} eyes")
+            write_generated_set(Path(DEFAULT_DATA), DEFAULT_EYES, processes=2)
 
     on_first_process(fabric, make)
-    return root
+    return roots
 
 
 def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> Path:
@@ -152,21 +156,17 @@ def find_or_train_base(args: argparse.Namespace, name: str, fabric: Fabric) -> P
         fabric: devices and processes.
 
     Raises:
-        InputError: a finished base of other data, or as :func:`train_stage`.
+        InputError: a base of other data or of another split, or as :func:`train_stage`.
     """
     best = Path(args.save) / "_".join(args.mode) / name / "best.pth"
     resume = "latest" if best.with_name("latest.pth").exists() else None
     run = find_run(args.save, args.mode, name, resume)
     if run.checkpoint is not None and run.saved is not None:
-        finished = read_checkpoint(run.checkpoint, ["epoch"])["epoch"]
-        if finished >= run.saved["settings"]["base"]["train"]["epochs"]:
-            root = args.data or DEFAULT_DATA
-            if Path(root).resolve() != Path(run.saved["data"]).resolve():
-                raise InputError(
-                    f"--data {root}: the base in {run.folder} was trained on other data "
-                    f"({run.saved['data']}), so it may have seen your test eyes. Give another "
-                    "--name, or a base of this data as --pretrained."
-                )
+        config = resolve_config(LoFTRConfig, args, Run(run.folder), DEFAULT_CONFIG, stage="v3")
+        refuse_other_data(run, args, config)
+        loop = run.saved["settings"]["base"]["train"]
+        loop = build(TrainSettings, loop, str(run.checkpoint), from_checkpoint=True)
+        if why_complete(read_checkpoint(run.checkpoint, ["epoch"]), loop):
             fabric.print(f"base: {best}, trained before")
             return best
     fabric.print(f"no --pretrained: training a base first, in {run.folder}")

@@ -20,13 +20,17 @@ import torch
 from model.pretrained import load_pretrained
 from registration.keypoint_matcher import SuperRetinaMatcher
 from registration.trained_matchers import describe_model
-from training.arguments import DEFAULT_DATA, get_parser, resolve_arguments
-from training.data import prepare_data
+from training.arguments import get_parser, resolve_arguments
+from training.data import find_roots, prepare_data
 from training.processes import make_fabric
 from training.run import train_run
 from training.run_config import resolve_config
 from training.run_folder import find_run
-from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
+from training.superretina_step import (
+    SuperRetinaConfig,
+    SuperRetinaStep,
+    add_superretina_arguments,
+)
 from training.task import TrainingTask
 from training.validation import Validator
 from utils.errors import run_script
@@ -38,6 +42,7 @@ DEFAULT_NAME = "e2e"
 def main() -> None:
     """Arguments, data, model, objective, validation, engine."""
     parser = get_parser(__doc__, DEFAULT_CONFIG)
+    add_superretina_arguments(parser)
     parser.set_defaults(name=DEFAULT_NAME)
     args = parser.parse_args()
     run = find_run(args.save, args.mode, args.name, args.resume)
@@ -47,8 +52,8 @@ def main() -> None:
     if run.damage:
         fabric.print(f"damaged checkpoint: {run.damage}")
 
-    root = args.data or (run.saved["data"] if run.saved else DEFAULT_DATA)
-    data = prepare_data(run, root, args, config, config.view_draw(), fabric.print)
+    roots = find_roots(args, run)
+    data = prepare_data(run, roots, args, config, config.view_draw(), fabric.print)
 
     torch.manual_seed(config.seed)
     model = config.build_model()
@@ -64,6 +69,7 @@ def main() -> None:
     task = TrainingTask(
         model=model,
         dataset=data.train,
+        mixture=data.mixture,
         step=step,
         learn=step.value_map.apply,
         validation=validator,

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from dataset.photometric import PhotometricRanges, randomise
 from dataset.samples import MODE_FILES, Channel, Sample, discover_samples, load_sample
+from dataset.split import check_fold
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
 from geometry.matrices import Size
 from geometry.rasters import warp_image
@@ -47,16 +48,30 @@ class DataSettings:
     """Split of the generated data, and how images are randomised.
 
     Attributes:
-        val_test_share: shares of the eyes for validation and test.
+        val_test_share: shares of the eyes for validation and test; without effect with a fold.
+        split_seed: of the split, or of the folds; the seed of the run does not change the split.
+        fold: k and K of a cross-validation, see :func:`dataset.split.fold_by_eye`; None divides by
+            ``val_test_share``.
         photometric: whether brightness, contrast, noise and field of view are randomised.
         ranges: ranges of that randomisation.
         cache_mb: decoded samples kept in memory, MB in each process.
+
+    Raises:
+        InputError: a negative seed or an impossible fold.
     """
 
     val_test_share: tuple[float, float] = (0.12, 0.12)
+    split_seed: int = 0
+    fold: tuple[int, int] | None = None
     photometric: bool = True
     ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
     cache_mb: int = 512
+
+    def __post_init__(self) -> None:
+        if self.split_seed < 0:
+            raise InputError("--split_seed (data.split_seed) must be at least 0.")
+        if self.fold is not None:
+            check_fold(self.fold)
 
     def used_ranges(self) -> PhotometricRanges | None:
         """The ranges, or None when the randomisation is off."""

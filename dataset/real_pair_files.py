@@ -14,6 +14,11 @@ from geometry.point_files import read_points
 from geometry.points import warp_points
 
 FIXED_ROLES = ("01", "02")
+ALL_PARTS = "all"  # of a set that is divided into parts
+PART_HELP = (
+    "part of a set that is divided, as its folders name it, such as ts of Ground_Truth_ts; sets "
+    f"without parts are taken whole (default: {ALL_PARTS})"
+)
 
 
 class RealPairFiles(NamedTuple):
@@ -27,6 +32,7 @@ class RealPairFiles(NamedTuple):
             line; or one file with ``fixed_x fixed_y moving_x moving_y`` a line.
         landmark_size: (height, width) to which both images are scaled in the landmark files; None
             when landmarks are in pixels of each image.
+        part: of the set, such as "ts" of CF-OCTA; "" where the layout has no parts.
     """
 
     name: str
@@ -35,6 +41,7 @@ class RealPairFiles(NamedTuple):
     moving_path: Path
     landmark_files: tuple[Path, ...]
     landmark_size: Size | None = None
+    part: str = ""
 
     @property
     def landmark_columns(self) -> int:

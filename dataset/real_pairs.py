@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.layouts import LAYOUT_BY_NAME, LAYOUTS, recognise_layout
-from dataset.real_pair_files import FIXED_ROLES, RealPairFiles
+from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP, RealPairFiles
 from geometry.accuracy import pair_error
 from geometry.estimation import fit_affine
 from geometry.matrices import size_of_image
@@ -151,8 +151,34 @@ def find_pairs(
     return pairs, problems
 
 
+def choose_part(root: str | Path, pairs: Sequence[RealPairFiles], part: str) -> list[RealPairFiles]:
+    """The pairs of a part of a set; all pairs of a set without parts.
+
+    Args:
+        root: folder of the pairs, for the message.
+        pairs: from :func:`find_pairs`.
+        part: as the folders name it, in capitals or not; "all" takes every part.
+
+    Raises:
+        InputError: the set has parts, but not this one.
+    """
+    parts = sorted({files.part for files in pairs if files.part})
+    if part == ALL_PARTS or not parts:
+        return list(pairs)
+    chosen = [files for files in pairs if files.part.lower() == part.lower()]
+    if not chosen:
+        raise InputError(
+            f"{root}: has no part {part!r}; --part may be {', '.join(parts)} or {ALL_PARTS}."
+        )
+    return chosen
+
+
 def load_real_pairs(
-    root: str | Path, mode: str = "cffa", layout: str = "auto", fixed_role: str = "01"
+    root: str | Path,
+    mode: str = "cffa",
+    layout: str = "auto",
+    fixed_role: str = "01",
+    part: str = ALL_PARTS,
 ) -> list[RealPair]:
     """Load all pairs below a folder.
 
@@ -160,6 +186,7 @@ def load_real_pairs(
         root: folder of the pairs.
         mode: name of the kind of pair, prefix of each key.
         layout, fixed_role: see :func:`find_pairs`.
+        part: see :func:`choose_part`.
 
     Raises:
         InputError: missing or empty folder, missing partner, unreadable image or bad landmarks; the
@@ -170,7 +197,7 @@ def load_real_pairs(
     pairs, problems = find_pairs(root, layout, fixed_role)
     if problems:
         raise InputError(problems[0])
-    return [load_pair(files, mode) for files in pairs]
+    return [load_pair(files, mode) for files in choose_part(root, pairs, part)]
 
 
 def describe_pairs(root: str | Path, pairs: Sequence[RealPair]) -> str:
@@ -193,10 +220,11 @@ def main() -> None:
     parser.add_argument("--mode", default="cffa", help="name of the kind of pair")
     parser.add_argument("--layout", default="auto", choices=LAYOUTS)
     parser.add_argument("--fixed_role", default="01", choices=FIXED_ROLES)
+    parser.add_argument("--part", default=ALL_PARTS, metavar="NAME", help=PART_HELP)
     parser.add_argument("--show", required=True, metavar="PNG", help="contact sheet to write")
     args = parser.parse_args()
     rows = []
-    for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role):
+    for pair in load_real_pairs(args.data, args.mode, args.layout, args.fixed_role, args.part):
         print(
             f"{pair.key}: {len(pair.fixed_landmarks)} landmarks, affine leaves "
             f"{pair.median_residual:.2f} px (median, at 512)"

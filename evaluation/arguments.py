@@ -6,7 +6,7 @@ import argparse
 import math
 
 from dataset.layouts import LAYOUTS
-from dataset.real_pair_files import FIXED_ROLES
+from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.samples import MODE_FILES
 from evaluation.method import BARE_SUFFIX, MethodOptions
 from evaluation.method_registry import OWN, available_methods
@@ -54,6 +54,7 @@ def _add_real(group: argparse._ArgumentGroup) -> None:
         choices=FIXED_ROLES,
         help="fixed image of the numbered layout",
     )
+    group.add_argument("--part", default=ALL_PARTS, metavar="NAME", help=PART_HELP)
 
 
 def _add_generated(group: argparse._ArgumentGroup) -> None:

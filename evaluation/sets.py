@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
-from dataset.split import read_manifest
+from dataset.split import eyes_in, read_manifest
 from dataset.views import ViewGeometry
 from geometry.points import image_corners, warp_points
 from utils.errors import InputError
@@ -93,7 +94,9 @@ def _checksum(loaders: list[PairLoader]) -> str:
     return f"{zlib.crc32(repr([loader.key for loader in loaders]).encode()):08x}"
 
 
-def real_set(root: str | Path, name: str, layout: str, fixed_role: str) -> EvaluationSet:
+def real_set(
+    root: str | Path, name: str, layout: str, fixed_role: str, part: str = ALL_PARTS
+) -> EvaluationSet:
     """The real pairs of a folder.
 
     Args:
@@ -101,11 +104,14 @@ def real_set(root: str | Path, name: str, layout: str, fixed_role: str) -> Evalu
         name: of the set, which is also the mode of its pairs.
         layout: one of ``dataset.layouts.LAYOUTS``.
         fixed_role: "01" or "02", the fixed image of the numbered layout.
+        part: of a set that is divided into parts.
 
     Raises:
         InputError: no pairs in this folder, or unusable ones.
     """
-    pairs = load_real_pairs(root, name, layout, fixed_role)
+    pairs = load_real_pairs(root, name, layout, fixed_role, part)
+    # A whole set is described as before there were parts, so kept results stay valid.
+    chosen = {} if part == ALL_PARTS else {"part": part}
     loaders = [PairLoader(pair.key, pair.eye, partial(_load_real, pair)) for pair in pairs]
     return EvaluationSet(
         name=name,
@@ -115,6 +121,7 @@ def real_set(root: str | Path, name: str, layout: str, fixed_role: str) -> Evalu
             "data": str(Path(root).resolve()),
             "layout": layout,
             "fixed_role": fixed_role,
+            **chosen,
             "pairs": len(loaders),
             "pairs_crc32": _checksum(loaders),
         },
@@ -208,7 +215,7 @@ def _samples_of(
             "generated pairs: give the --split of the training run, so that no training eye "
             "is scored, or --subset all."
         )
-    eyes = set(read_manifest(split)[subset])
+    eyes = set(eyes_in(read_manifest(split)[subset], root))
     samples = [sample for sample in samples if sample.eye in eyes]
     if not samples:
         raise InputError(

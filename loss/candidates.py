@@ -74,6 +74,26 @@ class _Side(NamedTuple):
     H_to_other: torch.Tensor
 
 
+def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
+    batch = inputs.batch
+    return (
+        _Side(
+            inputs.fixed,
+            inputs.fixed_detections,
+            inputs.overlap,
+            batch["fixed_heatmap"],
+            batch["H_fix_to_mov"],
+        ),
+        _Side(
+            inputs.moving,
+            inputs.moving_detections,
+            inputs.moving_overlap,
+            batch["moving_heatmap"],
+            inputs.H_mov_to_fix,
+        ),
+    )
+
+
 class _Tested(NamedTuple):
     """Candidates (N, 2) in pixels of their image, and which passed each test, (N,) bool."""
 
@@ -101,20 +121,7 @@ def observe_candidates(
         ``pke_passed`` for the log, over both images.
     """
     batch, merge_px = inputs.batch, inputs.settings.pke.merge_px
-    fixed = _Side(
-        inputs.fixed,
-        inputs.fixed_detections,
-        inputs.overlap,
-        batch["fixed_heatmap"],
-        batch["H_fix_to_mov"],
-    )
-    moving = _Side(
-        inputs.moving,
-        inputs.moving_detections,
-        inputs.moving_overlap,
-        batch["moving_heatmap"],
-        inputs.H_mov_to_fix,
-    )
+    fixed, moving = _sides(inputs)
     observations, n_candidates, n_geometric, n_passed = [], 0, 0, 0
     for index, key in enumerate(batch["key"]):
         threshold = value_map.partner_probability(key)

@@ -224,3 +224,19 @@ def test_the_real_development_pairs():
         assert len(pair.fixed_landmarks) == 20
         assert 1.0 < pair.median_residual < 4.0, f"{pair.key}: {pair.median_residual}"
         assert 0.8 < np.sqrt(np.linalg.det(pair.H_fix_to_mov[:2, :2])) * 1.0 < 1.25
+
+
+def test_a_part_of_a_divided_set_is_chosen(cfocta_root, numbered_root, tmp_path):
+    root = shutil.copytree(cfocta_root[0], tmp_path / "set")
+    for path in list(root.iterdir()):
+        shutil.copytree(path, root / f"{path.name[:-2]}train")
+    keys = {
+        part: [pair.key for pair in load_real_pairs(root, "cfocta", part=part)]
+        for part in ("all", "ts", "TRAIN")
+    }
+    assert sorted(keys["ts"]) == ["cfocta_Ts_1", "cfocta_Ts_10"]
+    assert sorted(keys["TRAIN"]) == ["cfocta_train_1", "cfocta_train_10"]
+    assert keys["all"] == keys["ts"] + keys["TRAIN"]
+    with pytest.raises(InputError, match="no part 'val'; --part may be Ts, train or all"):
+        load_real_pairs(root, "cfocta", part="val")
+    assert len(load_real_pairs(numbered_root[0], part="ts")) == 3, "a set without parts is whole"

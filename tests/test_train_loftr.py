@@ -379,3 +379,20 @@ def test_photometric_is_a_setting_of_the_stage(tiny, tmp_path, monkeypatch, caps
         == 2
     )
     assert "data.photometric" in capsys.readouterr().err
+
+
+def test_a_base_of_another_split_is_refused(tiny, trained, tmp_path, monkeypatch, capsys):
+    """It may have seen the test eyes of the v3 that starts from it."""
+    shutil.copytree(trained / "loftr_v3_base", tmp_path / "cffa" / "loftr_v3_base")
+    for arguments in (["--split_seed", 3], ["--fold", "1/3"]):
+        assert run_main(train_loftr_v3, monkeypatch, *tiny, "--save", tmp_path, *arguments) == 2
+        assert "with another split" in capsys.readouterr().err
+
+
+def test_frozen_modules_are_a_setting_of_the_stages(tiny, tmp_path, monkeypatch, capsys):
+    arguments = [*tiny, "--save", tmp_path, "--set", "base.train.freeze=[matcher]"]
+    assert run_main(train_loftr_v3, monkeypatch, *arguments) == 2
+    assert "set base.freeze or v3.freeze" in capsys.readouterr().err
+    arguments = [*tiny, "--save", tmp_path, "--set", "stage=base"]
+    assert run_main(train_loftr_v3, monkeypatch, *arguments) == 2
+    assert "--set stage: the script sets this" in capsys.readouterr().err

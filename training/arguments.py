@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dataset.real_pair_files import FIXED_ROLES
+from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.samples import MODE_FILES
 from training.processes import PRECISIONS
 from utils.device import DEVICES
@@ -16,6 +16,10 @@ DEFAULT_DATA = "data/generated"
 RECORDED_ARGUMENTS: dict[str, Any] = {
     "val_data": [],
     "fixed_role": "01",
+    "part": ALL_PARTS,
+    "data_weight": [],
+    "mode_weight": [],
+    "split_file": None,
     "precision": "32",
     "overfit": False,
 }
@@ -48,7 +52,15 @@ def add_run_arguments(parser: argparse.ArgumentParser, default_config: str) -> N
     add("--name", help="name of the run")
     add("--config", help=f"settings (default: {default_config})")
     add("--save", default="save", help="folder of all runs")
-    add("--seed", type=int, help="of weights, split and views")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any setting of the config, such as view.scale=[0.5,2]; named arguments come on top",
+    )
+    add("--seed", type=int, help="of weights and views")
     add("--device", default="auto", choices=DEVICES)
     add(
         "--precision",
@@ -74,13 +86,67 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add("--mode", nargs="+", default=["cffa"], choices=list(MODE_FILES), help="kinds of pairs")
-    add("--data", help=f"generated data, see docs/data.md (default: {DEFAULT_DATA})")
+    add(
+        "--mode_weight",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="shares of the views, in the order of --mode (default: all samples equally often)",
+    )
+    add(
+        "--data",
+        nargs="+",
+        metavar="ROOT",
+        help=f"generated data, one set or several, see docs/data.md (default: {DEFAULT_DATA})",
+    )
+    add(
+        "--data_weight",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="shares of the views, in the order of --data (default: all samples equally often)",
+    )
+    add_split_arguments(parser)
     add("--val_data", nargs="+", help="folders of real landmark pairs, validated every epoch")
     add("--fixed_role", choices=FIXED_ROLES, help="fixed image of --val_data (default: 01)")
+    add("--part", metavar="NAME", help=f"of --val_data: {PART_HELP}")
     add("--img_size", type=int, help="side of the square training views, pixels")
     add("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
     add("--views_per_sample", type=int, help="views of each sample per epoch")
     add("--workers", type=int, help="data loading processes")
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments about the split of the eyes into training, validation and test.
+
+    Args:
+        parser: is extended.
+    """
+    add = parser.add_argument
+    add("--split", dest="split_file", metavar="FILE", help="the split.yaml of another run")
+    add("--split_seed", type=int, help="of the split (default: 0)")
+    add(
+        "--fold",
+        type=fold_of,
+        metavar="k/K",
+        help="cross-validation: the eyes are dealt into K folds; validation on fold k, test on the "
+        "next one",
+    )
+
+
+def fold_of(text: str) -> tuple[int, int]:
+    """Read ``k/K``; the range is checked with the settings.
+
+    Args:
+        text: from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    number, slash, n_folds = text.partition("/")
+    if not slash or not number.isdecimal() or not n_folds.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: must be k/K, for example 1/5")
+    return int(number), int(n_folds)
 
 
 def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,6 +169,22 @@ def add_loop_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def frozen_names(names: list[str] | None) -> tuple[str, ...] | None:
+    """The value of ``--freeze``, where ``none`` stands for no name.
+
+    Args:
+        names: as given; None if the argument was not.
+
+    Raises:
+        InputError: "none" beside names.
+    """
+    if names is None:
+        return None
+    if "none" in names and len(names) > 1:
+        raise InputError(f"--freeze {' '.join(names)}: give either none or names of modules.")
+    return tuple(name for name in names if name != "none")
+
+
 def resolve_arguments(args: argparse.Namespace, saved: dict[str, Any] | None) -> None:
     """Fill in ``RECORDED_ARGUMENTS``; a resumed run keeps those of its checkpoint.
 
@@ -116,8 +198,9 @@ def resolve_arguments(args: argparse.Namespace, saved: dict[str, Any] | None) ->
     for name, default in RECORDED_ARGUMENTS.items():
         was = saved.get(name, default) if saved else default
         if saved and getattr(args, name) not in (None, was):
+            option = name.removesuffix("_file")  # the entry "split" of a checkpoint holds the eyes
             raise InputError(
-                f"--resume continues a run as it was, but --{name} was {was}. Leave it out."
+                f"--resume continues a run as it was, but --{option} was {was}. Leave it out."
             )
         if getattr(args, name) is None:
             setattr(args, name, was)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dataset.views import ViewKey
 from training.loop_settings import TrainSettings
+from training.mixture import Mixture
 from training.task import ViewDataset
 from utils.errors import InputError
 
@@ -38,6 +39,7 @@ class ViewBatches(Sampler[list[ViewKey]]):
         seed: of the order.
         rank: of this process.
         world_size: number of processes.
+        mixture: how often each group of samples is shown; None shows every sample equally often.
 
     Attributes:
         epoch: the epoch whose order comes next, from 1.
@@ -48,7 +50,13 @@ class ViewBatches(Sampler[list[ViewKey]]):
     """
 
     def __init__(
-        self, n_samples: int, settings: TrainSettings, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        n_samples: int,
+        settings: TrainSettings,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        mixture: Mixture | None = None,
     ) -> None:
         if settings.batch_size % (world_size * settings.accumulate):
             raise InputError(
@@ -56,6 +64,7 @@ class ViewBatches(Sampler[list[ViewKey]]):
                 f"processes, each in {settings.accumulate} parts."
             )
         self.n_views = n_samples * settings.views_per_sample
+        self.mixture = mixture or Mixture.even(n_samples)
         self.batch_size = settings.batch_size
         self.seed = seed
         self.rank = rank
@@ -68,7 +77,8 @@ class ViewBatches(Sampler[list[ViewKey]]):
         return max(1, self.n_views // self.batch_size)
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_views)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.mixture.views_of_epoch(self.n_views, rng))
         # A data set smaller than one batch is repeated to fill it.
         order = np.resize(order, len(self) * self.batch_size)
         for start in range(self.first_step * self.batch_size, len(order), self.batch_size):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dataset.generated_pairs import DataSettings, GeneratedPairs
+from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
-from dataset.split import split_by_eye
+from dataset.split import MAX_NAMED_EYES, Split, fold_by_eye, split_as_in, split_by_eye
 from dataset.views import ViewGeometry
-from training.arguments import RECORDED_ARGUMENTS
-from training.run_config import RunConfig
+from training.arguments import DEFAULT_DATA, RECORDED_ARGUMENTS
+from training.mixture import Mixture, mix
+from training.run_config import RunConfig, with_split_seed
 from training.run_folder import Run
 from utils.config import to_plain
 from utils.errors import InputError
+from utils.names import is_plain_name
 
 MAX_LISTED = 5  # folders without all files of a mode that are named in the log
 
@@ -30,6 +34,8 @@ class TrainingData:
         train: views of the training eyes.
         val: whole-image views of the validation eyes.
         real: landmark pairs of ``--val_data``; may be empty.
+        mixture: how often the samples of each data set and mode are shown.
+        roots: folders of the generated data.
         split: eyes of "train", "val" and "test".
         record: everything that a resumed run must agree with; a checkpoint holds it as ``config``.
     """
@@ -37,7 +43,9 @@ class TrainingData:
     train: GeneratedPairs
     val: GeneratedPairs
     real: list[RealPair]
-    split: dict[str, list[str]]
+    mixture: Mixture
+    roots: list[str]
+    split: Split
     record: dict[str, Any]
 
 
@@ -56,9 +64,21 @@ class ViewDraw:
     junction_sigma_px: float
 
 
+def find_roots(args: argparse.Namespace, run: Run) -> list[str]:
+    """Folders of the generated data: ``--data``, those of the resumed run, or the default.
+
+    Args:
+        args: parsed arguments.
+        run: new or resumed.
+    """
+    if args.data:
+        return [str(root) for root in args.data]
+    return _roots_of(run.saved) if run.saved else [DEFAULT_DATA]
+
+
 def prepare_data(
     run: Run,
-    root: str,
+    roots: list[str],
     args: argparse.Namespace,
     config: RunConfig,
     draw: ViewDraw,
@@ -68,7 +88,7 @@ def prepare_data(
 
     Args:
         run: new, or resumed: then the data must be those that it began with.
-        root: folder of the generated data.
+        roots: folders of the generated data, see :func:`find_roots`.
         args: after :func:`training.arguments.resolve_arguments`.
         config: of the run.
         draw: appearance and seed of the training views.
@@ -77,10 +97,12 @@ def prepare_data(
     Raises:
         InputError: unusable data; the message names the file.
     """
-    samples, split = find_samples(root, args.mode, config, log)
+    by_root = find_samples(roots, args.mode, log)
+    samples = [sample for found in by_root.values() for sample in found]
+    split = find_split(run, by_root, roots, args, config, log)
     record = {
         "settings": to_plain(config),
-        "data": str(root),
+        "data": roots[0] if len(roots) == 1 else roots,
         "mode": list(args.mode),
         "split": split,
         "files": {sample.key: sample.n_bytes for sample in samples},
@@ -89,35 +111,108 @@ def prepare_data(
     if run.saved is not None:
         check_same_data(run.saved, record, run.checkpoint)
     train, val = make_views(samples, split, config, draw)
-    real = find_real_pairs(args.val_data, args.fixed_role, log)
-    return TrainingData(train=train, val=val, real=real, split=split, record=record)
+    root_of = {sample.key: root for root, found in by_root.items() for sample in found}
+    labels = [(root_of[sample.key], sample.mode) for sample in train.samples]
+    mixture = mix(labels, list(by_root), args.mode, args.data_weight, args.mode_weight)
+    real = find_real_pairs(args.val_data, args.fixed_role, log, args.part)
+    return TrainingData(train, val, real, mixture, roots, split, record)
 
 
 def find_samples(
-    root: str, modes: list[str], config: RunConfig, log: Callable[[str], None]
-) -> tuple[list[Sample], dict[str, list[str]]]:
-    """All samples, and the eyes of "train", "val" and "test".
+    roots: Sequence[str], modes: list[str], log: Callable[[str], None]
+) -> dict[str, list[Sample]]:
+    """All samples, by the name of the folder of their data set.
+
+    Of several data sets, the name becomes part of the keys and eyes: equal numbers in two data sets
+    are different eyes.
 
     Args:
-        root: folder of the generated data.
+        roots: folders of the generated data.
         modes: kinds of pairs, keys of ``dataset.samples.MODE_FILES``.
-        config: holds the shares of the split and its seed.
         log: prints a line.
 
     Raises:
-        InputError: no usable sample, or too few eyes.
+        InputError: no usable sample, or names that cannot be told apart.
     """
-    samples, lacking = discover_samples(root, modes)
-    for line in lacking[:MAX_LISTED]:
-        log(f"left out: {line}")
-    if len(lacking) > MAX_LISTED:
-        log(f"left out: {len(lacking) - MAX_LISTED} more samples that lack a file")
-    eyes = [sample.eye for sample in samples]
-    return samples, split_by_eye(eyes, config.data.val_test_share, config.seed)
+    by_root: dict[str, list[Sample]] = {}
+    for root in roots:
+        name = Path(root).resolve().name
+        if name in by_root or (len(roots) > 1 and not is_plain_name(name)):
+            raise InputError(
+                f"--data {root}: {name!r} names the samples of this data set, so the folders of "
+                "several data sets need different names; rename one."
+            )
+        samples, lacking = discover_samples(root, modes)
+        for line in lacking[:MAX_LISTED]:
+            log(f"left out: {line}")
+        if len(lacking) > MAX_LISTED:
+            log(f"left out: {len(lacking) - MAX_LISTED} more samples that lack a file")
+        if len(roots) > 1:
+            samples = [
+                replace(sample, key=f"{name}_{sample.key}", eye=f"{name}/{sample.eye}")
+                for sample in samples
+            ]
+        by_root[name] = samples
+    counts = Counter(sample.key for samples in by_root.values() for sample in samples)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise InputError(f"--data {' '.join(roots)}: two samples are {twice[0]}; rename a folder.")
+    return by_root
+
+
+def find_split(
+    run: Run,
+    by_root: dict[str, list[Sample]],
+    roots: Sequence[str],
+    args: argparse.Namespace,
+    config: RunConfig,
+    log: Callable[[str], None],
+) -> Split:
+    """The eyes of "train", "val" and "test": those of the resumed run, of ``--split``, or drawn.
+
+    Every data set is divided on its own, so its part of the split does not depend on the others.
+
+    Args:
+        run: new or resumed.
+        by_root: samples of each data set.
+        roots: folders of the data sets.
+        args: after :func:`training.arguments.resolve_arguments`.
+        config: holds the shares or the fold of the split, and its seed.
+        log: prints a line.
+
+    Raises:
+        InputError: too few eyes, or a split of other data.
+    """
+    if run.saved is not None:
+        # Not drawn again: the split of an old checkpoint may come from an earlier rule.
+        return {part: list(eyes) for part, eyes in run.saved["split"].items()}
+    if args.split_file:
+        if config.data.fold is not None or args.split_seed is not None:
+            raise InputError(
+                f"--split {args.split_file}: already says which eyes are in which part; leave out "
+                "--split, or --fold (data.fold) and --split_seed."
+            )
+        eyes = {sample.eye for samples in by_root.values() for sample in samples}
+        split, absent = split_as_in(args.split_file, eyes, roots)
+        if absent:
+            few = ", ".join(absent[:MAX_NAMED_EYES])
+            log(f"{args.split_file}: {len(absent)} of its eyes are not in the data ({few})")
+        return split
+    data = config.data
+    split = {"train": [], "val": [], "test": []}
+    for samples in by_root.values():
+        eyes_of_root = [sample.eye for sample in samples]
+        if data.fold is None:
+            own = split_by_eye(eyes_of_root, data.val_test_share, data.split_seed)
+        else:
+            own = fold_by_eye(eyes_of_root, data.fold, data.split_seed)
+        for part, eyes_of_part in own.items():
+            split[part] += eyes_of_part
+    return split
 
 
 def make_views(
-    samples: list[Sample], split: dict[str, list[str]], config: RunConfig, draw: ViewDraw
+    samples: list[Sample], split: Split, config: RunConfig, draw: ViewDraw
 ) -> tuple[GeneratedPairs, GeneratedPairs]:
     """Training views (crops) and validation views (whole images).
 
@@ -144,13 +239,30 @@ def make_views(
         shear=0.0,
         mirror=False,
     )
-    # Sorted by eye, not by mode, so that the first views of a validation contain every mode.
-    val = sorted(part("val"), key=lambda sample: split["val"].index(sample.eye))
+    # Sorted by eye, not by mode or data set, so that the first views of a validation contain every
+    # mode and data set.
+    turns = number_in_its_set(split["val"])
+    val = sorted(part("val"), key=lambda sample: turns[sample.eye])
     return train, GeneratedPairs(val, whole, None, checks.seed, sigma, cache_mb)
 
 
+def number_in_its_set(eyes: Sequence[str]) -> dict[str, int]:
+    """The number of each eye among those of its data set, from 0.
+
+    Args:
+        eyes: as a split names them.
+    """
+    numbers: dict[str, int] = {}
+    n_eyes: Counter[str] = Counter()
+    for eye in eyes:
+        data_set = eye.rpartition("/")[0]
+        numbers[eye] = n_eyes[data_set]
+        n_eyes[data_set] += 1
+    return numbers
+
+
 def find_real_pairs(
-    folders: list[str], fixed_role: str, log: Callable[[str], None]
+    folders: list[str], fixed_role: str, log: Callable[[str], None], part: str = ALL_PARTS
 ) -> list[RealPair]:
     """Landmark pairs of all folders; each folder's name becomes part of its pairs' keys.
 
@@ -158,13 +270,15 @@ def find_real_pairs(
         folders: of real pairs, in a layout of ``dataset.real_pairs``.
         fixed_role: "01" or "02", the fixed image of the numbered layout.
         log: prints a line.
+        part: of the sets that are divided into parts.
 
     Raises:
         InputError: an unusable pair, or two folders of the same name.
     """
     real: list[RealPair] = []
     for folder in folders:
-        pairs = load_real_pairs(folder, Path(folder).resolve().name, fixed_role=fixed_role)
+        name = Path(folder).resolve().name
+        pairs = load_real_pairs(folder, name, fixed_role=fixed_role, part=part)
         log(describe_pairs(folder, pairs))
         if {pair.key for pair in pairs} & {pair.key for pair in real}:
             raise InputError(
@@ -183,14 +297,50 @@ def check_same_data(saved: dict[str, Any], record: dict[str, Any], checkpoint: P
         checkpoint: named in the message.
 
     Raises:
-        InputError: other samples, another split or other modes.
+        InputError: other samples, another order of them, or other modes.
     """
     before, now = saved.get("files", record["files"]), record["files"]
     changed = sorted(key for key in set(before) | set(now) if before.get(key) != now.get(key))
-    if changed or saved["split"] != record["split"] or saved["mode"] != record["mode"]:
+    if list(before) != list(now) or changed or saved["mode"] != record["mode"]:
         named = f" (for example {', '.join(changed[:3])})" if changed else ""
         raise InputError(
-            f"{record['data']}: eyes, files{named} or --mode are not those of the run in "
-            f"{checkpoint}; resume with the same data, or start a new run from its weights with "
+            f"{record['data']}: eyes, files{named}, their order or --mode are not those of the run "
+            f"in {checkpoint}; resume with the same data, or start a new run from its weights with "
             "--pretrained."
         )
+
+
+def refuse_other_data(base: Run, args: argparse.Namespace, config: RunConfig) -> None:
+    """Refuse a base that may have seen the validation or test eyes of the run that starts from it.
+
+    Args:
+        base: run of the base, begun before.
+        args: of the run that starts from it.
+        config: of that run.
+
+    Raises:
+        InputError: the base has other data or another split.
+    """
+    assert base.saved is not None, "a run that was begun"
+    roots = find_roots(args, Run(base.folder))
+    was, now = with_split_seed(base.saved["settings"])["data"], to_plain(config.data)
+    names = ("val_test_share", "split_seed", "fold")
+    same = [was.get(name) == now[name] for name in names]
+    same += [base.saved.get("split_file") == args.split_file]
+    same += [_resolved(_roots_of(base.saved)) == _resolved(roots)]
+    if not all(same):
+        raise InputError(
+            f"{base.folder}: the base was trained on other data ({base.saved['data']}) than --data "
+            f"{' '.join(roots)}, or with another split, so it may have seen your test eyes. Give "
+            "another --name, or a base of this data and split as --pretrained."
+        )
+
+
+def _roots_of(saved: dict[str, Any]) -> list[str]:
+    """Folders of the data of a run, from the ``config`` entry of its checkpoint."""
+    data = saved["data"]
+    return [data] if isinstance(data, str) else list(data)
+
+
+def _resolved(roots: Sequence[str]) -> list[Path]:
+    return [Path(root).resolve() for root in roots]

@@ -23,6 +23,7 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
+from model.named_parts import freeze_named
 from training.batches import (
     TolerantViews,
     ViewBatches,
@@ -46,7 +47,7 @@ from training.processes import (
     sum_over_processes,
 )
 from training.profiling import describe_seconds, operator_profiler, peak_memory_mb
-from training.progress import EpochProgress, StepFigures, timed
+from training.progress import EpochProgress, StepFigures, progress_bar, timed
 from training.run_folder import RunFolder
 from training.run_state import RunState
 from training.task import StepOutput, TrainingTask, ValidationReport
@@ -87,16 +88,17 @@ class Engine:
     ) -> None:
         self.fabric, self.task, self.settings, self.seed = fabric, task, settings, seed
         self.overfit, self.profile = overfit, profile
-        rank, world_size = fabric.global_rank, fabric.world_size
-        self.batches = ViewBatches(len(task.dataset), settings, seed, rank, world_size)
+        ranks = (fabric.global_rank, fabric.world_size)
+        self.batches = ViewBatches(len(task.dataset), settings, seed, *ranks, task.mixture)
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
         self.loader = make_loader(self.views, self.batches, settings.workers, fabric)
+        self.frozen = freeze_named(task.model, settings.freeze, "--freeze (train.freeze)")
         optimizer = make_optimizer(task.model, settings)
         model = task.model.to(memory_format=torch.channels_last)
         self.model, self.optimizer = fabric.setup(model, optimizer)
-        self.total_steps = settings.epochs * len(self.batches) + 1
-        self.scheduler = make_schedule(optimizer, settings, self.total_steps)
-        self.state = RunState(fabric, task, self.optimizer, self.scheduler)
+        self.scheduler = make_schedule(optimizer, settings, len(self.batches))
+        total_steps = settings.epochs * len(self.batches) + 1
+        self.state = RunState(fabric, task, self.optimizer, self.scheduler, total_steps)
         self.stop = StopRequest()
         self._profile_epoch = profile
         self._saved_at = time.monotonic()
@@ -118,7 +120,7 @@ class Engine:
             InputError: as :meth:`training.run_state.RunState.load`.
         """
         try:
-            self.state.load(path, self.folder.path, self.total_steps, self.settings.epochs)
+            self.state.load(path, self.folder.path, self.settings)
         except InputError:
             self.folder.close()
             raise
@@ -126,7 +128,7 @@ class Engine:
     # --- the loop ---------------------------------------------------------------------------------
 
     def fit(self) -> None:
-        """Validate the untrained network, then train and validate until the last epoch.
+        """Validate the untrained network, then train and validate until the run ends.
 
         Raises:
             RunStoppedError: the user or the system asked to stop; the state is saved.
@@ -141,6 +143,15 @@ class Engine:
                     if epoch > 0:
                         self._train_one_epoch(epoch)
                     self._finish_epoch(epoch)
+                    # Equal on all processes, like the score.
+                    if self._is_validated(epoch) and self.state.is_out_of_patience(
+                        self.settings.patience
+                    ):
+                        self.fabric.print(
+                            f"no better validation since epoch {self.state.best_epoch}: "
+                            "train.patience is over"
+                        )
+                        break
         except KeyboardInterrupt:
             raise RunStoppedError(
                 f"{self._place()}. Continue from the last checkpoint with: {self.task.resume_hint}"
@@ -151,11 +162,13 @@ class Engine:
     def _train_one_epoch(self, epoch: int) -> None:
         """The remaining steps of an epoch."""
         self.model.train()
+        for module in self.frozen:
+            module.eval()
         first = (1, 0) if self.overfit else (epoch, self.progress.steps)
         self.batches.epoch, self.batches.first_step = first
         batches = self._batches_of_epoch()
         n_steps = len(self.batches)
-        bar = self._progress_bar(epoch, n_steps)
+        bar = progress_bar(epoch, n_steps, self.progress.steps, self.fabric.is_global_zero)
         # Operators are profiled in the first epoch only.
         profiling = operator_profiler() if self._profile_epoch else nullcontext()
         with bar, profiling as profiler:
@@ -169,17 +182,6 @@ class Engine:
         self._profile_epoch = False
         with self._timed("all"):
             self._save()
-
-    def _progress_bar(self, epoch: int, n_steps: int) -> tqdm:
-        return tqdm(
-            total=n_steps,
-            initial=self.progress.steps,
-            desc=f"epoch {epoch}",
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=1.0,
-            disable=not self.fabric.is_global_zero,
-        )
 
     def _train_one_step(self, batches: Iterator[dict[str, Any]], epoch: int) -> float:
         """One optimizer step on the next batch. Returns the total loss."""
@@ -364,14 +366,12 @@ class Engine:
         statistics = self.task.statistics()
         terms = self.progress.means()
         terms |= {f"map_{name}": float(value) for name, value in statistics.items()}
-        seconds = self.progress.seconds
-        n_pairs = self.progress.steps * self.settings.batch_size
-        return terms | {
-            "lr": float(self.scheduler.get_last_lr()[0]),
-            "waiting_share": seconds["waiting for data"] / seconds["all"],
-            "pairs_per_second": n_pairs / seconds["all"],
-            "peak_memory_mb": peak_memory_mb(self.fabric.device),
-        }
+        return (
+            terms
+            | {"lr": float(self.scheduler.get_last_lr()[0])}
+            | self.progress.rates(self.settings.batch_size)
+            | {"peak_memory_mb": peak_memory_mb(self.fabric.device)}
+        )
 
     def _write_epoch(
         self,
@@ -403,6 +403,8 @@ class Engine:
 
     def _save(self, is_best: bool = False) -> None:
         """Write the newest checkpoint, on rank 0."""
+        if is_best:
+            self.state.best_epoch = self.state.finished_epochs
         with self._timed("saving"):
             on_first_process(self.fabric, lambda: self.folder.save(self.state.content(), is_best))
         self._saved_at = time.monotonic()

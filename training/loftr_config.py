@@ -10,6 +10,7 @@ from dataset.generated_pairs import DataSettings
 from loss.vessel_matching import VesselLossSettings
 from model.loftr_vessel import MODULES, LoFTRSettings, LoFTRVessel
 from registration.loftr_matcher import LoFTRMatchSettings
+from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
@@ -141,16 +142,12 @@ class LoFTRConfig(RunConfig):
                 "--eps, --mask_gradient: without a mask (--mask none) background has no weight of "
                 "its own; leave --eps and --mask_gradient out."
             )
-        if args.freeze is not None and "none" in args.freeze and len(args.freeze) > 1:
-            raise InputError(
-                f"--freeze {' '.join(args.freeze)}: give either none or names of modules."
-            )
         config = super().overridden(args)
         current = config.current
         mask = MASKS[args.mask] if args.mask else {}
         changes = {**mask, **given(eps=args.eps, mask_gradient=args.mask_gradient)}
         loss = replace(current.loss, **changes)
-        freeze = None if args.freeze is None else tuple(n for n in args.freeze if n != "none")
+        freeze = frozen_names(args.freeze)
         return config.with_current(
             replace(current, loss=loss, **given(freeze=freeze, photometric=args.photometric))
         )
@@ -163,6 +160,10 @@ class LoFTRConfig(RunConfig):
             raise InputError(
                 "data.photometric is a setting of the stages here; set base.photometric or "
                 "v3.photometric."
+            )
+        if self.loop.freeze:
+            raise InputError(
+                "train.freeze is a setting of the stages here; set base.freeze or v3.freeze."
             )
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise InputError(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from tqdm import tqdm
 
 # Figures of the machine, not of the training: they differ between equal runs.
 MEASURED = ("waiting_share", "pairs_per_second", "peak_memory_mb")
@@ -54,6 +55,17 @@ class EpochProgress:
             name: value / max(self.shares[name], MIN_SHARE) for name, value in self.sums.items()
         }
 
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Share of the time spent waiting for data, and pairs per second.
+
+        Args:
+            batch_size: pairs per step, over all processes.
+        """
+        return {
+            "waiting_share": self.seconds["waiting for data"] / self.seconds["all"],
+            "pairs_per_second": self.steps * batch_size / self.seconds["all"],
+        }
+
 
 @dataclass
 class StepFigures:
@@ -78,6 +90,26 @@ class StepFigures:
         self.values[name] = self.values.get(name, 0.0) + value
         if share is not None:
             self.shares[name] = self.shares.get(name, 0.0) + share
+
+
+def progress_bar(epoch: int, n_steps: int, n_done: int, visible: bool) -> tqdm:
+    """The bar of an epoch on the terminal.
+
+    Args:
+        epoch: number of the epoch.
+        n_steps: of the epoch.
+        n_done: steps that a stopped run has done.
+        visible: whether this process shows it.
+    """
+    return tqdm(
+        total=n_steps,
+        initial=n_done,
+        desc=f"epoch {epoch}",
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=1.0,
+        disable=not visible,
+    )
 
 
 @contextmanager

@@ -44,7 +44,8 @@ def train_run(
     if fabric.is_global_zero:
         parameters = describe_parameters(task.model)
         with engine.folder.writing():
-            write_manifest(run.folder / "split.yaml", data.record["data"], config.seed, data.split)
+            split_seed = None if args.split_file else config.data.split_seed
+            write_manifest(run.folder / "split.yaml", data.roots, split_seed, data.split)
             content: dict[str, Any] = {
                 "arguments": vars(args),
                 "parameters": parameters,

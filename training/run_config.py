@@ -11,10 +11,11 @@ from dataset.generated_pairs import DataSettings
 from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
-from training.loop_settings import FREE_SETTINGS, TrainSettings
+from training.loop_settings import OPEN_ENDED, TrainSettings
 from training.run_folder import Run
 from training.validation import ValidationSettings
-from utils.config import build, read_config, to_plain
+from utils.assignments import with_assignments
+from utils.config import build, merge_settings, read_config, to_plain
 from utils.errors import InputError
 
 ConfigT = TypeVar("ConfigT", bound="RunConfig")
@@ -36,7 +37,7 @@ class RunConfig(ABC):
         data: split and appearance of the generated data.
         view: geometry of the training views.
         validation: how the run is validated.
-        seed: of the weights, the split and the views; non-negative.
+        seed: of the weights and the views; non-negative.
     """
 
     match: MatchSettings = field(default_factory=MatchSettings)
@@ -81,9 +82,10 @@ class RunConfig(ABC):
             ),
         )
         view = replace(self.view, **given(img_size=args.img_size, rotation_deg=args.rotation))
+        data = replace(self.data, **given(split_seed=args.split_seed, fold=args.fold))
         validation = replace(self.validation, **given(every=args.val_every))
-        loop_and_view = replace(self.with_loop(loop), view=view, validation=validation)
-        return replace(loop_and_view, **given(seed=args.seed))
+        parts = {"view": view, "data": data, "validation": validation}
+        return replace(self.with_loop(loop), **parts, **given(seed=args.seed))
 
     def check(self, source: str) -> None:
         """Refuse impossible values.
@@ -137,10 +139,10 @@ def resolve_config(
     default_file: str,
     **fixed: Any,
 ) -> ConfigT:
-    """The config of a run: file or checkpoint, with the command-line arguments on top of it.
+    """The config of a run: file or checkpoint, then ``--set``, then the named arguments.
 
     A new run takes ``--config`` or the default file. A resumed run takes the settings of its
-    checkpoint and must not differ from them, except in ``FREE_SETTINGS``.
+    checkpoint and must not differ from them, except in ``TrainSettings.free_settings``.
 
     Args:
         config_type: the script's subclass of :class:`RunConfig`.
@@ -156,27 +158,56 @@ def resolve_config(
     before = None
     if run.saved is not None:
         # Settings that an earlier version did not have get their defaults here.
-        settings, checkpoint = run.saved["settings"], str(run.checkpoint)
-        before = build(config_type, settings, checkpoint, from_checkpoint=True)
+        settings = with_split_seed(run.saved["settings"])
+        before = build(config_type, settings, str(run.checkpoint), from_checkpoint=True)
     if before is None or args.config:
-        start = replace(build(config_type, read_config(source), source), **fixed)
+        content = read_config(source)
+        if run.saved is not None and not _has_split_seed(run.saved["settings"]):
+            content = with_split_seed(content, run.saved["settings"]["seed"])
+        start = replace(build(config_type, content, source), **fixed)
     else:
         start = before
-    resolved = start.overridden(args)
+    resolved = with_assignments(start, args.set, list(fixed)).overridden(args)
     if before is not None:
         _refuse_changes(before, resolved)
     resolved.check(source)
     return resolved
 
 
+def with_split_seed(settings: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
+    """Settings with the seed of their split, which was that of the run in earlier versions.
+
+    Args:
+        settings: of a checkpoint or a config file.
+        seed: of the run; None takes it from the settings.
+    """
+    if _has_split_seed(settings):
+        return settings
+    seed = settings.get("seed", 0) if seed is None else seed
+    return merge_settings(settings, {"data": {"split_seed": seed}})
+
+
+def _has_split_seed(settings: dict[str, Any]) -> bool:
+    data = settings.get("data")
+    return isinstance(data, dict) and "split_seed" in data
+
+
 def _refuse_changes(before: RunConfig, resolved: RunConfig) -> None:
-    free = {name: getattr(before.loop, name) for name in FREE_SETTINGS}
+    loop = before.loop
+    free = {name: getattr(loop, name) for name in loop.free_settings()}
     as_saved = resolved.with_loop(replace(resolved.loop, **free))
     changed = differences(to_plain(before), to_plain(as_saved))
+    why = ""
+    if as_saved.loop.epochs != loop.epochs:
+        why = (
+            f" The schedule {loop.schedule} lowers the learning rate to 0 at epoch {loop.epochs}, "
+            "so with another number of epochs the past ones would have had other rates; only a run "
+            f"with train.schedule {OPEN_ENDED} can be continued with more epochs."
+        )
     if changed:
         raise InputError(
-            f"--resume continues a run as it was, but {'; '.join(changed)}. Leave these arguments "
-            "out, or start a new run from its weights with --pretrained."
+            f"--resume continues a run as it was, but {'; '.join(changed)}.{why} Leave these "
+            "arguments out, or start a new run from its weights with --pretrained."
         )
 
 
@@ -188,9 +219,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> li
         where: prefix of the names in the lines, ending in a dot.
     """
     lines = []
-    for name in new:
-        if isinstance(new[name], dict):
-            lines += differences(old.get(name, {}), new[name], f"{where}{name}.")
-        elif old.get(name) != new[name]:
-            lines.append(f"{where}{name} was {old.get(name)} and is now {new[name]}")
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) or isinstance(after, dict):
+            lines += differences(before or {}, after or {}, f"{where}{name}.")
+        elif before != after:
+            lines.append(f"{where}{name} was {before} and is now {after}")
     return lines

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from loss.joint_objective import JointObjective, ObjectiveSettings
+from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
 from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
 from registration.keypoints import extract_keypoints, sample_descriptors
+from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
-from training.run_config import RunConfig
+from training.run_config import RunConfig, given
 from training.task import StepOutput
+
+
+def add_superretina_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of train_multimodal_e2e.py beside those of all training scripts.
+
+    Args:
+        parser: is extended.
+    """
+    for name in TERMS:
+        parser.add_argument(
+            f"--w_{name}", type=float, metavar="W", help=f"weight of the loss term {name}"
+        )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        metavar="NAME",
+        help="parts of the network that do not train, such as encoder or decoder.blocks.*, or none",
+    )
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,19 @@ class SuperRetinaConfig(RunConfig):
     def with_loop(self, loop: TrainSettings) -> SuperRetinaConfig:
         """See :meth:`training.run_config.RunConfig.with_loop`."""
         return replace(self, train=loop)
+
+    def overridden(self, args: argparse.Namespace) -> SuperRetinaConfig:
+        """See :meth:`training.run_config.RunConfig.overridden`; adds the weights of the terms
+        and --freeze.
+
+        Args:
+            args: parsed by ``train_multimodal_e2e.py``.
+        """
+        config = super().overridden(args)
+        weights = given(**{name: getattr(args, f"w_{name}") for name in TERMS})
+        loss = replace(config.loss, weights=config.loss.weights | weights)
+        train = replace(config.train, **given(freeze=frozen_names(args.freeze)))
+        return replace(config, loss=loss, train=train)
 
     def size_multiple(self) -> int:
         """See :meth:`training.run_config.RunConfig.size_multiple`."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from dataset.views import ViewKey
+from training.mixture import Mixture
 
 
 class StepOutput(NamedTuple):
@@ -90,6 +91,7 @@ class TrainingTask:
         description: what a checkpoint needs to rebuild the model, see
             ``registration.trained_matchers.describe_model``.
         config: everything that defines the run; a checkpoint holds it as ``config``.
+        mixture: how often the samples of each group are shown; None shows all equally often.
         extra_state: named parts of the state besides the network.
         statistics: figures of those parts, for the log of each epoch.
         resume_hint: command that continues a stopped run.
@@ -103,6 +105,7 @@ class TrainingTask:
     description: dict[str, Any]
     config: dict[str, Any]
     validate_every: int = 1
+    mixture: Mixture | None = None
     extra_state: dict[str, Stateful] = field(default_factory=dict)
     statistics: Callable[[], dict[str, float]] = dict
     resume_hint: str = "the same command with --resume"

@@ -3,8 +3,8 @@
 A checkpoint is one dict. To rebuild the model from the file alone: ``kind`` (of model),
 ``model_settings``, ``match_settings``, ``plausibility``, ``model`` (weights). To resume a run:
 ``optimizer``, ``scheduler``, ``scaler`` (of fp16), ``epoch`` (number of finished epochs),
-``progress`` (of the epoch under way), ``extra`` (value maps), ``history``, ``best_score`` and
-``config`` (settings and data of the run).
+``progress`` (of the epoch under way), ``total_steps`` (of the run, plus one), ``extra`` (value
+maps), ``history``, ``best_score``, ``best_epoch`` and ``config`` (settings and data of the run).
 """
 
 from __future__ import annotations

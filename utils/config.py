@@ -38,6 +38,32 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML with the safe loader.
+
+    Args:
+        text: of one document.
+        where: file or setting, named in errors.
+
+    Raises:
+        InputError: invalid YAML.
+    """
+    # Besides YAMLError the parser raises built-in errors: for impossible dates, for numbers out
+    # of range, for too deep nesting.
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise InputError(f"{where}: not valid YAML: {str(error)[:500]}") from error
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read one YAML mapping with the safe loader; `base:` is an ordinary key here.
 
@@ -55,19 +81,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             raise InputError(
                 f"{path}: larger than {MAX_FILE_BYTES >> 20} MB; that is no config file."
             )
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    # Besides YAMLError the parser raises built-in errors: for impossible dates, for numbers out
-    # of range, for too deep nesting.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        OverflowError,
-        RecursionError,
-        OSError,
-    ) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {str(error)[:500]}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must hold a mapping of settings.")
@@ -170,19 +185,11 @@ def build(cls: type[T], values: dict[str, Any], where: str, from_checkpoint: boo
         InputError: unknown key, or a value of the wrong type.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{where}: must be a mapping of settings, not {values!r}.")
+        raise InputError(f"{where}: must be a mapping of settings, not {_short(values)}.")
     if from_checkpoint:
         retired: tuple[str, ...] = getattr(cls, "RETIRED_KEYS", ())
         values = {name: value for name, value in values.items() if name not in retired}
-    hints = typing.get_type_hints(cls)
-    # T stands for dataclasses, which a type variable cannot express.
-    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(str(key)[:60] for key in set(values) - known)
-    if unknown:
-        raise InputError(
-            f"{where}: unknown key{'s' * (len(unknown) > 1)} "
-            f"{', '.join(unknown[:MAX_NAMED_KEYS])}; known are {', '.join(sorted(known))}."
-        )
+    hints = _hints_of(cls, values, where)
     converted = {
         name: _convert(hints[name], value, f"{where}: {name}", from_checkpoint)
         for name, value in values.items()
@@ -191,6 +198,41 @@ def build(cls: type[T], values: dict[str, Any], where: str, from_checkpoint: boo
         return cls(**converted)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def check_types(cls: type, values: dict[str, Any], where: str) -> None:
+    """Check names and types as :func:`build` does, but no value against another one.
+
+    Args:
+        cls: a dataclass.
+        values: some of its settings.
+        where: named in errors.
+
+    Raises:
+        InputError: unknown key, or a value of the wrong type.
+    """
+    hints = _hints_of(cls, values, where)
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]) and isinstance(value, dict):
+            check_types(typing.cast(type, hints[name]), value, f"{where}: {name}")
+        else:
+            _convert(hints[name], value, f"{where}: {name}", from_checkpoint=False)
+
+
+def _hints_of(cls: type, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Type hints of the fields of a dataclass, after a check that every key is a field.
+
+    Raises:
+        InputError: unknown key.
+    """
+    known = {item.name for item in dataclasses.fields(cls)}
+    unknown = sorted(str(key)[:60] for key in set(values) - known)
+    if unknown:
+        raise InputError(
+            f"{where}: unknown key{'s' * (len(unknown) > 1)} "
+            f"{', '.join(unknown[:MAX_NAMED_KEYS])}; known are {', '.join(sorted(known))}."
+        )
+    return typing.get_type_hints(cls)
 
 
 def _short(value: Any) -> str:

@@ -44,6 +44,7 @@ def find(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
                     moving_path=moving_path,
                     landmark_files=(text,),
                     landmark_size=LANDMARK_SIZE,
+                    part=part,
                 )
             )
     return pairs, problems
