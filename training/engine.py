@@ -31,6 +31,7 @@ from training.batches import (
     seed_step,
     split_batch,
 )
+from training.epoch_log import status_line, training_text
 from training.faults import (
     DataFault,
     collect_data_faults,
@@ -87,7 +88,7 @@ class Engine:
         profile: bool = False,
     ) -> None:
         self.fabric, self.task, self.settings, self.seed = fabric, task, settings, seed
-        self.overfit, self.profile = overfit, profile
+        self.overfit, self.profile, self._profile_epoch = overfit, profile, profile
         ranks = (fabric.global_rank, fabric.world_size)
         self.batches = ViewBatches(len(task.dataset), settings, seed, *ranks, task.mixture)
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
@@ -100,7 +101,6 @@ class Engine:
         total_steps = settings.epochs * len(self.batches) + 1
         self.state = RunState(fabric, task, self.optimizer, self.scheduler, total_steps)
         self.stop = StopRequest()
-        self._profile_epoch = profile
         self._saved_at = time.monotonic()
         self.folder = RunFolder(Path(run_dir))
         on_first_process(fabric, self.folder.open)
@@ -135,6 +135,7 @@ class Engine:
             NonFiniteLossError: a loss or a gradient is not finite; the step is saved.
             InputError: too many unreadable samples, or a folder that cannot be written to any more.
         """
+        patience = self.settings.patience
         try:
             with self.stop.listening():
                 if self.state.finished_epochs < 0:
@@ -143,14 +144,8 @@ class Engine:
                     if epoch > 0:
                         self._train_one_epoch(epoch)
                     self._finish_epoch(epoch)
-                    # Equal on all processes, like the score.
-                    if self._is_validated(epoch) and self.state.is_out_of_patience(
-                        self.settings.patience
-                    ):
-                        self.fabric.print(
-                            f"no better validation since epoch {self.state.best_epoch}: "
-                            "train.patience is over"
-                        )
+                    if self._is_validated(epoch) and self.state.is_out_of_patience(patience):
+                        self.fabric.print(f"no better validation for {patience} epochs")
                         break
         except KeyboardInterrupt:
             raise RunStoppedError(
@@ -347,13 +342,13 @@ class Engine:
 
     def _validate(self, epoch: int) -> ValidationReport:
         """Every process scores its share; all get the same report."""
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        folder = self.folder.path / f"epoch{epoch}"
+        ranks = (self.fabric.global_rank, self.fabric.world_size)
 
         def score() -> list[Any]:
             # The training of the epoch is saved already, so a stop here loses nothing.
             with self.stop.at_once(), self.folder.writing():
-                folder = self.folder.path / f"epoch{epoch}"
-                return self.task.validation.score(epoch, folder, rank, world_size)
+                return self.task.validation.score(epoch, folder, *ranks)
 
         with self._timed("validation"):
             of_processes = on_every_process(self.fabric, score)
@@ -380,14 +375,9 @@ class Engine:
         terms: dict[str, float],
         progress: EpochProgress,
     ) -> None:
-        line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
-        skipped = [f"skipped: {problem}" for _, problem in sorted(progress.skipped.items())]
-        text = "\n".join([line, *skipped]) if terms else ""
+        text = training_text(terms, progress.skipped)
         self.folder.write_epoch(epoch, report.text if report else "", text, self.state.history)
-        figures = {"loss": terms["total"]} if terms else {}
-        figures |= report.summary if report else {}
-        listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        tqdm.write(f"epoch {epoch}: {listed}")
+        tqdm.write(status_line(epoch, terms, report.summary if report else {}))
         if self.profile and terms:
             tqdm.write(describe_seconds(progress.seconds, progress.steps))
 

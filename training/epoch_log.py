@@ -37,3 +37,28 @@ class EpochLog:
                 kept.append(line)
         block = [f"{HEADER}{epoch} ==", text.rstrip(), ""]
         write_text_atomically(self.path, "\n".join([*kept, *block]))
+
+
+def training_text(terms: dict[str, float], skipped: dict[int, str]) -> str:
+    """The block of an epoch in ``train_log.txt``; "" without training.
+
+    Args:
+        terms: figures of the training.
+        skipped: error message of each unreadable sample, by its number.
+    """
+    if not terms:
+        return ""
+    line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
+    return "\n".join([line, *(f"skipped: {problem}" for _, problem in sorted(skipped.items()))])
+
+
+def status_line(epoch: int, terms: dict[str, float], validated: dict[str, float]) -> str:
+    """The line that the terminal shows after an epoch.
+
+    Args:
+        epoch: its number.
+        terms: figures of the training; empty for epoch 0.
+        validated: figures of the validation; empty without one.
+    """
+    figures = ({"loss": terms["total"]} if terms else {}) | validated
+    return f"epoch {epoch}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

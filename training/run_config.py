@@ -84,8 +84,8 @@ class RunConfig(ABC):
         view = replace(self.view, **given(img_size=args.img_size, rotation_deg=args.rotation))
         data = replace(self.data, **given(split_seed=args.split_seed, fold=args.fold))
         validation = replace(self.validation, **given(every=args.val_every))
-        parts = {"view": view, "data": data, "validation": validation}
-        return replace(self.with_loop(loop), **parts, **given(seed=args.seed))
+        config = replace(self.with_loop(loop), view=view, data=data, validation=validation)
+        return replace(config, **given(seed=args.seed))
 
     def check(self, source: str) -> None:
         """Refuse impossible values.
