@@ -50,8 +50,8 @@ STRESSES = (
 )
 # A copy with this much evidence ends the search under any reasonable coefficients; the remaining
 # ones are not registered. Chosen by hand, above what any wrong matrix reached.
-CERTAIN_SIGNIFICANCE = 12.0  # standard deviations
-CERTAIN_AGREEMENT = 6.5  # standard deviations
+CERTAIN_SIGNIFICANCE = 9.0  # standard deviations
+CERTAIN_AGREEMENT = 5.5  # standard deviations
 
 
 class CopyEvidence(NamedTuple):
