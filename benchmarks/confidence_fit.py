@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
+from scipy.special import expit
 from scipy.stats import binomtest
 
 from benchmarks.confidence_evidence import CopyEvidence, PairEvidence
@@ -22,6 +23,9 @@ TARGETS = f"false ok <= {MAX_FALSE_OK:.0%} and right lost <= {MAX_RIGHT_LOST:.0%
 # Edges of the bins of the reliability diagram; narrow at both ends, where most results are.
 BIN_EDGES = (0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0)
 MAX_ROUNDS = 30  # of choosing copies and fitting; a few suffice
+# Candidates for the limits of the evidence, standard deviations; the fit takes the most likely.
+SIGNIFICANCE_LIMITS = (10.0, 15.0, 20.0, 30.0, 40.0, 60.0)
+AGREEMENT_LIMITS = (4.0, 6.0, 8.0, 10.0, 15.0)
 
 
 class Outcome(NamedTuple):
@@ -64,10 +68,41 @@ def outcomes_of(
     return [outcome_of(pair, model, sure_confidence) for pair in pairs]
 
 
+class Fit(NamedTuple):
+    """A fitted model and its cost: the mean negative log-likelihood of the results."""
+
+    model: ConfidenceModel
+    cost: float
+
+
 def fit_model(
     pairs: Sequence[PairEvidence], start: ConfidenceModel, sure_confidence: float
 ) -> ConfidenceModel:
-    """Fit the coefficients to the results of pairs by maximum likelihood.
+    """Fit the coefficients and limits to the results of pairs by maximum likelihood.
+
+    Args:
+        pairs: of the fitting eyes.
+        start: coefficients with which the copies are chosen at first.
+        sure_confidence: at which the search over copies stops, [0, 1].
+
+    Raises:
+        InputError: only right or only wrong matrices.
+    """
+    fits = [
+        fit_within(
+            pairs,
+            replace(start, max_significance=significance, max_agreement=agreement),
+            sure_confidence,
+        )
+        for significance, agreement in product(SIGNIFICANCE_LIMITS, AGREEMENT_LIMITS)
+    ]
+    return min(fits, key=lambda fit: fit.cost).model
+
+
+def fit_within(
+    pairs: Sequence[PairEvidence], start: ConfidenceModel, sure_confidence: float
+) -> Fit:
+    """Fit the coefficients, within the limits of a model.
 
     The result of a pair is that of its most likely copy, which depends on the coefficients; so
     choosing the copies and fitting alternate until the coefficients stay the same.
@@ -80,19 +115,16 @@ def fit_model(
     Raises:
         InputError: only right or only wrong matrices.
     """
-    model = start
+    fit = Fit(start, np.inf)
     for _ in range(MAX_ROUNDS):
-        outcomes = [
-            outcome for outcome in outcomes_of(pairs, model, sure_confidence) if outcome.evidence
-        ]
-        fitted = fit_logistic(outcomes, model)
-        if fitted == model:
+        outcomes = outcomes_of(pairs, fit.model, sure_confidence)
+        previous, fit = fit, fit_logistic([each for each in outcomes if each.evidence], fit.model)
+        if fit.model == previous.model:
             break
-        model = fitted
-    return model
+    return fit
 
 
-def fit_logistic(outcomes: Sequence[Outcome], limits: ConfidenceModel) -> ConfidenceModel:
+def fit_logistic(outcomes: Sequence[Outcome], limits: ConfidenceModel) -> Fit:
     """Logistic regression of "the matrix is right" on its evidence.
 
     The targets are those of Platt (1999, "Probabilistic outputs for support vector machines"):
@@ -105,7 +137,7 @@ def fit_logistic(outcomes: Sequence[Outcome], limits: ConfidenceModel) -> Confid
         limits: its limits of the evidence are kept.
 
     Returns:
-        The model, its coefficients rounded to three decimals.
+        The model, its coefficients rounded to three decimals, and its cost.
 
     Raises:
         InputError: only right or only wrong matrices.
@@ -118,29 +150,22 @@ def fit_logistic(outcomes: Sequence[Outcome], limits: ConfidenceModel) -> Confid
         )
     target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
     items = [outcome.evidence for outcome in outcomes if outcome.evidence]
-    design = np.array(
-        [
-            (
-                1.0,
-                min(item.significance, limits.max_significance),
-                min(item.agreement, limits.max_agreement),
-            )
-            for item in items
-        ]
-    )
+    evidence = np.array([(item.significance, item.agreement) for item in items])
+    limited = np.minimum(evidence, (limits.max_significance, limits.max_agreement))
+    design = np.column_stack([np.ones(len(items)), limited])
 
     def cost(coefficients: np.ndarray) -> tuple[float, np.ndarray]:
         log_odds = design @ coefficients
         loss = np.logaddexp(0.0, log_odds) - target * log_odds
-        slope = 1.0 / (1.0 + np.exp(-log_odds)) - target
-        return float(loss.mean()), design.T @ slope / len(design)
+        return float(loss.mean()), design.T @ (expit(log_odds) - target) / len(design)
 
     bounds = ((None, None), (0.0, None), (0.0, None))
     fit = minimize(cost, np.zeros(3), jac=True, bounds=bounds, method="L-BFGS-B")
     bias, per_significance, per_agreement = (round(float(value), 3) for value in fit.x)
-    return replace(
+    model = replace(
         limits, bias=bias, per_significance=per_significance, per_agreement=per_agreement
     )
+    return Fit(model, float(fit.fun))
 
 
 def good_thresholds(

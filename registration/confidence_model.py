@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from scipy.special import expit
 
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """Probability that a matrix is right, from the evidence for it.
+    """Logistic model of the probability that a matrix is right, from the evidence for it.
 
-    The log-odds are linear in both quantities, each limited to a range within which it was fitted.
+    The defaults are those of the keypoint matcher; a matcher with other evidence has a subclass
+    with its own. All numbers, the limits included, are the maximum-likelihood fit that
+    ``benchmarks/confidence.py`` prints for the fitting eyes (docs/measured.md gives the command,
+    and the rates on other eyes).
+
+    Attributes:
+        bias: log-odds without evidence.
+        per_significance: log-odds per standard deviation of significance.
+        per_agreement: log-odds per standard deviation of agreement.
+        max_significance, max_agreement: standard deviations; higher values count as these.
     """
 
     bias: float = -4.8
@@ -31,4 +41,4 @@ class ConfidenceModel:
             + self.per_significance * min(significance, self.max_significance)
             + self.per_agreement * min(agreement, self.max_agreement)
         )
-        return 1.0 / (1.0 + math.exp(-log_odds))
+        return float(expit(log_odds))

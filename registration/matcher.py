@@ -40,7 +40,8 @@ class MatchSettings:
             the reason of the failure.
         sure_confidence: at this confidence the search over copies stops, [0, 1].
         refine: refine the matrix on the ridge maps (:mod:`registration.refinement`).
-        confidence: model of the confidence, fitted to the results of the matcher.
+        confidence: model of the confidence, fitted to the results of the matcher by
+            ``benchmarks/confidence.py``.
     """
 
     long_side: int = 512
