@@ -273,26 +273,30 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, Any
 def draw_reliability(checked: dict[str, dict[str, Any]]) -> Figure:
     """Reliability diagram: share of right matrices against the confidence, with intervals.
 
+    Below each panel stands the number of matrices in each bin.
+
     Args:
         checked: title of each panel to what :func:`check` returned.
     """
-    figure = Figure(figsize=(4.5 * len(checked), 4.8), layout="constrained")
-    for axes, (title, record) in zip(
-        figure.subplots(1, len(checked), squeeze=False)[0], checked.items(), strict=True
-    ):
+    figure = Figure(figsize=(4.5 * len(checked), 5.5), layout="constrained")
+    panels = figure.subplots(2, len(checked), squeeze=False, sharex=True, height_ratios=(3, 1))
+    for (above, below), (title, record) in zip(panels.T, checked.items(), strict=True):
         bins = record["bins"]
         x = [item["mean_confidence"] for item in bins]
         share = np.array([item["right"] / item["n"] for item in bins])
         low, high = np.array([item["interval"] for item in bins]).T
-        axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="calibrated")
-        axes.errorbar(
-            x, share, yerr=(share - low, high - share), fmt="o-", capsize=3, label="measured"
+        above.plot([0, 1], [0, 1], color="#999999", linestyle="--", label="calibrated")
+        above.errorbar(
+            x, share, yerr=(share - low, high - share), fmt="o", capsize=3, label="measured, 95 %"
         )
-        for position, item, height in zip(x, bins, share, strict=True):
-            axes.annotate(
-                str(item["n"]), (position, height), xytext=(6, -12), textcoords="offset points"
-            )
-        axes.set(xlim=(-0.04, 1.09), ylim=(-0.04, 1.04), title=title)
-        axes.set(xlabel="confidence", ylabel="share of right matrices")
-        axes.legend(loc="upper left", frameon=False)
+        above.set(ylim=(-0.04, 1.04), ylabel="share of right matrices", title=title)
+        above.legend(loc="lower right", frameon=False)
+        starts, widths = (
+            np.array(column)
+            for column in zip(*((b["low"], b["high"] - b["low"]) for b in bins), strict=True)
+        )
+        bars = below.bar(starts, [b["n"] for b in bins], widths, align="edge", edgecolor="white")
+        below.bar_label(bars, fontsize=8)
+        below.set(yscale="log", ylim=(0.5, 2000), xlim=(-0.02, 1.02))
+        below.set(xlabel="confidence", ylabel="matrices")
     return figure

@@ -36,11 +36,11 @@ class LoFTRConfidence(ConfidenceModel):
     keypoint matcher, and wrong matrices reach higher values.
     """
 
-    bias: float = -4.8
-    per_significance: float = 0.2
-    per_agreement: float = 0.5
-    max_significance: float = 15.0
-    max_agreement: float = 1000.0
+    bias: float = -6.393
+    per_significance: float = 0.097
+    per_agreement: float = 1.63
+    max_significance: float = 10.0
+    max_agreement: float = 6.0
 
 
 @dataclass(frozen=True)
