@@ -2,7 +2,7 @@
 
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml \
-        --weights save/pretrained/loftr_v3_lite.pth --modes cffa --draws 8 --wrong 120 160
+        --weights save/pretrained/loftr_v3_lite.pth --modes cffa --draws 6 8 --wrong 90 120
 
 Registers pairs of one eye, a third of them as drawn and the others degraded (contrast, noise, blur,
 overlap), and pairs of different eyes. The eyes of "val" in the split are the fitting eyes, those of
@@ -51,11 +51,11 @@ def gather(args: argparse.Namespace, registrar: Registrar) -> dict[str, list[Pai
     matcher, limits = registrar.matcher, registrar.plausibility
     source = evidence_source(registrar.weights, args.split, matcher, limits)
     evidence = {}
-    for subset, n_wrong in zip(EYES, args.wrong, strict=True):
+    for subset, draws, n_wrong in zip(EYES, args.draws, args.wrong, strict=True):
         loaders = [
             loader
             for mode in args.modes
-            for loader in degraded_pairs(args.data, args.split, subset, mode, args.draws, n_wrong)
+            for loader in degraded_pairs(args.data, args.split, subset, mode, draws, n_wrong)
         ]
         kept = EvidenceFile(Path(args.out) / f"{subset}.jsonl", source)
         kept.gather(loaders, matcher, limits)
@@ -101,15 +101,18 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--weights", help="checkpoint (default: the weights shipped in save/pretrained)"
     )
     parser.add_argument("--modes", nargs="+", default=list(MODE_FILES), help="kinds of pairs")
-    parser.add_argument("--draws", type=int, default=2, help="pairs of one eye per sample")
-    parser.add_argument(
-        "--wrong",
-        type=int,
-        nargs=2,
-        default=(30, 52),
-        metavar=("FITTING", "CHECKING"),
-        help="pairs of different eyes per mode (default 30 52)",
-    )
+    for option, default, what in (
+        ("--draws", (2, 2), "pairs of one eye per sample"),
+        ("--wrong", (20, 40), "pairs of different eyes per mode"),
+    ):
+        parser.add_argument(
+            option,
+            type=int,
+            nargs=2,
+            default=default,
+            metavar=("FITTING", "CHECKING"),
+            help=f"{what} (default {default[0]} {default[1]})",
+        )
     parser.add_argument("--out", help="folder (default: save/confidence/<method>)")
     return parser
 

@@ -181,7 +181,7 @@ def test_confidence_is_fitted_from_pairs(
     split, out = tmp_path / "split.yaml", tmp_path / "out"
     split.write_text("train: ['1']\nval: ['2', '3', '4']\ntest: ['5', '6']\n")
     arguments = ["--data", generated_root, "--split", split, "--weights", untrained_weights]
-    arguments += ["--modes", "cffa", "--draws", 1, "--wrong", 2, 2, "--out", out]
+    arguments += ["--modes", "cffa", "--draws", 1, 1, "--wrong", 2, 2, "--out", out]
     torch.manual_seed(0)
     code = run_main(benchmarks.confidence, monkeypatch, *arguments)
     # An untrained network may find no right matrix: then the command reports an error.
