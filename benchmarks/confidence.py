@@ -2,7 +2,7 @@
 
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml \
-        --weights save/pretrained/loftr_v3_lite.pth --modes cffa --draws 6 8 --wrong 90 120
+        --weights save/pretrained/loftr_v3_lite.pth --modes cffa --draws 6 8 --wrong 230 120
 
 Registers pairs of one eye, a third of them as drawn and the others degraded (contrast, noise, blur,
 overlap), and pairs of different eyes. The eyes of "val" in the split are the fitting eyes, those of

@@ -23,7 +23,8 @@ TARGETS = f"false ok <= {MAX_FALSE_OK:.0%} and right lost <= {MAX_RIGHT_LOST:.0%
 # Edges of the bins of the reliability diagram; narrow at both ends, where most results are.
 BIN_EDGES = (0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0)
 MAX_ROUNDS = 30  # of choosing copies and fitting; a few suffice
-# Candidates for the limits of the evidence, standard deviations; the fit takes the most likely.
+# Candidates for the limits of the evidence, standard deviations; the fit takes the most likely. The
+# least ones are chosen by hand: lower ones change the likelihood little and make the slope steep.
 SIGNIFICANCE_LIMITS = (10.0, 15.0, 20.0, 30.0, 40.0, 60.0)
 AGREEMENT_LIMITS = (4.0, 6.0, 8.0, 10.0, 15.0)
 

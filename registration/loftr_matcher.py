@@ -36,9 +36,9 @@ class LoFTRConfidence(ConfidenceModel):
     keypoint matcher, and wrong matrices reach higher values.
     """
 
-    bias: float = -6.393
-    per_significance: float = 0.097
-    per_agreement: float = 1.63
+    bias: float = -8.338
+    per_significance: float = 0.238
+    per_agreement: float = 1.721
     max_significance: float = 10.0
     max_agreement: float = 6.0
 
