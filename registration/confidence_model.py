@@ -23,11 +23,11 @@ class ConfidenceModel:
         max_significance, max_agreement: standard deviations; higher values count as these.
     """
 
-    bias: float = -4.8
-    per_significance: float = 0.7
-    per_agreement: float = 0.5
-    max_significance: float = 15.0
-    max_agreement: float = 1000.0
+    bias: float = -8.61
+    per_significance: float = 1.483
+    per_agreement: float = 1.061
+    max_significance: float = 10.0
+    max_agreement: float = 4.0
 
     def probability(self, significance: float, agreement: float) -> float:
         """Confidence in a matrix, [0, 1].
