@@ -127,9 +127,10 @@ def main() -> None:
     evidence = gather(args, registrar)
     settings = matcher.settings
     fitted = fit_model(evidence["val"], settings.confidence, settings.sure_confidence)
-    low, high = good_thresholds(evidence["val"], fitted, settings.sure_confidence)
+    good = good_thresholds(evidence["val"], fitted, settings.sure_confidence)
+    range_ = "no least confidence" if good is None else "a least confidence of {:.3f} to {:.3f}"
     print(f"fitted: {fitted}")
-    print(f"{TARGETS} on the fitting eyes with a least confidence of {low:.3f} to {high:.3f}")
+    print(f"{TARGETS} on the fitting eyes with {range_.format(*good or ())}")
     checked = {
         name: {
             subset: check(pairs, model, settings.min_confidence, settings.sure_confidence)
@@ -140,7 +141,7 @@ def main() -> None:
     for name, by_subset in checked.items():
         for subset, record in by_subset.items():
             print(describe_checked(name, EYES[subset], record))
-    out, record = Path(args.out), {"fitted": asdict(fitted), "thresholds": [low, high]}
+    out, record = Path(args.out), {"fitted": asdict(fitted), "thresholds": good}
     content = json.dumps(record | {"checked": checked}, indent=1)
     write_text_atomically(out / "confidence.json", content + "\n")
     figure = draw_reliability({EYES[key]: checked["fitted"][key] for key in EYES})

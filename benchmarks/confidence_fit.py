@@ -171,7 +171,7 @@ def fit_logistic(outcomes: Sequence[Outcome], limits: ConfidenceModel) -> Fit:
 
 def good_thresholds(
     pairs: Sequence[PairEvidence], model: ConfidenceModel, sure_confidence: float
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The least and the largest least confidence that meets both targets on these pairs.
 
     Args:
@@ -180,7 +180,7 @@ def good_thresholds(
         sure_confidence: at which the search over copies stops, [0, 1].
 
     Returns:
-        Both limits, [0, 1]; NaN if no threshold meets the targets.
+        Both limits, [0, 1]; None if no threshold meets the targets.
     """
     outcomes = outcomes_of(pairs, model, sure_confidence)
     confidence = np.array([outcome.confidence for outcome in outcomes])
@@ -191,7 +191,7 @@ def good_thresholds(
         if (confidence[~right] >= threshold).mean() <= MAX_FALSE_OK
         and (confidence[right] < threshold).mean() <= MAX_RIGHT_LOST
     ]
-    return (float(min(good)), float(max(good))) if good else (np.nan, np.nan)
+    return (float(min(good)), float(max(good))) if good else None
 
 
 def check(
