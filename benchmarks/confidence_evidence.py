@@ -48,8 +48,8 @@ STRESSES = (
     Stress(overlap=0.5),
     Stress(contrast=0.5, noise=0.025, blur=1.0, overlap=0.75),
 )
-# A copy with this much evidence ends the search under any reasonable coefficients; the remaining
-# ones are not registered. Chosen by hand, above what any wrong matrix reached.
+# A copy with this much evidence ends the registration of further copies, to save time. Chosen by
+# hand, where the models in use are sure or nearly so; no wrong matrix of either matcher reached it.
 CERTAIN_SIGNIFICANCE = 9.0  # standard deviations
 CERTAIN_AGREEMENT = 5.5  # standard deviations
 
