@@ -1,148 +1,92 @@
-"""Fit the coefficients of the confidence of a registration.
+"""Fit the confidence of a matcher on validation eyes and check it on test eyes.
 
+    python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml
     python -m benchmarks.confidence --data data/release --split save/<mode>/<name>/split.yaml \
-        --weights save/<mode>/<name>/best.pth
+        --weights save/pretrained/loftr_v3_lite.pth --modes cffa --draws 6 8 --wrong 230 120
 
-Registers pairs of one eye and pairs of different eyes, both of the *validation* eyes, without
-limits on significance and confidence, and fits a logistic model: is the matrix correct, given the
-significance of its matches and the agreement of the ridges? Prints percentiles of both for correct
-and wrong matrices, the fitted coefficients, and the highest confidences of wrong matrices under the
-coefficients in use; ``registration/confidence.py`` explains why those differ from the fit. Writes
-nothing.
+Registers pairs of one eye, a third of them as drawn and the others degraded (contrast, noise, blur,
+overlap), and pairs of different eyes. The eyes of "val" in the split are the fitting eyes, those of
+"test" the checking eyes. A matrix is right if its mean landmark error is at most 10 px at 512; a
+matrix between different eyes is wrong. A logistic model of the significance of the matches and the
+agreement of the ridge maps is fitted by maximum likelihood to the results for the fitting eyes.
+With it and with the model in use the command prints for either group of eyes
+
+- false ok: the share of wrong pairs that are reported as ok; wrong are all pairs without a right
+  matrix, whether one of one eye was missed or the eyes differ;
+- right lost: the share of pairs that are registered correctly without a least confidence, but are
+  reported as failed with it;
+- the Brier score, the expected calibration error and the numbers of the reliability diagram.
+
+Writes to --out: the evidence (val.jsonl, test.jsonl), which a second run reads instead of
+registering again, confidence.json with all figures, and reliability.png.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from typing import NamedTuple
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from scipy.optimize import minimize
-from tqdm import tqdm
-
+from benchmarks.confidence_evidence import (
+    EvidenceFile,
+    PairEvidence,
+    degraded_pairs,
+    evidence_source,
+)
+from benchmarks.confidence_fit import TARGETS, check, draw_reliability, fit_model, good_thresholds
 from dataset.samples import MODE_FILES
-from evaluation.sets import GeneratedDraw, PairLoader, generated_set, wrong_pairs
-from geometry.accuracy import pair_error
-from geometry.estimation import Plausibility
-from registration.confidence import CONFIDENCE_MODEL, confidence_of
-from registration.keypoint_matcher import KeypointMatchSettings
-from registration.matcher import Matcher
-from registration.pipeline import register_pair
+from pictures.drawing import encoded_figure
 from registration.registrar import Registrar
-from utils.errors import InputError, run_script
+from utils.errors import run_script
+from utils.files import check_writable, write_bytes_atomically, write_text_atomically
 
-CORRECT_PX = 10.0  # largest mean landmark error of a correct matrix, px at 512; chosen by hand
-# Weight of the squared coefficients in the cost. Keeps them finite where the evidence separates
-# correct and wrong matrices completely. Chosen by hand.
-REGULARISATION = 0.02
-PERCENTILES = (1, 10, 50, 90, 99)  # that are printed
-# Same-eye pairs: any rotation, shift up to 20 %, scale 1/1.7 to 1.7, overlap of at least a half.
-DRAW = GeneratedDraw(rotation_deg=180.0, shift=0.2, scale=1.7, overlap=0.5)
+# Part of the split to its name in the output.
+EYES = {"val": "fitting eyes", "test": "checking eyes"}
 
 
-class Evidence(NamedTuple):
-    """Evidence for one matrix: significance of its matches, agreement of the ridges, and whether
-    the matrix is correct."""
-
-    significance: float
-    agreement: float
-    correct: bool
-
-
-def gather(loaders: list[PairLoader], matcher: Matcher, limits: Plausibility) -> list[Evidence]:
-    """Evidence of every pair for which a matrix is found.
-
-    Pairs of different eyes have no landmarks; their matrices are wrong.
-    """
-    evidence = []
-    for load in tqdm(loaders, unit="pair"):
-        pair = load()
-        result = register_pair(matcher, pair.fixed, pair.moving, plausibility=limits)
-        if result.H_fix_to_mov is None:
-            continue
-        correct = False
-        if len(pair.fixed_landmarks):
-            error = pair_error(
-                result.H_fix_to_mov, pair.fixed_landmarks, pair.moving_landmarks, pair.moving.shape
-            )
-            correct = error.mean <= CORRECT_PX
-        evidence.append(Evidence(result.significance, result.agreement, correct))
+def gather(args: argparse.Namespace, registrar: Registrar) -> dict[str, list[PairEvidence]]:
+    """Evidence of all pairs of the command, by part of the split."""
+    matcher, limits = registrar.matcher, registrar.plausibility
+    source = evidence_source(registrar.weights, args.split, matcher, limits)
+    evidence = {}
+    for subset, draws, n_wrong in zip(EYES, args.draws, args.wrong, strict=True):
+        loaders = [
+            loader
+            for mode in args.modes
+            for loader in degraded_pairs(args.data, args.split, subset, mode, draws, n_wrong)
+        ]
+        kept = EvidenceFile(Path(args.out) / f"{subset}.jsonl", source)
+        kept.gather(loaders, matcher, limits)
+        evidence[subset] = kept.of(loaders)
     return evidence
 
 
-def fit_logistic(evidence: list[Evidence]) -> np.ndarray:
-    """Fit a logistic model by regularised maximum likelihood.
-
-    Correct and wrong matrices have the same total weight, whatever their numbers.
-
-    Returns:
-        (3,) float64: bias, weight of the significance, weight of the agreement.
-
-    Raises:
-        InputError: only correct or only wrong matrices.
-    """
-    correct = np.array([item.correct for item in evidence], dtype=bool)
-    if correct.all() or not correct.any():
-        raise InputError(
-            f"{correct.sum()} correct and {(~correct).sum()} wrong matrices: both are needed; "
-            "give more pairs."
-        )
-    limit = CONFIDENCE_MODEL.max_significance
-    design = np.array([[1.0, min(item.significance, limit), item.agreement] for item in evidence])
-    weight = np.where(correct, 0.5 / correct.sum(), 0.5 / (~correct).sum())
-
-    def cost(coefficients: np.ndarray) -> float:
-        margin = design @ coefficients * np.where(correct, 1.0, -1.0)
-        loss = (weight * np.logaddexp(0.0, -margin)).sum()
-        return float(loss + REGULARISATION * (coefficients[1:] ** 2).sum())
-
-    return minimize(cost, np.zeros(3)).x
-
-
-def gather_all(args: argparse.Namespace) -> list[Evidence]:
-    """Evidence of the pairs of all modes of the command."""
-    registrar = Registrar(args.weights)
-    matcher = registrar.matcher
-    matcher.settings = replace(matcher.settings, min_confidence=0.0)
-    if isinstance(matcher.settings, KeypointMatchSettings):
-        matcher.settings = replace(matcher.settings, min_significance=0.0)
-    draw = replace(DRAW, draws=args.draws)
-    evidence = []
-    for mode in args.modes:
-        loaders = generated_set(args.data, [mode], args.split, "val", draw).loaders
-        loaders = loaders + wrong_pairs(loaders, args.wrong, draw.seed)
-        evidence += gather(loaders, matcher, registrar.plausibility)
-    return evidence
-
-
-def report(evidence: list[Evidence], coefficients: np.ndarray) -> str:
-    """Format percentiles, fit, and the largest confidences of wrong matrices.
+def describe_checked(name: str, eyes: str, checked: dict[str, Any]) -> str:
+    """One line of the output, and one for each bin of the reliability diagram.
 
     Args:
-        evidence: correct and wrong matrices.
-        coefficients: (3,) of :func:`fit_logistic`.
+        name: of the model.
+        eyes: value of ``EYES``.
+        checked: from :func:`benchmarks.confidence_fit.check`.
     """
-    correct = [item for item in evidence if item.correct]
-    wrong = [item for item in evidence if not item.correct]
-    lines = []
-    for name, items in (("correct", correct), ("wrong", wrong)):
-        values = np.array([(item.significance, item.agreement) for item in items])
-        significance, agreement = np.percentile(values, PERCENTILES, axis=0).T.round(2)
-        lines.append(
-            f"{len(items)} {name} matrices; percentiles {', '.join(map(str, PERCENTILES))} of "
-            f"significance {significance}, of agreement {agreement}"
+    rates = []
+    for label, key in (("false ok", "false_ok"), ("right lost", "right_lost")):
+        low, high = checked[f"{key}_interval"]
+        rates.append(
+            f"{label} {checked[key]} of {checked[f'{key}_of']} "
+            f"({100 * low:.1f} to {100 * high:.1f} %)"
         )
-    bias, per_significance, per_agreement = coefficients
-    lines.append(
-        f"bias {bias:.2f}, per significance {per_significance:.3f}, "
-        f"per agreement {per_agreement:.3f}"
-    )
-    in_use = sorted(confidence_of(item.significance, item.agreement) for item in wrong)
-    lines.append(
-        "largest confidences of wrong matrices under the coefficients in use: "
-        f"{np.round(in_use[-5:][::-1], 3)}"
-    )
+    lines = [
+        f"{name}, {eyes}: {', '.join(rates)}; Brier {checked['brier']:.4f}, "
+        f"calibration error {checked['calibration_error']:.4f}"
+    ]
+    for item in checked["bins"]:
+        lines.append(
+            f"    confidence {item['low']:.2f} to {item['high']:.2f}: {item['right']} of "
+            f"{item['n']} right, mean confidence {item['mean_confidence']:.3f}"
+        )
     return "\n".join(lines)
 
 
@@ -157,15 +101,52 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--weights", help="checkpoint (default: the weights shipped in save/pretrained)"
     )
     parser.add_argument("--modes", nargs="+", default=list(MODE_FILES), help="kinds of pairs")
-    parser.add_argument("--draws", type=int, default=1, help="pairs of one eye per sample")
-    parser.add_argument("--wrong", type=int, default=60, help="pairs of different eyes per mode")
+    for option, default, what in (
+        ("--draws", (2, 2), "pairs of one eye per sample"),
+        ("--wrong", (20, 40), "pairs of different eyes per mode"),
+    ):
+        parser.add_argument(
+            option,
+            type=int,
+            nargs=2,
+            default=default,
+            metavar=("FITTING", "CHECKING"),
+            help=f"{what} (default {default[0]} {default[1]})",
+        )
+    parser.add_argument("--out", help="folder (default: save/confidence/<method>)")
     return parser
 
 
 def main() -> None:
-    """Gather the evidence, fit the model and print both."""
-    evidence = gather_all(get_args_parser().parse_args())
-    print(report(evidence, fit_logistic(evidence)))
+    """Gather the evidence, fit the model, and check it."""
+    args = get_args_parser().parse_args()
+    registrar = Registrar(args.weights)
+    matcher = registrar.matcher
+    args.out = args.out or f"save/confidence/{matcher.name}"
+    check_writable(args.out, "--out")
+    evidence = gather(args, registrar)
+    settings = matcher.settings
+    fitted = fit_model(evidence["val"], settings.confidence, settings.sure_confidence)
+    good = good_thresholds(evidence["val"], fitted, settings.sure_confidence)
+    range_ = "no least confidence" if good is None else "a least confidence of {:.3f} to {:.3f}"
+    print(f"fitted: {fitted}")
+    print(f"{TARGETS} on the fitting eyes with {range_.format(*good or ())}")
+    checked = {
+        name: {
+            subset: check(pairs, model, settings.min_confidence, settings.sure_confidence)
+            for subset, pairs in evidence.items()
+        }
+        for name, model in (("fitted", fitted), ("in use", settings.confidence))
+    }
+    for name, by_subset in checked.items():
+        for subset, record in by_subset.items():
+            print(describe_checked(name, EYES[subset], record))
+    out, record = Path(args.out), {"fitted": asdict(fitted), "thresholds": good}
+    content = json.dumps(record | {"checked": checked}, indent=1)
+    write_text_atomically(out / "confidence.json", content + "\n")
+    figure = draw_reliability({EYES[key]: checked["fitted"][key] for key in EYES})
+    write_bytes_atomically(out / "reliability.png", encoded_figure(figure, "png"))
+    print(f"{out}/reliability.png")
 
 
 if __name__ == "__main__":

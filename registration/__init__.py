@@ -2,6 +2,7 @@
 
 :func:`registration.pipeline.register_pair` composes the stages, each in a file of its own:
 ``working_frame``, ``matcher`` (contract; ``keypoint_matcher`` and ``loftr_matcher`` implement it),
-``proposals``, ``guided_fit``, ``refinement``, ``confidence``, ``transform_choice``.
+``proposals``, ``guided_fit``, ``refinement``, ``confidence`` (its coefficients:
+``confidence_model``), ``transform_choice``.
 :class:`registration.registrar.Registrar` is the interface for Python.
 """

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from geometry.estimation import TransformEstimate
+from registration.confidence_model import ConfidenceModel
 from registration.guided_fit import Candidate
 from registration.refinement import RefinedMatrix
 from registration.ridges import RidgePair
-
-
-@dataclass(frozen=True)
-class ConfidenceModel:
-    """Logistic model of the confidence, see :func:`confidence_of`; coefficients chosen by hand."""
-
-    bias: float = -4.8  # log-odds without evidence
-    per_significance: float = 0.7  # log-odds per standard deviation of the inliers
-    per_agreement: float = 0.5  # log-odds per standard deviation of the ridge agreement
-    max_significance: float = 15.0  # standard deviations; a higher significance counts as this
-
-
-CONFIDENCE_MODEL = ConfidenceModel()
 
 
 class Judged(NamedTuple):
@@ -54,35 +40,19 @@ class Judged(NamedTuple):
         )
 
 
-def confidence_of(significance: float, agreement: float) -> float:
-    """Probability that a matrix is right, [0, 1].
-
-    ``benchmarks/confidence.py`` fits the coefficients of this logistic model and prints the
-    significance and agreement of right and wrong matrices of validation eyes. The coefficients in
-    use are more lenient than the fit, which saw no noise; noise hides ridges first. The last line
-    of its output gives the confidence of wrong matrices under them; the model card gives the share
-    of accepted pairs of different eyes.
-
-    Args:
-        significance: of the inliers, standard deviations.
-        agreement: of the ridge maps, standard deviations.
-    """
-    model = CONFIDENCE_MODEL
-    log_odds = (
-        model.bias
-        + model.per_significance * min(significance, model.max_significance)
-        + model.per_agreement * agreement
-    )
-    return 1.0 / (1.0 + math.exp(-log_odds))
-
-
-def judge(candidate: Candidate, refined: RefinedMatrix | None, ridges: RidgePair) -> Judged:
+def judge(
+    candidate: Candidate,
+    refined: RefinedMatrix | None,
+    ridges: RidgePair,
+    model: ConfidenceModel,
+) -> Judged:
     """Measure the agreement of the ridge maps under a matrix, and the confidence in it.
 
     Args:
         candidate: the fit to the matches.
         refined: its refined matrix; None without one.
         ridges: of the full-size working images.
+        model: of the matcher's settings.
     """
     if refined is None:
         return Judged(candidate=candidate, H_fix_to_mov=None, agreement=0.0, confidence=0.0)
@@ -91,7 +61,7 @@ def judge(candidate: Candidate, refined: RefinedMatrix | None, ridges: RidgePair
         candidate=candidate,
         H_fix_to_mov=refined.H_fix_to_mov,
         agreement=agreement,
-        confidence=confidence_of(candidate.significance, agreement),
+        confidence=model.probability(candidate.significance, agreement),
     )
 
 

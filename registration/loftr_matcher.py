@@ -18,6 +18,7 @@ from geometry.rasters import register_onto_fixed
 from model.loftr_modules import COARSE_STRIDE
 from model.loftr_outputs import LoFTRFeatures
 from model.loftr_vessel import LoFTRVessel
+from registration.confidence_model import ConfidenceModel
 from registration.matcher import Matcher, MatchSettings, WorkingMatches
 from registration.proposals import PROPOSALS
 from registration.working_frame import WorkingImage
@@ -25,6 +26,21 @@ from registration.working_frame import WorkingImage
 # Inlier threshold of the fit between the two rounds, working pixels: coarse matches have an error
 # of up to a cell.
 FIRST_FIT_THRESHOLD_PX = 0.75 * COARSE_STRIDE
+
+
+@dataclass(frozen=True)
+class LoFTRConfidence(ConfidenceModel):
+    """The model of the confidence, fitted to the results of the LoFTR matcher.
+
+    Its matches are not guided by a proposal, so its significance has another range than that of the
+    keypoint matcher, and wrong matrices reach higher values.
+    """
+
+    bias: float = -8.338
+    per_significance: float = 0.238
+    per_agreement: float = 1.721
+    max_significance: float = 10.0
+    max_agreement: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +69,7 @@ class LoFTRMatchSettings(MatchSettings):
     min_cell_confidence: float = 0.2
     max_matches: int = 2000
     aligned_round: bool = True
+    confidence: LoFTRConfidence = LoFTRConfidence()
 
     def bare(self) -> Self:
         """See :meth:`registration.matcher.MatchSettings.bare`; no second, aligned round either."""

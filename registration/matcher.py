@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from registration.confidence_model import ConfidenceModel
 from registration.working_frame import WorkingImage, to_working_frame
 
 # Numbers of quarter turns (counterclockwise) of the moving image, in the order in which they are
@@ -39,6 +40,8 @@ class MatchSettings:
             the reason of the failure.
         sure_confidence: at this confidence the search over copies stops, [0, 1].
         refine: refine the matrix on the ridge maps (:mod:`registration.refinement`).
+        confidence: model of the confidence, fitted to the results of the matcher by
+            ``benchmarks/confidence.py``.
     """
 
     long_side: int = 512
@@ -51,6 +54,7 @@ class MatchSettings:
     try_mirrored: bool = True
     sure_confidence: float = 0.97
     refine: bool = True
+    confidence: ConfidenceModel = ConfidenceModel()
 
     def bare(self) -> Self:
         """The same settings for the bare view: what the network alone gives.

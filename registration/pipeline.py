@@ -7,6 +7,7 @@ images. A new matcher implements :class:`registration.matcher.Matcher`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -91,6 +92,32 @@ def find_matrix(
         copies are not matched once ``sure_confidence`` is reached.
     """
     settings, best = matcher.settings, None
+    for judged in judged_copies(matcher, ridges, matrix_kind, plausibility, smaller_copies):
+        if best is None or judged.rank > best.rank:
+            best = judged
+        if best.confidence >= settings.sure_confidence:
+            break
+    assert best is not None
+    return reject_unlikely(best, settings.min_confidence)
+
+
+def judged_copies(
+    matcher: Matcher,
+    ridges: RidgePair,
+    matrix_kind: str,
+    plausibility: Plausibility,
+    smaller_copies: bool = True,
+) -> Iterator[Judged]:
+    """The result of the images as they are, then of each copy, computed when it is asked for.
+
+    Args:
+        matcher: finds the matches; its settings control all stages.
+        ridges: of the full-size working images.
+        matrix_kind: "similarity", "affine" or "homography".
+        plausibility: limits on the matrix.
+        smaller_copies: whether smaller copies are matched, if the settings allow it.
+    """
+    settings = matcher.settings
     # 2. Matches of the images, then of their copies, each computed when the loop reaches it.
     for matches in matcher.match_copies(*ridges.images, smaller_copies):
         # 3. and 4. Similarity proposals, guided matching and robust fit.
@@ -98,13 +125,7 @@ def find_matrix(
         # 5. Refinement on the ridge maps.
         refined = refine_matrix(candidate, ridges, matrix_kind, settings, plausibility)
         # 6. Confidence, from the inliers and the agreement of the ridge maps.
-        judged = judge(candidate, refined, ridges)
-        if best is None or judged.rank > best.rank:
-            best = judged
-        if best.confidence >= settings.sure_confidence:
-            break
-    assert best is not None
-    return reject_unlikely(best, settings.min_confidence)
+        yield judge(candidate, refined, ridges, settings.confidence)
 
 
 def is_mirrored(

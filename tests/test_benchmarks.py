@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import time
 
-import numpy as np
 import pytest
 
 import benchmarks.train_step
 from benchmarks.ablations import BASE_CONFIG, BUDGET, STAGED_WEIGHTS, VARIANTS, score, table
-from benchmarks.confidence import Evidence, fit_logistic
 from benchmarks.documents import MARKERS, markdown_table, write_into
 from benchmarks.pairs import write_pairs
 from benchmarks.register import StageClock
@@ -115,50 +113,6 @@ def test_benchmark_of_the_training_step(monkeypatch, capsys):
     ]
     assert len(operations) == 3 and operations[2] > operations[1] > 0, "freezing saves arithmetic"
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
-
-
-def test_confidence_separates_correct_and_wrong_matrices():
-    rng = np.random.default_rng(0)
-    evidence = [Evidence(*values, True) for values in rng.normal((10, 8), (3, 2), (200, 2))]
-    evidence += [Evidence(*values, False) for values in rng.normal((2, 0), (0.5, 1), (50, 2))]
-    bias, per_significance, per_agreement = fit_logistic(evidence)
-    assert per_significance > 0 and per_agreement > 0
-    predicted = [
-        bias + per_significance * min(e.significance, 15) + per_agreement * e.agreement > 0
-        for e in evidence
-    ]
-    assert (
-        np.mean([guess == e.correct for guess, e in zip(predicted, evidence, strict=True)]) > 0.97
-    )
-    with pytest.raises(InputError, match="both are needed"):
-        fit_logistic(evidence[:10])
-
-
-@pytest.mark.slow
-def test_confidence_is_fitted_from_pairs(
-    generated_root, untrained_weights, monkeypatch, tmp_path, capsys
-):
-    split = tmp_path / "split.yaml"
-    split.write_text("train: ['1', '2']\nval: ['3', '4', '5']\ntest: ['6']\n")
-    code = run_main(
-        benchmarks.confidence,
-        monkeypatch,
-        "--data",
-        generated_root,
-        "--split",
-        split,
-        "--weights",
-        untrained_weights,
-        "--modes",
-        "cffa",
-        "--wrong",
-        2,
-    )
-    # An untrained network may find no correct matrix: then the command reports an error.
-    text = capsys.readouterr()
-    assert (code == 0 and "per significance" in text.out) or (
-        code == 2 and "both are needed" in text.err
-    )
 
 
 def test_ablations_merge_their_settings_and_count_pairs():
