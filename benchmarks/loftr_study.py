@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.documents import markdown_table, write_into
 from benchmarks.loftr_cost import WARM_UP_STEPS, compare_costs
-from benchmarks.loftr_record import Errors, Key, StudyRecord
 from benchmarks.loftr_scores import COLUMNS, LIMIT_PX, cell, real_folders, score
+from benchmarks.study_record import Key, StudyRecord, Values
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from synthesis.generated_set import DEFAULT_EYES, MANIFEST, write_generated_set
@@ -186,7 +186,7 @@ def study_accuracy(args: argparse.Namespace) -> str:
     return table(record.results(), args.seeds)
 
 
-def table(results: dict[Key, Errors], seeds: list[int]) -> str:
+def table(results: dict[Key, Values], seeds: list[int]) -> str:
     """Markdown table of the recorded errors, one row for each variant.
 
     Args:

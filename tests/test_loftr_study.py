@@ -13,7 +13,6 @@ from helpers import run_main
 
 from benchmarks import loftr_study
 from benchmarks.loftr_cost import compare_costs, measure_cost
-from benchmarks.loftr_record import StudyRecord
 from benchmarks.loftr_scores import (
     COLUMNS,
     PHOTOGRAPHS,
@@ -24,6 +23,7 @@ from benchmarks.loftr_scores import (
     score_generated,
     score_real,
 )
+from benchmarks.study_record import StudyRecord
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from geometry.estimation import Plausibility
@@ -190,7 +190,7 @@ def test_the_record_keeps_errors_and_refuses_other_settings(tmp_path):
         ("base", 0): {"real": [1.23, math.inf]},
         ("base", 1): {"real": [2.0]},
     }
-    assert json.loads(path.read_text())["results"][0]["errors"] == {"real": [1.23, None]}
+    assert json.loads(path.read_text())["results"][0]["values"] == {"real": [1.234, None]}
     other = StudyRecord(path, {"epochs": 3, "scale": (0.8, 1.2)})
     for use in (other.check, other.results, lambda: other.add("v3", 0, {})):
         with pytest.raises(InputError, match="epochs was 2 and is now 3.*--overwrite"):

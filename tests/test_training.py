@@ -101,6 +101,7 @@ def test_run_writes_all_its_files(monkeypatch, tmp_path, tiny_data, tiny_config)
         "settings",
         "places",
         "values",
+        "views",
     }
 
 

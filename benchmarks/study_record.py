@@ -1,7 +1,7 @@
-"""The record of the LoFTR study: a JSON file of the results so far and the settings they hold for.
+"""The record of a study: a JSON file of the results so far and the settings that they hold for.
 
-It makes the study resumable where the checkpoints are gone. Errors are px at 512; null stands for a
-failed registration, whose error is infinite.
+It makes a study resumable where the checkpoints are gone. null stands for an infinite value: the
+error of a failed registration.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from training.run_config import differences
 from utils.errors import InputError
 from utils.files import write_text_atomically
 
-# Errors of each pair, px at 512, infinite where the registration failed; by column of the table.
-Errors = dict[str, list[float]]
+# By column of the table: errors of pairs, infinite where a registration failed, or one figure.
+Values = dict[str, list[float]]
 Key = tuple[str, int]  # variant and seed
+DECIMALS = 4  # of a recorded value
 
 
 class StudyRecord:
@@ -58,37 +59,37 @@ class StudyRecord:
             rows = [row for row in content["results"] if same and row["seed"] not in seeds]
             self._write(rows)
 
-    def results(self) -> dict[Key, Errors]:
-        """The recorded errors of every variant and seed.
+    def results(self) -> dict[Key, Values]:
+        """The recorded values of every variant and seed.
 
         Raises:
             InputError: see :meth:`check`.
         """
         return {
             (row["variant"], row["seed"]): {
-                column: [math.inf if error is None else float(error) for error in errors]
-                for column, errors in row["errors"].items()
+                column: [math.inf if value is None else float(value) for value in values]
+                for column, values in row["values"].items()
             }
             for row in self._read()
         }
 
-    def add(self, variant: str, seed: int, errors: Errors) -> None:
+    def add(self, variant: str, seed: int, values: Values) -> None:
         """Append a result to the file.
 
         Args:
             variant: a row of the table.
             seed: of the training.
-            errors: of each pair.
+            values: by column.
 
         Raises:
             InputError: see :meth:`check`.
         """
         plain = {
-            column: [round(error, 2) if math.isfinite(error) else None for error in values]
-            for column, values in errors.items()
+            column: [round(value, DECIMALS) if math.isfinite(value) else None for value in each]
+            for column, each in values.items()
         }
         with self._lock():
-            self._write([*self._read(), {"variant": variant, "seed": seed, "errors": plain}])
+            self._write([*self._read(), {"variant": variant, "seed": seed, "values": plain}])
 
     def _lock(self) -> FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
