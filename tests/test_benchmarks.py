@@ -8,12 +8,14 @@ import time
 import pytest
 
 import benchmarks.train_step
-from benchmarks.ablations import BASE_CONFIG, BUDGET, STAGED_WEIGHTS, VARIANTS, score, table
+from benchmarks import ablations
+from benchmarks.ablation_table import cell, draw_differences, half_width, table
+from benchmarks.ablation_variants import BASE_CONFIG, BUDGET, STAGES, VARIANTS
+from benchmarks.ablations import success_rates
 from benchmarks.documents import MARKERS, markdown_table, write_into
 from benchmarks.pairs import write_pairs
 from benchmarks.register import StageClock
 from evaluation.statistics import ALL_REAL
-from loss.joint_objective import ObjectiveSettings
 from tests.helpers import run_main
 from training.superretina_step import SuperRetinaConfig
 from utils.config import build, merge_settings, read_config
@@ -115,39 +117,65 @@ def test_benchmark_of_the_training_step(monkeypatch, capsys):
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
 
 
-def test_ablations_merge_their_settings_and_count_pairs():
-    base = {"model": {"stem": "ridge", "widths": [1, 2]}, "seed": 0}
-    assert merge_settings(base, {"model": {"stem": "raw"}}) == {
-        "model": {"stem": "raw", "widths": [1, 2]},
-        "seed": 0,
-    }
-    assert base["model"]["stem"] == "ridge"
-    for change in VARIANTS.values():
-        build(
-            SuperRetinaConfig,
-            merge_settings(merge_settings(read_config(BASE_CONFIG), BUDGET), change),
-            "ablation",
-        )
-    assert {name for name in VARIANTS if name.startswith("no ")} == {
-        f"no {term}" for term in ObjectiveSettings().weights
-    }
-    assert [stage["pke"] for stage in STAGED_WEIGHTS] == [0.0, 0.0, 0.5]
+def test_every_variant_of_the_ablations_is_a_valid_config():
+    base = merge_settings(read_config(BASE_CONFIG), BUDGET)
+    for change in [*VARIANTS.values(), *STAGES]:
+        build(SuperRetinaConfig, merge_settings(base, change), "ablation")
+    assert [name for name in VARIANTS if name.startswith("no L_")] == [
+        "no L_det",
+        "no L_des",
+        "no L_geo",
+        "no L_pke",
+    ]
+    assert [stage.get("loss", {}).get("weights", {}).get("pke") for stage in STAGES] == [0, 0, None]
+    assert sum(stage["train"]["epochs"] for stage in STAGES) == BUDGET["train"]["epochs"]
+
+
+def test_success_rates_are_over_all_sets_of_an_evaluation(tmp_path):
     records = [
-        {"set": name, "rotation": 30.0, "pairs": pairs, "success_median5": share}
-        for name, pairs, share in (
-            ("cffa", 6, 0.5),
-            ("cfmono", 2, 1.0),
-            ("generated", 10, 0.9),
-            (ALL_REAL, 8, 0.625),
+        {"set": name, "rotation": angle, "pairs": pairs, "success_median5": share}
+        for name, angle, pairs, share in (
+            ("cffa", 30.0, 6, 0.5),
+            ("cfmono", 30.0, 2, 1.0),
+            (ALL_REAL, 30.0, 8, 0.625),
+            ("cffa", 0.0, 6, 1.0),
         )
     ]
-    assert score(records, "real", 30.0) == "5/8" and score(records, "generated", 30.0) == "9/10"
-    assert score(records, "generated", 0.0) == "-"
-    assert table({"reference": records}).splitlines() == [
-        "| variant | generated, 0° | real, 0° | real, 30° | real, 45° |",
-        "|---|---|---|---|---|",
-        "| reference | - | - | 5/8 | - |",
+    (tmp_path / "metrics.json").write_text(json.dumps({"results": records}))
+    assert success_rates(tmp_path, "real") == {"real 0": [1.0], "real 30": [pytest.approx(5 / 8)]}
+
+
+def test_ablation_table_has_the_mean_and_its_interval(tmp_path):
+    results = {
+        ("reference", 0): {"AUC@10": [0.5], "real 30": [0.25]},
+        ("reference", 1): {"AUC@10": [0.7]},
+        ("raw stem", 0): {"AUC@10": [0.1]},
+    }
+    # Two values d apart: half width of the 95 % interval = 12.706 d / 2.
+    assert half_width([0.5, 0.7]) == pytest.approx(12.706 * 0.1, rel=1e-3)
+    assert cell([50.0, 70.0], 0) == "60 ± 127" and cell([10.0], 1) == "10.0" and cell([], 0) == "–"
+    lines = table(results).splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| reference", "2"],
+        ["| raw stem", "1"],
     ]
+    assert " 60 ± 127 " in lines[2] and " 25 " in lines[2]
+    draw_differences(tmp_path / "plot.png", results, "reference")
+    assert read_gray(tmp_path / "plot.png").std() > 0.01
+
+
+def test_the_ablations_keep_their_results(tmp_path, monkeypatch):
+    """A recorded variant is not trained again; other settings are refused."""
+    trained = []
+    monkeypatch.setattr(ablations, "train_variant", lambda name, seed, _: trained.append(name))
+    monkeypatch.setattr(ablations, "validate", lambda *_: {"AUC@10": [0.5]})
+    monkeypatch.setattr(ablations, "test", lambda *_: {"test 30": [0.25]})
+    record = ["--record", tmp_path / "record.json", "--save", tmp_path, "--seeds", 0]
+    assert run_main(ablations, monkeypatch, *record, "--only", "triplet") == 0
+    assert run_main(ablations, monkeypatch, *record, "--only", "triplet", "raw stem") == 0
+    assert trained == ["reference", "triplet", "raw stem"]
+    assert "| triplet | 1 | 25 |" in (tmp_path / "ablations/table.md").read_text()
+    assert run_main(ablations, monkeypatch, *record, "--precision", "32") == 2
 
 
 def test_table_is_written_between_the_markers(tmp_path):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,15 +97,19 @@ def spread_over_eyes(samples: Sequence[Sample], n_pairs: int) -> list[int]:
         Distinct indices; index i shows sample ``i % len(samples)``. Every eye is shown before one
         is shown again; fewer pairs than eyes are spread evenly over the eyes.
     """
-    of_eye: dict[str, list[int]] = {}
+    of_eye: dict[str, dict[str, list[int]]] = {}
     for index, sample in enumerate(samples):
-        of_eye.setdefault(sample.eye, []).append(index)
-    eyes = list(of_eye.values())
+        of_eye.setdefault(sample.eye, {}).setdefault(sample.mode, []).append(index)
+    # Of each eye one sample of each mode, then the next one of each mode.
+    eyes = [
+        [index for visit in zip_longest(*modes.values()) for index in visit if index is not None]
+        for modes in of_eye.values()
+    ]
     step = max(1.0, len(eyes) / n_pairs)
     indices, uses = [], dict.fromkeys(range(len(samples)), 0)
     for number in range(n_pairs):
         turn, place = divmod(int(number * step), len(eyes))
-        chosen = eyes[place][(turn + place) % len(eyes[place])]
+        chosen = eyes[place][(turn + number % len(eyes)) % len(eyes[place])]
         indices.append(chosen + len(samples) * uses[chosen])
         uses[chosen] += 1
     return indices
