@@ -53,6 +53,24 @@ def test_validation_takes_every_mode(monkeypatch, tmp_path, tiny_data, tiny_conf
     assert "rate_cffa" in log and "rate_cfoct" in log
 
 
+def test_validation_can_be_every_nth_epoch(monkeypatch, tmp_path, tiny_data, tiny_config):
+    """The untrained network and the last epoch are validated in any case."""
+    run_main(
+        monkeypatch,
+        *(
+            f"--config {tiny_config} --data {tiny_data} --save {tmp_path} --epoch 3 --name rare "
+            "--val_every 2"
+        ).split(),
+    )
+    run = tmp_path / "cffa" / "rare"
+    history = read_checkpoint(run / "latest.pth")["history"]
+    assert [record["epoch"] for record in history if "val_AUC@10" in record] == [0, 2, 3]
+    assert [record["epoch"] for record in history if "total" in record] == [1, 2, 3]
+    log = (run / "validation_log.txt").read_text()
+    assert re.findall(r"== epoch (\d+) ==", log) == ["0", "2", "3"]
+    assert not (run / "epoch1").exists() and (run / "report.html").stat().st_size > 0
+
+
 def test_run_writes_all_its_files(monkeypatch, tmp_path, tiny_data, tiny_config):
     run_main(
         monkeypatch,
@@ -90,6 +108,8 @@ def test_run_writes_all_its_files(monkeypatch, tmp_path, tiny_data, tiny_config)
         "pairs_per_second",
         "map_places",
         "empty_pke",
+        "geo_plan",
+        "pke_repeated",
     ):
         assert re.search(rf"\b{term} [\d.e+-]+", train_log), term
     split = yaml.safe_load((run / "split.yaml").read_text())
@@ -172,8 +192,11 @@ def learnt(tmp_path_factory):
 
 def test_losses_and_validation_mse_fall(learnt):
     history = read_checkpoint(learnt[0] / "latest.pth")["history"]
-    for term in ("total", "det", "des"):
+    for term in ("total", "det", "des", "geo"):
         assert history[-1][term] < history[1][term], term
+    assert history[-1]["geo_plan"] > 0, "logged, although its weight is 0"
+    for figure in ("val_AUC@10", "val_MMA@3", "val_repeatability"):
+        assert history[-1][figure] > history[0][figure], figure
     assert history[-1]["val_mse"] < history[0]["val_mse"]
     assert history[-1]["map_places"] > 0
 
