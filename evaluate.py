@@ -9,7 +9,7 @@ The error of a transform is the distance of the landmarks in the moving image, i
 512 / max(height, width) of the moving image ("px at 512"). A pair without a transform has an
 infinite error and counts in every metric. Two references are compared with the methods:
 ``identity`` (image centre on image centre, no registration) and ``oracle`` (least-squares affine
-through the landmarks, a lower bound). Each method is one file in evaluation/methods/.
+through the landmarks themselves). Each method is one file in evaluation/methods/.
 
 What a network has learned is seen beside ``untrained`` (the same network with random weights), in
 the bare view (``--bare``), at rotations of 15, 30 and 45 degrees:

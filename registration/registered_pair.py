@@ -25,7 +25,8 @@ class Registration:
         significance: deviation of the number of inliers from that of a wrong transform, standard
             deviations (:mod:`registration.significance`).
         agreement: of the ridge maps under the matrix, standard deviations; see
-            :func:`registration.ridges.ridge_agreement`. 0 without a matrix.
+            :func:`registration.ridges.ridge_agreement`. 0 where no matrix was fitted; kept where a
+            matrix was rejected for its low confidence.
         confidence: probability that the matrix is right, [0, 1]; 0 when failed.
         transform: fixed to moving pixels: the matrix, or a curved transform whose affine part is
             ``H_fix_to_mov``; None when failed.

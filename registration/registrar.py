@@ -147,7 +147,7 @@ class Result:
 
     @property
     def inliers(self) -> np.ndarray:
-        """(K,) bool, which matches are inliers of the matrix."""
+        """(K,) bool, which matches are inliers of the matrix before its refinement."""
         return self.registration.inliers
 
     def warp(self, image: Image | None = None) -> np.ndarray:

@@ -59,8 +59,8 @@ def read_checkpoint(path: str | Path, required: Sequence[str] = ()) -> dict[str,
     missing = [name for name in required if name not in content]
     if missing:
         raise InputError(
-            f"{path}: lacks {', '.join(missing)}; the file is incomplete, so train or copy it "
-            "again."
+            f"{path}: lacks {', '.join(missing)}; a released file has no state of its training, so "
+            "start from it with --pretrained; else the file is incomplete: copy or train it again."
         )
     return content
 

@@ -1,7 +1,7 @@
 """Reference: the least-squares affine through the landmarks.
 
-Its error is the lower bound of an affine transform: placement error of the landmarks and
-deformation that no affine transform describes.
+What it leaves is the placement error of the landmarks and deformation that no affine transform
+describes. It minimises the squared errors; another affine can have a smaller median.
 """
 
 from __future__ import annotations
