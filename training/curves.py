@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from utils.files import write_bytes_atomically
 
+LOSS_TERMS = "loss terms"
 KEYPOINT_EXPANSION = "keypoint expansion"
 # The engine logs how many samples contributed nothing to each loss term under this prefix, so the
 # terms of any objective are found by it.
@@ -36,13 +37,11 @@ def curve_panels(history: History) -> dict[str, list[str]]:
         )
 
     panels = {
-        "loss terms": ["total", *terms],
-        "validation: MSE of the registered image": ["val_mse"],
-        "validation, bare view: success rates, AUC": starting_with("rate", "AUC"),
-        "validation: repeatability, right matches": starting_with(
-            "repeatability", "MMA", "precision"
-        ),
-        "validation: errors (px at 512)": [
+        LOSS_TERMS: ["total", *terms],
+        "MSE of the registered image": ["val_mse"],
+        "bare view: success rates, AUC": starting_with("rate", "AUC"),
+        "right matches, repeatability": starting_with("repeatability", "MMA", "precision"),
+        "errors, px at 512": [
             "val_corner_error",
             "val_landmark_error",
             *starting_with("localisation"),
@@ -105,5 +104,7 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, list[tuple[float, floa
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=8)
+    if title == LOSS_TERMS and axis.lines:
+        axis.set_yscale("log")  # the descriptor loss is ten times the others
     if title == KEYPOINT_EXPANSION and axis.lines:
         axis.set_yscale("symlog")
