@@ -20,9 +20,10 @@ from registration.keypoint_matcher import KeypointMatchSettings, SuperRetinaMatc
 from registration.matcher import Matcher
 from registration.trained_matchers import build_model
 from tests.helpers import SMALL_LOFTR, SMALL_MODEL
+from training.run_state import scores_the_bare_view
 from training.validation import ValidationSettings, Validator, spread_over_eyes
 from training.validation_scores import PairScore, summarise_generated, summarise_real
-from utils.config import build
+from utils.config import build, to_plain
 from utils.errors import InputError
 
 SIZE = (256, 512)  # of the moving image: a pixel is a px at 512
@@ -174,6 +175,14 @@ def test_a_matcher_without_a_detector_has_no_detector_figures(views, tmp_path):
     with pytest.raises(InputError, match="repeatability is not measured for loftr"):
         chosen = validator_of(matcher, views, select="repeatability")
         chosen.report(chosen.score(0, tmp_path))
+
+
+def test_the_best_score_of_an_earlier_version_is_not_kept():
+    """It was that of the whole pipeline; the bare view would never exceed it."""
+    now = {"config": {"settings": {"validation": to_plain(ValidationSettings())}}}
+    earlier = {"config": {"settings": {"validation": {"views": 24, "pictures": 4}}}}
+    assert scores_the_bare_view(now)
+    assert not scores_the_bare_view(earlier) and not scores_the_bare_view({"config": {}})
 
 
 def test_settings_are_checked():

@@ -97,7 +97,8 @@ class RunState:
         self.history = list(content["history"])
         # best.pth is not copied from another folder, so the next epoch must write one here.
         same_folder = path.resolve().parent == run_dir.resolve()
-        self.best_score = float(content["best_score"]) if same_folder else -float("inf")
+        keep = same_folder and scores_the_bare_view(content)
+        self.best_score = float(content["best_score"]) if keep else -float("inf")
         self.best_epoch = int(content.get("best_epoch", self.finished_epochs))
         why = why_complete(content, settings)
         if why:
@@ -110,6 +111,18 @@ class RunState:
             patience: number of these epochs; 0 never.
         """
         return 0 < patience <= self.finished_epochs - self.best_epoch
+
+
+def scores_the_bare_view(content: dict[str, Any]) -> bool:
+    """Whether the best score of a checkpoint can be compared with those of this version.
+
+    Earlier versions scored the whole pipeline, which is higher, and had no ``validation.select``.
+
+    Args:
+        content: of the checkpoint.
+    """
+    settings = content.get("config", {}).get("settings", {})
+    return "select" in settings.get("validation", {})
 
 
 def why_complete(content: dict[str, Any], settings: TrainSettings) -> str:
