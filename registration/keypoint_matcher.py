@@ -42,6 +42,9 @@ class KeypointMatchSettings(MatchSettings):
     proposal_threshold_px: float = 5.0
     guided_radii_px: tuple[float, ...] = (15.0, 6.0)
     min_significance: float = 3.0
+    # Fitting eyes: the largest multiple of 0.05 that loses no more right pairs than the least
+    # threshold with at most 1 % false "ok" (docs/measured.md).
+    min_confidence: float = 0.6
 
     def bare(self) -> Self:
         """See :meth:`registration.matcher.MatchSettings.bare`; no guided rounds either."""

@@ -146,6 +146,7 @@ TINY_RUN = {
     "loss": {
         "pke": {
             "min_probability": 0.0,
+            "partner_probability": 0.0,
             "max_candidates": 16,
             "max_reprojection_px": 9.0,
             "max_distance_ratio": 9.0,

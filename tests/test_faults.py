@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,7 +208,8 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
 
     def make(name: str) -> Engine:
         report = ValidationReport(0.0, {}, "")
-        task = TrainingTask(model, Rows(), step, lambda _: None, lambda *_: report, {}, {})
+        checks = SimpleNamespace(score=lambda *_: [], report=lambda _: report)
+        task = TrainingTask(model, Rows(), step, lambda _: None, checks, {}, {})
         settings = TrainSettings(epochs=1, batch_size=2, views_per_sample=20, workers=0)
         return Engine(fabric, task, settings, tmp_path / name, seed=0)
 

@@ -187,7 +187,7 @@ def test_the_record_keeps_errors_and_refuses_other_settings(tmp_path):
     record.add("base", 1, {"real": [2.0]})
     again = StudyRecord(path, {"epochs": 2, "scale": (0.8, 1.2)})
     assert again.results() == {
-        ("base", 0): {"real": [1.23, math.inf]},
+        ("base", 0): {"real": [1.234, math.inf]},
         ("base", 1): {"real": [2.0]},
     }
     assert json.loads(path.read_text())["results"][0]["values"] == {"real": [1.234, None]}

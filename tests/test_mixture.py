@@ -116,7 +116,7 @@ def mixed(tiny_data, tiny_config, tmp_path_factory, forked_runs):
     roots = [shutil.copytree(tiny_data, folder / name) for name in ("one", "two")]
     which = ["--save", folder / "save", "--mode", "cffa", "cfoct"]
     new = [*which, "--config", tiny_config, "--epoch", 2, "--data", *roots]
-    new += ["--data_weight", 3, 1, "--mode_weight", 1, 1, "--set", "validation.views=4"]
+    new += ["--data_weight", 3, 1, "--mode_weight", 1, 1, "--set", "validation.pairs=4"]
     reply = forked_runs(*new, "--name", "whole")
     assert reply["codes"] == [0], reply["output"]
     return which, new, folder / "save" / "cffa_cfoct", reply["events"]

@@ -228,7 +228,7 @@ def test_patience_ends_a_run_and_its_count_survives_a_stop(begin, forked_runs):
     options = ["--epoch", 5, "--set", "train.patience=2"]
     new, _, whole = begin("patient", *options)
     reply = forked_runs(*new, patch=patch)
-    assert reply["codes"] == [0] and "no better validation since epoch 1" in reply["output"]
+    assert reply["codes"] == [0] and "no better validation for 2 epochs" in reply["output"]
     content = read_checkpoint(whole / "latest.pth")
     assert (content["epoch"], content["best_epoch"]) == (3, 1)
     assert read_checkpoint(whole / "best.pth")["epoch"] == 1
