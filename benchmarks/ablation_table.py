@@ -28,6 +28,7 @@ COLUMNS = (
     ("new_keypoints", "new keypoints", 1, 0),
 )
 CONFIDENCE = 0.95  # of the intervals
+MIN_SEEDS = 3  # of an interval; that of two values would be 13 times their standard error
 
 
 def of_variant(results: dict[Key, Values], variant: str, column: str) -> dict[int, float]:
@@ -46,12 +47,12 @@ def of_variant(results: dict[Key, Values], variant: str, column: str) -> dict[in
 
 
 def half_width(values: list[float]) -> float:
-    """Half the width of the 95 % t interval of a mean; NaN for fewer than two values.
+    """Half the width of the 95 % t interval of a mean; NaN for fewer than three values.
 
     Args:
         values: one for each seed.
     """
-    if len(values) < 2:
+    if len(values) < MIN_SEEDS:
         return math.nan
     quantile = stats.t.ppf(0.5 + 0.5 * CONFIDENCE, len(values) - 1)
     return float(quantile * np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -66,8 +66,10 @@ REAL_ROTATIONS = (0, 15, 30, 45)
 def settings_of_runs(args: argparse.Namespace) -> dict[str, Any]:
     """All that the results depend on, besides variant and seed, for the record."""
     settings = merge_settings(read_config(BASE_CONFIG), BUDGET)
+    config = build(SuperRetinaConfig, settings, BASE_CONFIG)
+    parts = (config.model, config.match.bare(), config.view, config.data, config.loss, config.train)
     return {
-        "base": to_plain(build(SuperRetinaConfig, settings, BASE_CONFIG)),
+        "base": {type(part).__name__: to_plain(part) for part in parts},
         "modes": list(MODES),
         "precision": args.precision,
         "checks": {"pairs": CHECKS.pairs, "rotation_deg": CHECKS.rotation_deg},

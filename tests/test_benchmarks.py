@@ -148,18 +148,20 @@ def test_success_rates_are_over_all_sets_of_an_evaluation(tmp_path):
 def test_ablation_table_has_the_mean_and_its_interval(tmp_path):
     results = {
         ("reference", 0): {"AUC@10": [0.5], "real 30": [0.25]},
-        ("reference", 1): {"AUC@10": [0.7]},
+        ("reference", 1): {"AUC@10": [0.6]},
+        ("reference", 2): {"AUC@10": [0.7]},
         ("raw stem", 0): {"AUC@10": [0.1]},
     }
-    # Two values d apart: half width of the 95 % interval = 12.706 d / 2.
-    assert half_width([0.5, 0.7]) == pytest.approx(12.706 * 0.1, rel=1e-3)
-    assert cell([50.0, 70.0], 0) == "60 ± 127" and cell([10.0], 1) == "10.0" and cell([], 0) == "–"
+    # Standard deviation 0.1, t quantile 4.303 with two degrees of freedom.
+    assert half_width([0.5, 0.6, 0.7]) == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
+    assert cell([50.0, 60.0, 70.0], 0) == "60 ± 25"
+    assert cell([50.0, 70.0], 0) == "60" and cell([10.0], 1) == "10.0" and cell([], 0) == "–"
     lines = table(results).splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:]] == [
-        ["| reference", "2"],
+        ["| reference", "3"],
         ["| raw stem", "1"],
     ]
-    assert " 60 ± 127 " in lines[2] and " 25 " in lines[2]
+    assert " 60 ± 25 " in lines[2] and " 25 " in lines[2]
     draw_differences(tmp_path / "plot.png", results, "reference")
     assert read_gray(tmp_path / "plot.png").std() > 0.01
 

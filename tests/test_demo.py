@@ -38,11 +38,11 @@ def test_the_table_shows_both_networks_in_both_views(tmp_path):
     _write_metrics(tmp_path / "cffa", {("superretina", 15.0): 0.5, ("untrained", 0.0): 0.625})
     lines = demo.learning_table(tmp_path, ["cffa"]).splitlines()
     assert [line.replace(" %", "%").split() for line in lines] == [
-        ["set", "view", "network", "0°", "15°", "30°", "45°"],
-        ["cffa", "bare", "trained", "100%", "–", "–", "75%"],
-        ["cffa", "bare", "untrained", "–", "–", "0%", "–"],
-        ["cffa", "whole", "pipeline", "trained", "–", "50%", "–", "–"],
-        ["cffa", "whole", "pipeline", "untrained", "62%", "–", "–", "–"],
+        ["set", "view", "network", "15°", "30°", "45°", "0°"],
+        ["cffa", "bare", "trained", "–", "–", "75%", "100%"],
+        ["cffa", "bare", "untrained", "–", "0%", "–", "–"],
+        ["cffa", "whole", "pipeline", "trained", "50%", "–", "–", "–"],
+        ["cffa", "whole", "pipeline", "untrained", "–", "–", "–", "62%"],
     ]
 
 
