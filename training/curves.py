@@ -104,7 +104,7 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, list[tuple[float, floa
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=8)
-    if title == LOSS_TERMS and axis.lines:
+    if title == LOSS_TERMS and any(np.max(line.get_ydata()) > 0 for line in axis.lines):
         axis.set_yscale("log")  # the descriptor loss is ten times the others
     if title == KEYPOINT_EXPANSION and axis.lines:
         axis.set_yscale("symlog")
