@@ -45,7 +45,7 @@ from benchmarks.study_record import StudyRecord, Values
 from dataset.generated_pairs import GeneratedPairs
 from dataset.samples import discover_samples
 from dataset.split import read_manifest, split_by_eye, write_manifest
-from dataset.views import ViewGeometry
+from evaluation.statistics import ALL_REAL
 from registration.trained_matchers import load_matcher, untrained_matcher
 from training.arguments import DEFAULT_DATA
 from training.superretina_step import SuperRetinaConfig
@@ -131,15 +131,7 @@ def validate(name: str, seed: int, folder: Path, args: argparse.Namespace) -> Va
         matcher = untrained_matcher(checkpoint, seed)
     eyes = set(read_manifest(write_split(args))["val"])
     samples, _ = discover_samples(args.data, MODES)
-    whole = ViewGeometry(
-        img_size=None,
-        long_side=matcher.settings.long_side,
-        rotation_deg=CHECKS.rotation_deg,
-        scale=CHECKS.scale,
-        translation=CHECKS.translation,
-        shear=0.0,
-        mirror=False,
-    )
+    whole = CHECKS.view_geometry(matcher.settings.long_side)
     chosen = [sample for sample in samples if sample.eye in eyes]
     views = GeneratedPairs(chosen, whole, None, CHECKS.seed)
     validator = Validator(matcher, views, [], CHECKS, limits)
@@ -186,10 +178,8 @@ def success_rates(out: Path, prefix: str) -> Values:
     records = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["results"]
     values: Values = {}
     for angle in sorted({record["rotation"] for record in records}):
-        chosen = [each for each in records if each["rotation"] == angle]
-        # The union of the real sets, where there are several, would count every pair twice.
-        names = {each["set"] for each in chosen}
-        chosen = [each for each in chosen if len(names) == 1 or not each["set"].startswith("all")]
+        # The union of the real sets would count every pair twice.
+        chosen = [each for each in records if each["rotation"] == angle and each["set"] != ALL_REAL]
         total = sum(record["pairs"] for record in chosen)
         below = sum(record["success_median5"] * record["pairs"] for record in chosen)
         values[f"{prefix} {angle:g}"] = [below / total]

@@ -12,10 +12,9 @@ from geometry.matrices import (
     Size,
     affine_about,
     image_centre,
-    size_of_image,
     size_of_raster,
 )
-from geometry.points import inside, warp_points
+from geometry.points import inside, on_mask, warp_points
 
 MAX_ATTEMPTS = 12  # draws of a geometry until both images overlap enough
 OVERLAP_GRID = 17  # points a side on which the overlap is measured
@@ -214,10 +213,7 @@ def draw_anchors(
     """
     rows, columns = np.nonzero(fixed_mask > 0.5)
     points = np.stack([columns, rows], axis=1).astype(np.float64)
-    mapped = np.round(warp_points(points, H_fix_to_mov)).astype(int)
-    on_image = inside(mapped, size_of_image(moving_fov))
-    x, y = np.where(on_image[:, None], mapped, 0).T
-    points = points[on_image & (moving_fov[y, x] > 0.5)] if len(points) else points
+    points = points[on_mask(warp_points(points, H_fix_to_mov), moving_fov)]
     chosen = points[rng.permutation(len(points))[:n_anchors]]
     anchors = np.zeros((n_anchors, 2), dtype=np.float32)
     # Sub-pixel offsets train descriptors between pixel centres too.

@@ -125,6 +125,23 @@ def inside(points: Array, size: Size, margin_px: float = 0.0) -> Array:
     )
 
 
+def on_mask(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Which points lie on a pixel of a mask.
+
+    Args:
+        points: (N, 2), pixels (x, y) of the mask.
+        mask: (H, W) in [0, 1] or bool; a pixel above 0.5 belongs to it.
+
+    Returns:
+        (N,) bool; false outside of the image.
+    """
+    pixels = np.round(points).astype(int)
+    height, width = mask.shape
+    on_image = inside(pixels, (height, width))
+    x, y = np.where(on_image[:, None], pixels, 0).T
+    return on_image & (mask[y, x] > 0.5)
+
+
 def image_corners(size: Size) -> np.ndarray:
     """Centres of the four corner pixels, clockwise from the top left.
 

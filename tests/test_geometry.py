@@ -16,7 +16,7 @@ from geometry.matrices import (
     translation_matrix,
     turn_about_centre,
 )
-from geometry.points import cells_to_pixels, inside, pixel_grid, sample_map, warp_points
+from geometry.points import cells_to_pixels, inside, on_mask, pixel_grid, sample_map, warp_points
 from geometry.rasters import valid_overlap, warp_image
 from utils.errors import InputError
 
@@ -166,3 +166,12 @@ def test_implausible_matrices_are_refused_with_a_reason():
     )
     with pytest.raises(InputError, match="unknown transform"):
         estimate_transform(fixed, fixed, (400, 500), "quadratic")
+
+
+def test_points_on_a_mask_that_is_not_square():
+    """x counts columns; points outside of the image and halfway weights are not on the mask."""
+    mask = np.zeros((3, 5), np.float32)
+    mask[1, 4], mask[2, 0] = 1.0, 0.5
+    points = np.array([[4.4, 0.6], [1.0, 2.0], [0.0, 2.0], [5.0, 1.0], [-1.0, 1.0]])
+    assert on_mask(points, mask).tolist() == [True, False, False, False, False]
+    assert on_mask(np.zeros((0, 2)), mask).shape == (0,)

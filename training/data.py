@@ -14,7 +14,6 @@ from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
 from dataset.split import MAX_NAMED_EYES, Split, fold_by_eye, split_as_in, split_by_eye
-from dataset.views import ViewGeometry
 from training.arguments import DEFAULT_DATA, RECORDED_ARGUMENTS
 from training.mixture import Mixture, mix
 from training.run_config import RunConfig, with_split_seed
@@ -230,15 +229,7 @@ def make_views(
     ranges = draw.data.used_ranges()
     train = GeneratedPairs(part("train"), config.view, ranges, draw.seed, sigma, cache_mb)
     checks = config.validation
-    whole = ViewGeometry(
-        img_size=None,
-        long_side=config.match.long_side,
-        rotation_deg=checks.rotation_deg,
-        scale=checks.scale,
-        translation=checks.translation,
-        shear=0.0,
-        mirror=False,
-    )
+    whole = checks.view_geometry(config.match.long_side)
     # Sorted by eye, not by mode or data set, so that the first views of a validation contain every
     # mode and data set.
     turns = number_in_its_set(split["val"])

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import RealPair
 from dataset.samples import Sample
+from dataset.views import ViewGeometry
 from evaluation.keypoint_metrics import count_right_matches, detector_scores
 from geometry.accuracy import corner_error, pair_error
 from geometry.estimation import Plausibility
-from geometry.matrices import size_of_image
-from geometry.points import inside, warp_points
+from geometry.points import on_mask, warp_points
 from geometry.rasters import register_onto_fixed, valid_overlap
 from registration.matcher import Matcher
 from registration.pipeline import register_pair
@@ -84,6 +84,22 @@ class ValidationSettings:
                 f"validation.select: '{self.select}' is unknown; choose from "
                 f"{', '.join(SELECTABLE)}."
             )
+
+    def view_geometry(self, long_side: int) -> ViewGeometry:
+        """How the generated pairs are drawn: whole images under a random similarity.
+
+        Args:
+            long_side: working size, pixels.
+        """
+        return ViewGeometry(
+            img_size=None,
+            long_side=long_side,
+            rotation_deg=self.rotation_deg,
+            scale=self.scale,
+            translation=self.translation,
+            shear=0.0,
+            mirror=False,
+        )
 
 
 def spread_over_eyes(samples: Sequence[Sample], n_pairs: int) -> list[int]:
@@ -271,21 +287,13 @@ def _detector_figures(result: Registration, view: dict, H_true: np.ndarray) -> d
             (matches.moving, matches.moving_keypoints),
         )
     )
-    fixed = fixed[_on_mask(warp_points(fixed, H_true), view["moving_fov"][0].numpy())]
+    fixed = fixed[on_mask(warp_points(fixed, H_true), view["moving_fov"][0].numpy())]
     in_fixed = warp_points(moving, np.linalg.inv(H_true))
-    moving = moving[_on_mask(in_fixed, view["fixed_fov"][0].numpy())]
+    moving = moving[on_mask(in_fixed, view["fixed_fov"][0].numpy())]
     scores = detector_scores(fixed, moving, H_true, view["moving_image"].shape[-2:])
-    is_junction = _on_mask(fixed, view["fixed_heatmap"][0].numpy() > SEED_HEAT)
+    is_junction = on_mask(fixed, view["fixed_heatmap"][0].numpy() > SEED_HEAT)
     return {
         "repeatability": scores.repeatability,
         "localisation_px": scores.localisation_px,
         "new_keypoints": float((scores.fixed_repeated & ~is_junction).sum()),
     }
-
-
-def _on_mask(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Which points (N, 2), pixels (x, y), lie on a pixel of a mask (H, W): (N,) bool."""
-    pixels = np.round(points).astype(int)
-    on_image = inside(pixels, size_of_image(mask))
-    x, y = np.where(on_image[:, None], pixels, 0).T
-    return on_image & (mask[y, x] > 0.5)
