@@ -25,7 +25,7 @@ SETTINGS = TrainSettings(batch_size=4, views_per_sample=8)
 
 def shares(mixture: Mixture, n_views: int = 1000) -> dict[tuple[str, str], float]:
     """Share of the views of each data set and mode."""
-    views = mixture.views_of_epoch(n_views, np.random.default_rng(0))
+    views = np.concatenate(mixture.views_of_epoch(n_views, np.random.default_rng(0)))
     assert len(views) == len(set(views.tolist())) == n_views, "all different"
     counts = Counter(LABELS[index % len(LABELS)] for index in views)
     return {label: count / n_views for label, count in counts.items()}
@@ -57,7 +57,7 @@ def test_views_are_shared_by_weight():
 
 
 def test_the_samples_of_a_group_are_shown_equally_often():
-    views = of([1, 1], [1, 1]).views_of_epoch(101, np.random.default_rng(0))
+    views = np.concatenate(of([1, 1], [1, 1]).views_of_epoch(101, np.random.default_rng(0)))
     counts = Counter(int(index) % len(LABELS) for index in views)
     for label in set(LABELS):
         own = [counts[i] for i, each in enumerate(LABELS) if each == label]

@@ -78,7 +78,7 @@ class ViewBatches(Sampler[list[ViewKey]]):
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.mixture.views_of_epoch(self.n_views, rng))
+        order = self.mixture.order_of_epoch(self.n_views, self.batch_size, rng)
         # A data set smaller than one batch is repeated to fill it.
         order = np.resize(order, len(self) * self.batch_size)
         for start in range(self.first_step * self.batch_size, len(order), self.batch_size):
@@ -121,7 +121,11 @@ class TolerantViews(Dataset):
 
 
 def make_loader(
-    views: TolerantViews, batches: ViewBatches, workers: int, fabric: Fabric
+    views: TolerantViews,
+    batches: ViewBatches,
+    workers: int,
+    fabric: Fabric,
+    changing: bool = False,
 ) -> DataLoader:
     """A loader of batches on the device of the process.
 
@@ -130,6 +134,8 @@ def make_loader(
         batches: keys of each batch.
         workers: data loading processes; 0 loads in the main process.
         fabric: moves the batches to the device.
+        changing: whether samples change between epochs; then every epoch starts new processes,
+            because each has its own copy of the data set.
     """
     loader = DataLoader(
         views,
@@ -137,12 +143,27 @@ def make_loader(
         num_workers=workers,
         collate_fn=collate_views,
         worker_init_fn=start_worker,
-        persistent_workers=workers > 0,
+        persistent_workers=workers > 0 and not changing,
         pin_memory=fabric.device.type == "cuda",
     )
     wrapped = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     assert not isinstance(wrapped, list), "one loader in, one loader out"
     return wrapped
+
+
+def batches_of_epoch(loader: DataLoader, overfit: bool = False) -> Iterator[dict[str, Any]]:
+    """The batches of an epoch.
+
+    Args:
+        loader: from :func:`make_loader`.
+        overfit: repeat the first batch without end.
+    """
+    if not overfit:
+        yield from loader
+        return
+    first = next(iter(loader))
+    while True:
+        yield dict(first)
 
 
 def collate_views(items: list[tuple[dict[str, Any] | None, Skipped]]) -> dict[str, Any]:

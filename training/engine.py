@@ -27,14 +27,15 @@ from model.named_parts import freeze_named
 from training.batches import (
     TolerantViews,
     ViewBatches,
+    batches_of_epoch,
     make_loader,
     seed_step,
     split_batch,
 )
 from training.epoch_log import status_line, training_text
 from training.faults import (
-    DataFault,
     collect_data_faults,
+    fetch,
     non_finite_gradients,
     stop_at_non_finite,
 )
@@ -92,7 +93,8 @@ class Engine:
         ranks = (fabric.global_rank, fabric.world_size)
         self.batches = ViewBatches(len(task.dataset), settings, seed, *ranks, task.mixture)
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
-        self.loader = make_loader(self.views, self.batches, settings.workers, fabric)
+        changing = task.teaching is not None
+        self.loader = make_loader(self.views, self.batches, settings.workers, fabric, changing)
         self.frozen = freeze_named(task.model, settings.freeze, "--freeze (train.freeze)")
         optimizer = make_optimizer(task.model, settings)
         model = task.model.to(memory_format=torch.channels_last)
@@ -143,7 +145,10 @@ class Engine:
                 for epoch in range(self.state.finished_epochs + 1, self.settings.epochs + 1):
                     if epoch > 0:
                         self._train_one_epoch(epoch)
-                    self._finish_epoch(epoch)
+                    why_stop = self._finish_epoch(epoch)
+                    if why_stop:
+                        self.fabric.print(why_stop)
+                        break
                     if self._is_validated(epoch) and self.state.is_out_of_patience(patience):
                         self.fabric.print(f"no better validation for {patience} epochs")
                         break
@@ -156,12 +161,15 @@ class Engine:
 
     def _train_one_epoch(self, epoch: int) -> None:
         """The remaining steps of an epoch."""
+        if self.task.teaching is not None:
+            with self._timed("registration of teaching pairs"), self.stop.at_once():
+                self.batches.mixture = self.task.teaching.begin_epoch(epoch)
         self.model.train()
         for module in self.frozen:
             module.eval()
         first = (1, 0) if self.overfit else (epoch, self.progress.steps)
         self.batches.epoch, self.batches.first_step = first
-        batches = self._batches_of_epoch()
+        batches = batches_of_epoch(self.loader, self.overfit)
         n_steps = len(self.batches)
         bar = progress_bar(epoch, n_steps, self.progress.steps, self.fabric.is_global_zero)
         # Operators are profiled in the first epoch only.
@@ -253,14 +261,6 @@ class Engine:
 
     # --- the data ---------------------------------------------------------------------------------
 
-    def _batches_of_epoch(self) -> Iterator[dict[str, Any]]:
-        if not self.overfit:
-            yield from self.loader
-            return
-        first = next(iter(self.loader))
-        while True:
-            yield dict(first)
-
     def _next_batch(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], float]:
         """The next batch, and the number of its views that replace unreadable ones.
 
@@ -270,7 +270,8 @@ class Engine:
             InputError: a killed worker, or too many unreadable samples.
             RunStoppedError: the user or the system asked to stop.
         """
-        batch, own = self._fetch(batches)
+        with self._timed("waiting for data"):
+            batch, own = fetch(batches)
         elapsed = time.monotonic() - self._saved_at
         due = self.fabric.is_global_zero and elapsed >= self.settings.save_seconds
         flags = [bool(own.fault), len(own.skipped), self.stop.requested, due]
@@ -288,21 +289,6 @@ class Engine:
         if stop:
             raise RunStoppedError(f"{self._place()}; saved. Continue with: {self.task.resume_hint}")
         return batch, n_skipped
-
-    def _fetch(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], DataFault]:
-        """The next batch of this process, and its faults."""
-        with self._timed("waiting for data"):
-            try:
-                batch = next(batches)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                fault = (
-                    "a data worker was killed by the system, often for lack of memory "
-                    f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb"
-                )
-                return {}, DataFault(fault)
-        return batch, DataFault(skipped=batch.pop("skipped"))
 
     def _stop_at_non_finite(self, broken: list[str], batch: dict[str, Any], epoch: int) -> None:
         """Save the step, and stop all processes.
@@ -322,8 +308,8 @@ class Engine:
 
     # --- the end of an epoch ----------------------------------------------------------------------
 
-    def _finish_epoch(self, epoch: int) -> None:
-        """Validate, log and save."""
+    def _finish_epoch(self, epoch: int) -> str:
+        """Validate, log and save. Returns why the run should stop; "" otherwise."""
         state = self.state
         report = self._validate(epoch) if self._is_validated(epoch) else None
         terms, progress = self._terms_of_epoch(), self.progress
@@ -334,8 +320,12 @@ class Engine:
             is_best = report.score > state.best_score
             state.best_score = max(report.score, state.best_score)
         state.history.append(record)
+        teaching, why_stop = self.task.teaching, ""
+        if teaching is not None and epoch > 0:
+            why_stop = teaching.end_epoch(epoch, report)
         on_first_process(self.fabric, lambda: self._write_epoch(epoch, report, terms, progress))
         self._save(is_best)
+        return why_stop
 
     def _is_validated(self, epoch: int) -> bool:
         return epoch % self.task.validate_every == 0 or epoch == self.settings.epochs

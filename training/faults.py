@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,25 @@ class DataFault:
 
     fault: str = ""
     skipped: Skipped = field(default_factory=list)
+
+
+def fetch(batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], DataFault]:
+    """The next batch of this process, and its faults.
+
+    Args:
+        batches: of :func:`training.batches.batches_of_epoch`.
+    """
+    try:
+        batch = next(batches)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        fault = (
+            "a data worker was killed by the system, often for lack of memory "
+            f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb"
+        )
+        return {}, DataFault(fault)
+    return batch, DataFault(skipped=batch.pop("skipped"))
 
 
 def collect_data_faults(

@@ -1,4 +1,4 @@
-"""How often the samples of each data set and mode are shown in an epoch."""
+"""How often the samples of each data set, mode and form are shown in an epoch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,38 @@ class Mixture:
     Within a group all samples are shown equally often, to within one view.
 
     Attributes:
-        groups: indices of the samples of each group, ascending; every sample is in one group.
+        groups: indices of the samples of each group, ascending; a sample in no group is not shown.
         shares: of each group, above 0, sum 1.
+        n_samples: of the data set.
+        n_apart: number of last groups (those of real samples) that together have their share of
+            every batch, to within one view; 0 = the order is random over the whole epoch.
     """
 
     groups: tuple[tuple[int, ...], ...]
     shares: tuple[float, ...]
+    n_samples: int
+    n_apart: int = 0
 
     @classmethod
     def even(cls, n_samples: int) -> Mixture:
         """All samples in one group."""
-        return cls((tuple(range(n_samples)),), (1.0,))
+        return cls((tuple(range(n_samples)),), (1.0,), n_samples)
+
+    def joined(self, other: Mixture, share: float) -> Mixture:
+        """Groups of another mixture of the same data set, which get a share of every batch.
+
+        Args:
+            other: of other samples.
+            share: of its groups together, in (0, 1); 1 leaves out the groups of this mixture.
+        """
+        assert self.n_samples == other.n_samples, "of the same data set"
+        if share == 1:
+            return other
+        own = tuple((1 - share) * each for each in self.shares)
+        added = tuple(share * each for each in other.shares)
+        return Mixture(
+            self.groups + other.groups, own + added, self.n_samples, n_apart=len(other.groups)
+        )
 
     def counts(self, n_views: int) -> list[int]:
         """Views of each group in an epoch: its share of them, rounded so that the sum is exact.
@@ -41,7 +62,7 @@ class Mixture:
         counts[largest_rests[: n_views - counts.sum()]] += 1
         return [int(count) for count in counts]
 
-    def views_of_epoch(self, n_views: int, rng: np.random.Generator) -> np.ndarray:
+    def views_of_epoch(self, n_views: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Indices of the views of an epoch, see :class:`dataset.views.ViewKey`; all different.
 
         Args:
@@ -49,16 +70,44 @@ class Mixture:
             rng: chooses the samples that are shown once more than others of their group.
 
         Returns:
-            (n_views,) int, ascending. With even shares these are the numbers 0 ... n_views - 1.
+            (N,) int for each group. With even shares they are the numbers 0 ... n_views - 1.
         """
-        n_samples = sum(map(len, self.groups))
-        chosen = []
+        views = []
         for group, count in zip(self.groups, self.counts(n_views), strict=True):
             rounds, rest = divmod(count, len(group))
-            chosen += [np.array(group) + number * n_samples for number in range(rounds)]
+            chosen = [np.array(group) + number * self.n_samples for number in range(rounds)]
             if rest:
-                chosen.append(rng.choice(group, rest, replace=False) + rounds * n_samples)
-        return np.sort(np.concatenate(chosen))
+                chosen.append(rng.choice(group, rest, replace=False) + rounds * self.n_samples)
+            views.append(np.concatenate(chosen) if chosen else np.zeros(0, dtype=int))
+        return views
+
+    def order_of_epoch(
+        self, n_views: int, batch_size: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Indices of the views of an epoch in random order.
+
+        Args:
+            n_views: of the epoch.
+            batch_size: of the batches of consecutive views that share the last groups evenly.
+            rng: of the order.
+
+        Returns:
+            (n_views,) int.
+        """
+        views = self.views_of_epoch(n_views, rng)
+        n_first = len(views) - self.n_apart
+        parts = [np.sort(np.concatenate(part)) for part in (views[:n_first], views[n_first:]) if part]
+        shuffled = [rng.permutation(part) for part in parts]
+        if len(shuffled) == 1:
+            return shuffled[0]
+        # View k of N of a part is placed at (k + 1/2) / N of the epoch, which spreads every part
+        # evenly over the batches.
+        places = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in shuffled])
+        order = np.concatenate(shuffled)[np.argsort(places, kind="stable")]
+        # Several processes take every n-th view of a batch; each must get views of all parts.
+        whole = len(order) // batch_size * batch_size
+        mixed = rng.permuted(order[:whole].reshape(-1, batch_size), axis=1).ravel()
+        return np.concatenate([mixed, order[whole:]])
 
 
 def mix(
@@ -102,7 +151,7 @@ def mix(
             share_of_mode = of_mode[mode] if of_mode else len(group) / in_root
             groups.append(group)
             shares.append(share_of_root * share_of_mode)
-    return Mixture(tuple(groups), tuple(shares))
+    return Mixture(tuple(groups), tuple(shares), len(labels))
 
 
 def _shares(option: str, names: Sequence[str], weights: Sequence[float]) -> dict[str, float]:

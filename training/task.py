@@ -76,6 +76,19 @@ class Validation(Protocol):
         """Summary of the scores of all processes, in any order."""
 
 
+class Teaching(Protocol):
+    """Samples whose set changes between epochs, such as real pairs that the network registers.
+
+    All processes call both methods with equal arguments and get equal results.
+    """
+
+    def begin_epoch(self, epoch: int) -> Mixture:
+        """Choose the samples of an epoch; called again when a run is resumed within the epoch."""
+
+    def end_epoch(self, epoch: int, report: ValidationReport | None) -> str:
+        """Judge the samples. Returns why the training should stop; "" otherwise."""
+
+
 @dataclass
 class TrainingTask:
     """What a training script trains.
@@ -92,6 +105,7 @@ class TrainingTask:
             ``registration.trained_matchers.describe_model``.
         config: everything that defines the run; a checkpoint holds it as ``config``.
         mixture: how often the samples of each group are shown; None shows all equally often.
+        teaching: chooses the samples of each epoch; None shows those of the mixture.
         extra_state: named parts of the state besides the network.
         statistics: figures of those parts, for the log of each epoch.
         resume_hint: command that continues a stopped run.
@@ -106,6 +120,7 @@ class TrainingTask:
     config: dict[str, Any]
     validate_every: int = 1
     mixture: Mixture | None = None
+    teaching: Teaching | None = None
     extra_state: dict[str, Stateful] = field(default_factory=dict)
     statistics: Callable[[], dict[str, float]] = dict
     resume_hint: str = "the same command with --resume"

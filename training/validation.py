@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +23,8 @@ from dataset.real_pairs import RealPair
 from dataset.samples import Sample
 from dataset.views import ViewGeometry
 from evaluation.keypoint_metrics import count_right_matches, detector_scores
+from evaluation.sets import EvaluationPair
+from evaluation.stress import Stress, apply_stress
 from geometry.accuracy import corner_error, pair_error
 from geometry.estimation import Plausibility
 from geometry.points import on_mask, warp_points
@@ -41,7 +43,11 @@ from training.validation_scores import (
 from utils.errors import InputError
 
 # Figures that may choose the best checkpoint; larger is better.
-SELECTABLE = ("AUC@10", "rate", "MMA@3", "precision", "repeatability", "inliers")
+FIGURES = ("AUC@10", "rate", "MMA@3", "precision", "repeatability", "inliers")
+# Those that landmark pairs have too.
+REAL_FIGURES = ("AUC@10", "rate")
+GENERATED, REAL_PAIRS, BOTH = "generated", "real", "both"
+SELECTABLE = (GENERATED, REAL_PAIRS, BOTH)
 SEED_HEAT = 0.05  # of the junction heatmap, above which a keypoint is a junction of the mask
 
 
@@ -53,7 +59,11 @@ class ValidationSettings:
         pairs: number of generated pairs, the same after every epoch.
         every: number of epochs from one validation to the next; the first and the last epoch are
             always validated.
-        select: figure of the generated pairs that chooses ``best.pth``, one of ``SELECTABLE``.
+        select: pairs whose figure chooses ``best.pth``: "generated", "real", or "both" for the mean
+            of the two figures.
+        figure: that figure, one of ``FIGURES``; for real pairs one of ``REAL_FIGURES``.
+        real_rotations: rotations of the moving image at which each real pair is registered,
+            degrees.
         pictures: pairs of each kind for which pictures are written.
         rotation_deg: generated pairs are rotated by up to this angle either way, degrees.
         translation: largest shift, as a share of the image.
@@ -69,7 +79,9 @@ class ValidationSettings:
 
     pairs: int = 16
     every: int = 1
-    select: str = "AUC@10"
+    select: str = GENERATED
+    figure: str = "AUC@10"
+    real_rotations: tuple[float, ...] = (0.0, 30.0)
     pictures: int = 4
     rotation_deg: float = 30.0
     translation: float = 0.1
@@ -79,11 +91,17 @@ class ValidationSettings:
     def __post_init__(self) -> None:
         if self.pairs < 1 or self.every < 1:
             raise InputError("validation.pairs and validation.every must be at least 1.")
-        if self.select not in SELECTABLE:
-            raise InputError(
-                f"validation.select: '{self.select}' is unknown; choose from "
-                f"{', '.join(SELECTABLE)}."
-            )
+        for name, value, known in (
+            ("select", self.select, SELECTABLE),
+            ("figure", self.figure, FIGURES if self.select == GENERATED else REAL_FIGURES),
+        ):
+            if value not in known:
+                raise InputError(
+                    f"validation.{name}: '{value}' is unknown or not measured for "
+                    f"validation.select {self.select}; choose from {', '.join(known)}."
+                )
+        if not self.real_rotations:
+            raise InputError("validation.real_rotations must name at least one angle; 0 is none.")
 
     def view_geometry(self, long_side: int) -> ViewGeometry:
         """How the generated pairs are drawn: whole images under a random similarity.
@@ -160,6 +178,9 @@ class Validator:
         real: landmark pairs; may be empty.
         settings: number of pairs and pictures.
         plausibility: limits on the transforms.
+
+    Raises:
+        InputError: the checkpoint is chosen by real pairs, but there are none.
     """
 
     def __init__(
@@ -174,7 +195,12 @@ class Validator:
         self.matcher.settings = matcher.settings.bare()
         self.generated = generated
         self.views = spread_over_eyes(generated.samples, settings.pairs)
-        self.real = real
+        if settings.select != GENERATED and not real:
+            raise InputError(
+                f"validation.select {settings.select}: no real pair with landmarks to validate on; "
+                "give --val_data, or --real with landmarks of at least three eyes."
+            )
+        self.real = list(product(settings.real_rotations, real))
         self.settings = settings
         self.plausibility = plausibility
 
@@ -215,12 +241,19 @@ class Validator:
             lines += [score.line() for score in real]
         average = "  ".join(f"{name} {value:.5g}" for name, value in summary.items())
         lines.append(f"average: {average}")
-        if self.settings.select not in summary:
+        return ValidationReport(self._choosing_figure(summary), summary, "\n".join(lines))
+
+    def _choosing_figure(self, summary: dict[str, float]) -> float:
+        """The value that chooses the best checkpoint; larger is better."""
+        figure, select = self.settings.figure, self.settings.select
+        names = {GENERATED: [figure], REAL_PAIRS: [f"{figure}_real"]}
+        names[BOTH] = names[GENERATED] + names[REAL_PAIRS]
+        if not set(names[select]) <= set(summary):
             raise InputError(
-                f"validation.select: {self.settings.select} is not measured for "
-                f"{self.matcher.name}; choose another figure."
+                f"validation.figure: {figure} is not measured for {self.matcher.name}; choose "
+                "another figure."
             )
-        return ValidationReport(summary[self.settings.select], summary, "\n".join(lines))
+        return float(np.mean([summary[name] for name in names[select]]))
 
     def _register(self, fixed: np.ndarray, moving: np.ndarray) -> Registration:
         return register_pair(self.matcher, fixed, moving, "affine", self.plausibility)
@@ -256,22 +289,29 @@ class Validator:
 
     def _score_real(self, number: int, folder: Path) -> PairScore:
         place = number - len(self.views)
-        pair = self.real[place]
-        fixed, moving = pair.images()
-        result = self._register(fixed, moving)
-        landmarks = pair.fixed_landmarks, pair.moving_landmarks
-        if place < self.settings.pictures:
-            write_pair_pictures(folder, f"real_{pair.key}", *pair.color_images(), result)
+        rotation, pair = self.real[place]
+        color = pair.color_images()
+        given = EvaluationPair(
+            pair.key, pair.eye, *pair.images(), pair.fixed_landmarks, pair.moving_landmarks
+        )
+        turned = apply_stress(given, Stress(rotation=rotation))
+        result = self._register(turned.fixed, turned.moving)
+        key = f"real_{pair.key}" + (f"_{rotation:g}deg" if rotation else "")
+        if place % (len(self.real) // len(self.settings.real_rotations)) < self.settings.pictures:
+            moving = turned.moving if rotation else color[1]
+            write_pair_pictures(folder, key, color[0], moving, result)
+        landmarks = turned.fixed_landmarks, turned.moving_landmarks
         return PairScore(
             number=number,
-            key=f"real_{pair.key}",
+            key=key,
             mode=REAL,
-            error=pair_error(result.H_fix_to_mov, *landmarks, moving.shape).median,
+            error=pair_error(result.H_fix_to_mov, *landmarks, turned.moving.shape).median,
             mse=float("nan"),
             n_matches=result.n_matches,
             n_inliers=result.n_inliers,
             status=result.status,
             reason=result.reason,
+            rotation=rotation,
         )
 
 

@@ -37,6 +37,7 @@ class PairScore:
             matcher without a detector.
         new_keypoints: number of repeated keypoints that are no junction of the mask; NaN likewise.
         status, reason: "ok", or "failed" and why.
+        rotation: by which the moving image of a real pair was turned, degrees.
     """
 
     number: int
@@ -52,6 +53,7 @@ class PairScore:
     repeatability: float = float("nan")
     localisation_px: float = float("nan")
     new_keypoints: float = float("nan")
+    rotation: float = 0.0
 
     def line(self) -> str:
         """The line of the pair in ``validation_log.txt``."""
@@ -105,7 +107,7 @@ def _figures(scores: list[PairScore]) -> dict[str, float]:
 
 
 def summarise_real(scores: list[PairScore]) -> dict[str, float]:
-    """Figures over the real pairs; empty without pairs.
+    """Figures over the real pairs at all rotations, and ``rate`` for each; empty without pairs.
 
     Args:
         scores: of the real pairs.
@@ -113,7 +115,14 @@ def summarise_real(scores: list[PairScore]) -> dict[str, float]:
     if not scores:
         return {}
     errors = np.array([score.error for score in scores])
-    return {
+    rotations = np.array([score.rotation for score in scores])
+    figures = {
         "landmark_error": median_with_failures(errors),
+        "AUC@10_real": area_under_curve(errors, AUC_LIMIT_PX),
         "rate_real": float((errors < SUCCESS_PX).mean()),
     }
+    angles = np.unique(rotations)
+    for angle in angles if len(angles) > 1 else []:
+        found = errors[rotations == angle] < SUCCESS_PX
+        figures[f"rate_real_{angle:g}deg"] = float(found.mean())
+    return figures
