@@ -88,7 +88,7 @@ def find_sets(args: argparse.Namespace) -> list[EvaluationSet]:
     if len(set(names)) != len(names):
         raise InputError(f"--mode {' '.join(names)}: the names must differ.")
     sets = [
-        real_set(root, name, args.layout, args.fixed_role, args.part)
+        real_set(root, name, args.layout, args.fixed_role, args.part, args.real_split)
         for root, name in zip(roots, names, strict=True)
     ]
     if args.generated:

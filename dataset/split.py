@@ -17,6 +17,7 @@ from utils.errors import InputError
 from utils.files import write_text_atomically
 
 PARTS = ("train", "val", "test")
+REAL = "real"  # section of a manifest with the split of the real images
 MIN_EYES = len(PARTS)  # each part needs at least one eye
 MAX_NAMED_EYES = 5  # in a message
 Split = dict[str, list[str]]  # eyes of each of PARTS
@@ -162,7 +163,13 @@ def eyes_in(eyes: Sequence[str], root: str | Path) -> list[str]:
     ]
 
 
-def write_manifest(path: str | Path, roots: Sequence[str], seed: int | None, split: Split) -> None:
+def write_manifest(
+    path: str | Path,
+    roots: Sequence[str],
+    seed: int | None,
+    split: Split,
+    real: Split | None = None,
+) -> None:
     """Write the split, so that anyone can check that no eye is in two parts.
 
     Args:
@@ -170,15 +177,19 @@ def write_manifest(path: str | Path, roots: Sequence[str], seed: int | None, spl
         roots: folders of the data sets.
         seed: of the split; None where it is that of another run.
         split: eyes of each part.
+        real: eyes of the real images, ``<folder or table>/<eye>``; None without.
     """
     data = roots[0] if len(roots) == 1 else list(roots)
-    write_text_atomically(
-        path, yaml.safe_dump({"data": data, "seed": seed, **split}, sort_keys=False)
-    )
+    content = {"data": data, "seed": seed, **split} | ({REAL: real} if real else {})
+    write_text_atomically(path, yaml.safe_dump(content, sort_keys=False))
 
 
-def read_manifest(path: str | Path) -> Split:
+def read_manifest(path: str | Path, real: bool = False) -> Split:
     """Read what :func:`write_manifest` wrote: eyes of train, val and test.
+
+    Args:
+        path: of the file.
+        real: read the split of the real images instead.
 
     Raises:
         InputError: missing file or missing parts.
@@ -189,6 +200,9 @@ def read_manifest(path: str | Path) -> Split:
             f"{path}: no such split manifest; a training run writes split.yaml into its folder."
         )
     content = read_yaml(path)
+    if real:
+        content = content.get(REAL) or {}
     if not set(PARTS) <= set(content):
-        raise InputError(f"{path}: not a split manifest (train, val and test expected).")
+        of_what = "no split of real images" if real else "not a split manifest"
+        raise InputError(f"{path}: {of_what} (train, val and test expected).")
     return {part: [str(eye) for eye in content[part]] for part in PARTS}

@@ -55,6 +55,11 @@ def _add_real(group: argparse._ArgumentGroup) -> None:
         help="fixed image of the numbered layout",
     )
     group.add_argument("--part", default=ALL_PARTS, metavar="NAME", help=PART_HELP)
+    group.add_argument(
+        "--real_split",
+        metavar="YAML",
+        help="split.yaml of a run that learned from these folders: score its test eyes only",
+    )
 
 
 def _add_generated(group: argparse._ArgumentGroup) -> None:

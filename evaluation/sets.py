@@ -95,7 +95,12 @@ def _checksum(loaders: list[PairLoader]) -> str:
 
 
 def real_set(
-    root: str | Path, name: str, layout: str, fixed_role: str, part: str = ALL_PARTS
+    root: str | Path,
+    name: str,
+    layout: str,
+    fixed_role: str,
+    part: str = ALL_PARTS,
+    split: str | Path | None = None,
 ) -> EvaluationSet:
     """The real pairs of a folder.
 
@@ -105,13 +110,20 @@ def real_set(
         layout: one of ``dataset.layouts.LAYOUTS``.
         fixed_role: "01" or "02", the fixed image of the numbered layout.
         part: of a set that is divided into parts.
+        split: ``split.yaml`` of a run that learned from this folder: its test eyes only.
 
     Raises:
-        InputError: no pairs in this folder, or unusable ones.
+        InputError: no pairs in this folder, unusable ones, or a split of other folders.
     """
     pairs = load_real_pairs(root, name, layout, fixed_role, part)
+    if split:
+        eyes = eyes_in(read_manifest(split, real=True)["test"], root)
+        pairs = [pair for pair in pairs if pair.eye in eyes]
+        if not pairs:
+            raise InputError(f"{split}: has no test eye of {root}; check --real_split and --real.")
     # A whole set is described as before there were parts, so kept results stay valid.
     chosen = {} if part == ALL_PARTS else {"part": part}
+    chosen |= {"split": str(split)} if split else {}
     loaders = [PairLoader(pair.key, pair.eye, partial(_load_real, pair)) for pair in pairs]
     return EvaluationSet(
         name=name,

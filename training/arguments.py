@@ -7,6 +7,7 @@ from typing import Any
 
 from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.samples import MODE_FILES
+from dataset.teaching_samples import REAL_FORMS
 from training.processes import PRECISIONS
 from utils.device import DEVICES
 from utils.errors import InputError
@@ -15,6 +16,8 @@ DEFAULT_DATA = "data/generated"
 # Arguments that define a run but are no settings, with their defaults; a checkpoint holds them.
 RECORDED_ARGUMENTS: dict[str, Any] = {
     "val_data": [],
+    "real": [],
+    "real_weight": [],
     "fixed_role": "01",
     "part": ALL_PARTS,
     "data_weight": [],
@@ -107,13 +110,44 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="shares of the views, in the order of --data (default: all samples equally often)",
     )
     add_split_arguments(parser)
-    add("--val_data", nargs="+", help="folders of real landmark pairs, validated every epoch")
-    add("--fixed_role", choices=FIXED_ROLES, help="fixed image of --val_data (default: 01)")
-    add("--part", metavar="NAME", help=f"of --val_data: {PART_HELP}")
+    add_real_arguments(parser)
     add("--img_size", type=int, help="side of the square training views, pixels")
     add("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
     add("--views_per_sample", type=int, help="views of each sample per epoch")
     add("--workers", type=int, help="data loading processes")
+
+
+def add_real_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments about real images.
+
+    Args:
+        parser: is extended.
+    """
+    add = parser.add_argument
+    add(
+        "--real",
+        nargs="+",
+        metavar="ROOT",
+        help="real images to learn from: folders of pairs with or without landmarks, folders of "
+        "single images, or CSV tables of pairs, see docs/data.md",
+    )
+    add("--real_share", type=float, metavar="S", help="share of real samples in every batch")
+    add(
+        "--real_weight",
+        nargs="+",
+        type=float,
+        metavar="W",
+        help="shares of the real samples, in the order of --real (default: all equally often)",
+    )
+    add(
+        "--real_forms",
+        nargs="+",
+        metavar="FORM",
+        help=f"how real images teach: {', '.join(REAL_FORMS)} (default: all that the images allow)",
+    )
+    add("--val_data", nargs="+", help="folders of real landmark pairs to validate on only")
+    add("--fixed_role", choices=FIXED_ROLES, help="fixed image of real pairs (default: 01)")
+    add("--part", metavar="NAME", help=f"of --real and --val_data: {PART_HELP}")
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:

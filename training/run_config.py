@@ -12,6 +12,7 @@ from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
 from training.loop_settings import OPEN_ENDED, TrainSettings
+from training.real_settings import RealSettings
 from training.run_folder import Run
 from training.validation import ValidationSettings
 from utils.assignments import with_assignments
@@ -37,6 +38,7 @@ class RunConfig(ABC):
         data: split and appearance of the generated data.
         view: geometry of the training views.
         validation: how the run is validated.
+        real: how real images teach.
         seed: of the weights and the views; non-negative.
     """
 
@@ -45,6 +47,7 @@ class RunConfig(ABC):
     data: DataSettings = field(default_factory=DataSettings)
     view: ViewGeometry = field(default_factory=ViewGeometry)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
+    real: RealSettings = field(default_factory=RealSettings)
     seed: int = 0
 
     @property
@@ -84,7 +87,11 @@ class RunConfig(ABC):
         view = replace(self.view, **given(img_size=args.img_size, rotation_deg=args.rotation))
         data = replace(self.data, **given(split_seed=args.split_seed, fold=args.fold))
         validation = replace(self.validation, **given(every=args.val_every))
-        config = replace(self.with_loop(loop), view=view, data=data, validation=validation)
+        forms = None if args.real_forms is None else tuple(args.real_forms)
+        real = replace(self.real, **given(share=args.real_share, forms=forms))
+        config = replace(
+            self.with_loop(loop), view=view, data=data, validation=validation, real=real
+        )
         return replace(config, **given(seed=args.seed))
 
     def check(self, source: str) -> None:

@@ -1,0 +1,181 @@
+"""The real samples of a run: which of them teach in each epoch, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from dataset.aligned_pairs import AlignedPairs
+from dataset.teaching_samples import LANDMARKS, REGISTERED, TeachingSample
+from loss.agreement import Agreement
+from registration.consistency import ConsistentRegistration
+from training.mixture import Mixture
+from training.processes import on_every_process, on_first_process
+from training.real_settings import RealSettings
+from training.sharing_guard import SharingGuard
+from training.task import Stateful, ValidationReport
+from training.teaching_page import write_teaching_page
+from training.teaching_set import TeachingSet
+
+Register = Callable[[TeachingSample], ConsistentRegistration]
+
+
+def mix_real(
+    samples: Mapping[int, TeachingSample],
+    root_of: Mapping[str, str],
+    settings: RealSettings,
+    root_weight: Mapping[str, float],
+    n_samples: int,
+) -> Mixture | None:
+    """Shares of the real samples among each other.
+
+    Args:
+        samples: those that teach, by their index in the data set.
+        root_of: name of the root of each sample, by key.
+        settings: weights of the forms.
+        root_weight: of each root; empty to show all samples of a form equally often.
+        n_samples: of the whole data set.
+
+    Returns:
+        One group for each form and root that has samples; None without samples.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, sample in sorted(samples.items()):
+        groups.setdefault((sample.form, root_of[sample.key]), []).append(index)
+    if not groups:
+        return None
+    total = sum(settings.form_weight[form] for form in {form for form, _ in groups})
+    shares = []
+    for (form, root), group in groups.items():
+        peers = {name: len(each) for (other, name), each in groups.items() if other == form}
+        weights = {name: root_weight.get(name, count) for name, count in peers.items()}
+        of_form = settings.form_weight[form] / total
+        shares.append(of_form * weights[root] / sum(weights.values()))
+    return Mixture(tuple(map(tuple, groups.values())), tuple(shares), n_samples)
+
+
+class RealTeaching:
+    """Implements :class:`training.task.Teaching`.
+
+    Pairs without landmarks are registered by the network itself before an epoch; those that are
+    consistent teach. A pair that the matches keep disagreeing with leaves.
+
+    Args:
+        dataset: of the training; its real samples get the transforms of their pairs.
+        generated: mixture of its generated samples; None if real images alone teach.
+        root_of: name of the root of each real sample, by key.
+        settings: of the real images.
+        root_weight: of each root, by name; empty for even shares.
+        register: registers the pair of a sample with the network as it is.
+        fabric: connects the processes.
+        folder: of the run; gets ``teaching/``.
+        figure: of the generated validation pairs that must not fall.
+
+    Attributes:
+        records: what is known of each pair.
+        guard: the share of the real samples.
+    """
+
+    def __init__(
+        self,
+        dataset: AlignedPairs,
+        generated: Mixture,
+        root_of: Mapping[str, str],
+        settings: RealSettings,
+        root_weight: Mapping[str, float],
+        register: Register,
+        fabric: Fabric,
+        folder: Path,
+        figure: str,
+    ) -> None:
+        self.dataset, self.generated, self.root_of = dataset, generated, root_of
+        self.settings, self.root_weight, self.register = settings, root_weight, register
+        self.fabric, self.folder, self.figure = fabric, folder, figure
+        self.samples = {
+            index: sample
+            for index, sample in enumerate(dataset.samples)
+            if isinstance(sample, TeachingSample)
+        }
+        pairs = [each for each in self.samples.values() if each.form in (LANDMARKS, REGISTERED)]
+        self.records = TeachingSet(pairs, settings.teaching)
+        self.guard = SharingGuard.of(settings)
+
+    @property
+    def extra_state(self) -> dict[str, Stateful]:
+        """What a checkpoint holds."""
+        return {"teaching": self.records, "sharing_guard": self.guard}
+
+    def observe(self, agreements: Sequence[Agreement]) -> None:
+        """Evidence of the views of a step, of all processes, in order.
+
+        Args:
+            agreements: one for each view.
+        """
+        self.records.observe(agreements)
+
+    def begin_epoch(self, epoch: int) -> Mixture:
+        """See :meth:`training.task.Teaching.begin_epoch`."""
+        self._register_due(epoch)
+        teaching = {}
+        accepted = self.records.accepted()
+        for index, sample in self.samples.items():
+            if sample.form in (LANDMARKS, REGISTERED) and sample.key not in accepted:
+                continue
+            if sample.form == REGISTERED:
+                transform, tolerance = accepted[sample.key]
+                sample = replace(sample, transform=transform, tolerance_file_px=tolerance)
+                self.dataset.replace_sample(index, sample)
+            teaching[index] = sample
+        real = mix_real(
+            teaching, self.root_of, self.settings, self.root_weight, len(self.dataset)
+        )
+        if real is None:
+            self.fabric.print(f"epoch {epoch}: no real sample teaches yet; generated ones alone")
+            return self.generated
+        return self.generated.joined(real, self.guard.share)
+
+    def _register_due(self, epoch: int) -> None:
+        """Register the pairs that are due, each on one process."""
+        due = self.records.due(epoch)
+        if not due:
+            return
+        by_key = {sample.key: sample for sample in self.samples.values()}
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        bar = tqdm(due[rank::world_size], "register", unit="pair", leave=False, disable=rank > 0)
+        found = on_every_process(
+            self.fabric, lambda: {key: self.register(by_key[key]) for key in bar}
+        )
+        results = {key: result for part in found for key, result in part.items()}
+        for key in due:
+            self.records.take(key, results[key], epoch)
+        accepted = sum(results[key].accepted for key in due)
+        self.fabric.print(
+            f"epoch {epoch}: registered {len(due)} pairs without landmarks, {accepted} can teach"
+        )
+        self._write_page()
+
+    def end_epoch(self, epoch: int, report: ValidationReport | None) -> str:
+        """See :meth:`training.task.Teaching.end_epoch`."""
+        for line in self.records.judge(epoch):
+            self.fabric.print(line)
+        self._write_page()
+        if report is None:
+            return ""
+        line, why_stop = self.guard.judge(report.summary[self.figure])
+        if line:
+            self.fabric.print(line)
+        return why_stop
+
+    def statistics(self) -> dict[str, float]:
+        """Figures for the log of each epoch."""
+        return self.records.statistics() | {"share": self.guard.share}
+
+    def _write_page(self) -> None:
+        samples = {sample.key: sample for sample in self.samples.values()}
+        on_first_process(
+            self.fabric, lambda: write_teaching_page(self.folder, self.records, samples)
+        )
