@@ -178,3 +178,46 @@ def test_data_sets_of_equal_names_are_refused(tiny_data, tiny_config, tmp_path, 
     other = shutil.copytree(tiny_data, tmp_path / tiny_data.name)
     arguments = ["--save", tmp_path, "--config", tiny_config, "--data", tiny_data, other]
     assert "need different names" in error_of(forked_runs(*arguments, "--name", "run"))
+
+
+# --- real samples ---------------------------------------------------------------------------------
+
+
+def real_mixture(share: float) -> Mixture:
+    """Samples 0 to 7 are generated; 8 and 9 are real, 10 does not teach."""
+    generated = Mixture((tuple(range(8)),), (1.0,), 11)
+    return generated.joined(Mixture(((8,), (9,)), (0.75, 0.25), 11), share)
+
+
+def test_real_samples_have_their_share_of_every_batch_and_process():
+    batches = ViewBatches(11, SETTINGS, seed=1, mixture=real_mixture(0.5))
+    indices = np.array([[key.index % 11 for key in batch] for batch in batches])
+    assert len(indices) == 22
+    assert ((indices >= 8).sum(1) == 2).all()
+    assert (indices != 10).all()
+    assert Counter(indices[indices >= 8].tolist()) == {8: 33, 9: 11}
+    of_ranks = [(indices[:, rank::2] >= 8).any() for rank in (0, 1)]
+    assert all(of_ranks), "each process gets real and generated views"
+    with_three = ViewBatches(11, SETTINGS, seed=1, mixture=real_mixture(0.3))
+    counts = [sum(key.index % 11 >= 8 for key in batch) for batch in with_three]
+    assert set(counts) == {1, 2} and sum(counts) == pytest.approx(0.3 * 88, abs=1)
+
+
+def test_an_epoch_with_real_samples_is_the_same_for_any_number_of_processes():
+    def keys(rank: int, world: int, first_step: int = 0) -> list[list]:
+        batches = ViewBatches(11, SETTINGS, 3, rank, world, real_mixture(0.5))
+        batches.epoch, batches.first_step = 4, first_step
+        return list(batches)
+
+    whole = keys(0, 1)
+    first, second = keys(0, 2), keys(1, 2)
+    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == [
+        sorted(batch) for batch in whole
+    ]
+    assert keys(0, 1, first_step=5) == whole[5:]
+
+
+def test_real_images_alone():
+    assert set(
+        np.concatenate(real_mixture(1.0).views_of_epoch(12, np.random.default_rng(0))) % 11
+    ) == {8, 9}
