@@ -42,7 +42,7 @@ from benchmarks.ablation_variants import (
 )
 from benchmarks.documents import write_into
 from benchmarks.study_record import StudyRecord, Values
-from dataset.generated_pairs import GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs
 from dataset.samples import discover_samples
 from dataset.split import read_manifest, split_by_eye, write_manifest
 from evaluation.statistics import ALL_REAL
@@ -133,7 +133,7 @@ def validate(name: str, seed: int, folder: Path, args: argparse.Namespace) -> Va
     samples, _ = discover_samples(args.data, MODES)
     whole = CHECKS.view_geometry(matcher.settings.long_side)
     chosen = [sample for sample in samples if sample.eye in eyes]
-    views = GeneratedPairs(chosen, whole, None, CHECKS.seed)
+    views = AlignedPairs(chosen, whole, None, CHECKS.seed)
     validator = Validator(matcher, views, [], CHECKS, limits)
     scores = validator.score(0, Path(args.save) / "ablations")
     return {name: [value] for name, value in validator.report(scores).summary.items()}

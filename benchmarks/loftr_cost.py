@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 
 from benchmarks.documents import markdown_table
 from benchmarks.processes import in_new_process
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from training.loftr_config import LoFTRConfig
 from training.loftr_step import LoFTRStep
@@ -51,7 +51,7 @@ def measure_cost(
     model.freeze(freeze)
     model.train()
     batch_size = config.v3.train.batch_size
-    views = GeneratedPairs(discover_samples(data, [mode])[0][:batch_size], config.view)
+    views = AlignedPairs(discover_samples(data, [mode])[0][:batch_size], config.view)
     batch = default_collate([views[ViewKey(1, index)] for index in range(batch_size)])
     step = LoFTRStep(model, config.v3.loss, torch.device("cpu"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import skimage.data
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from dataset.split import read_manifest
@@ -176,7 +176,7 @@ def score_generated(
         shear=0.0,
         mirror=False,
     )
-    views, errors = GeneratedPairs(samples, geometry, seed=VIEW_SEED), []
+    views, errors = AlignedPairs(samples, geometry, seed=VIEW_SEED), []
     for index in range(2 * len(samples)):
         view = views[ViewKey(0, index)]
         fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()

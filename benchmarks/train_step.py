@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import default_collate
 from torch.utils.flop_counter import FlopCounterMode
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from synthesis.generated_set import write_generated_set
@@ -108,7 +108,7 @@ def prepare(name: str, data: Path, args: argparse.Namespace, fabric: Fabric) -> 
     """
     model, loss_step = make_model(name, fabric.device)
     geometry = ViewGeometry(img_size=args.img_size, long_side=args.img_size)
-    pairs = GeneratedPairs(discover_samples(data, ["cffa"])[0], geometry)
+    pairs = AlignedPairs(discover_samples(data, ["cffa"])[0], geometry)
     pairs[ViewKey(1, 0)]  # the first access is slower: left out of the time
     start = time.perf_counter()
     batch: dict[str, Any] = default_collate(

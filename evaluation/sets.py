@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
@@ -192,7 +192,7 @@ def generated_set(
         InputError: no split given, or a split of other data.
     """
     samples = _samples_of(root, modes, split, subset)
-    views = GeneratedPairs(samples, _view_geometry(draw), seed=draw.seed)
+    views = AlignedPairs(samples, _view_geometry(draw), seed=draw.seed)
     loaders = []
     for index in range(len(samples) * draw.draws):
         sample = samples[index % len(samples)]
@@ -248,7 +248,7 @@ def _view_geometry(draw: GeneratedDraw) -> ViewGeometry:
     )
 
 
-def _load_generated(views: GeneratedPairs, index: int, key: str, eye: str) -> EvaluationPair:
+def _load_generated(views: AlignedPairs, index: int, key: str, eye: str) -> EvaluationPair:
     view = views[ViewKey(0, index)]
     fixed, moving = view["fixed_image"][0].numpy(), view["moving_image"][0].numpy()
     corners = image_corners(fixed.shape)

@@ -140,7 +140,7 @@ class JointObjective:
         Args:
             fixed_features, moving_features: ``detector`` (B, 1, H, W) in [0, 1] and
                 ``descriptors`` (B, D, h, w).
-            batch: collated views of ``dataset.generated_pairs.GeneratedPairs``.
+            batch: collated views of ``dataset.aligned_pairs.AlignedPairs``.
             value_map: read only; apply the returned observations after the optimizer step.
         """
         inputs = self._inputs(fixed_features, moving_features, batch, value_map)

@@ -88,7 +88,7 @@ class TermInputs:
 
     Attributes:
         fixed, moving: features of both images.
-        batch: collated views of ``dataset.generated_pairs.GeneratedPairs``; for either role the
+        batch: collated views of ``dataset.aligned_pairs.AlignedPairs``; for either role the
             (B, 1, H, W) rasters ``<role>_heatmap`` and ``<role>_fov``, and ``key``,
             ``H_fix_to_mov`` and ``H_fix_to_own`` (B, 3, 3), ``anchors`` (B, N, 2) in fixed pixels
             and ``anchor_valid`` (B, N).

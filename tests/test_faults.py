@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from training.batches import TolerantViews
@@ -90,7 +90,7 @@ def test_too_many_unreadable_samples_stop_the_run(
 
 def test_a_data_set_that_changes_under_a_run(writable_data):
     samples, _ = discover_samples(writable_data, ["cffa"])
-    views = TolerantViews(GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96)), 0.2)
+    views = TolerantViews(AlignedPairs(samples, ViewGeometry(img_size=64, long_side=96)), 0.2)
     changed, gone = samples[1], samples[2]
     write_image(changed.moving, 1.0 - read_gray(changed.moving))
     shutil.rmtree(gone.fixed.parent)

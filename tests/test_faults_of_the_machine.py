@@ -97,14 +97,14 @@ def test_a_folder_that_cannot_be_written_to(
 def test_a_killed_data_worker(tiny_data, new_run, forked_runs):
     patch = """
 import os, signal
-from dataset.generated_pairs import GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs
 from torch.utils.data import get_worker_info
-get = GeneratedPairs.__getitem__
+get = AlignedPairs.__getitem__
 def killed(self, key):
     if get_worker_info() is not None:
         os.kill(os.getpid(), signal.SIGKILL)
     return get(self, key)
-GeneratedPairs.__getitem__ = killed
+AlignedPairs.__getitem__ = killed
 """
     arguments, folder = new_run(tiny_data, "--workers", 1)
     message = error_of(forked_runs(*arguments, patch=patch))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import evaluate
 import register
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.check import check
-from dataset.generated_pairs import GeneratedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
@@ -296,7 +296,7 @@ def test_generated_data_sets(tmp_path_factory, small_sets, data):
     found = check(root, "generated", ["cffa"]).problems
     try:
         samples, lacking = discover_samples(root, ["cffa"])
-        views = GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96))
+        views = AlignedPairs(samples, ViewGeometry(img_size=64, long_side=96))
         for index in range(len(samples)):
             views[ViewKey(1, index)]
         assert not lacking or found

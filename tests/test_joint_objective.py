@@ -7,7 +7,7 @@ import torch
 from helpers import SMALL_MODEL
 from torch.utils.data import default_collate
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from geometry.points import sample_map, warp_points
@@ -34,7 +34,7 @@ def make_objective(stride: int, **settings) -> JointObjective:
 @pytest.fixture(scope="module")
 def batch(generated_root):
     samples, _ = discover_samples(generated_root, ["cffa"])
-    pairs = GeneratedPairs(samples, ViewGeometry(img_size=96, long_side=192), seed=1, n_anchors=64)
+    pairs = AlignedPairs(samples, ViewGeometry(img_size=96, long_side=192), seed=1, n_anchors=64)
     return default_collate([pairs[ViewKey(1, index)] for index in range(4)])
 
 

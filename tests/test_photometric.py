@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.generated_pairs import GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs
 from dataset.photometric import PhotometricRanges, randomise
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry, ViewKey
@@ -22,8 +22,7 @@ def samples(generated_root):
 
 def test_photometric_changes_the_look_and_not_the_geometry(samples):
     plain, looks = (
-        GeneratedPairs(samples, TRAINING, ranges)
-        for ranges in (None, PhotometricRanges(p_apply=1.0))
+        AlignedPairs(samples, TRAINING, ranges) for ranges in (None, PhotometricRanges(p_apply=1.0))
     )
     for key in EPOCH_KEYS:
         before, after = plain[key], looks[key]
@@ -56,13 +55,13 @@ def test_the_two_images_are_randomised_independently(generated_root):
         shear=0,
         mirror=False,
     )
-    view = GeneratedPairs(same, still)[ViewKey(0, 0)]
+    view = AlignedPairs(same, still)[ViewKey(0, 0)]
     assert (view["fixed_image"] - view["moving_image"]).abs().max() < 1e-3
-    view = GeneratedPairs(same, still, PhotometricRanges(p_apply=1.0))[ViewKey(0, 0)]
+    view = AlignedPairs(same, still, PhotometricRanges(p_apply=1.0))[ViewKey(0, 0)]
     assert (view["fixed_image"] - view["moving_image"]).abs().mean() > 0.01
     plain, sometimes = (
-        GeneratedPairs(same, still),
-        GeneratedPairs(same, still, PhotometricRanges(p_apply=0.5)),
+        AlignedPairs(same, still),
+        AlignedPairs(same, still, PhotometricRanges(p_apply=0.5)),
     )
     keys = [ViewKey(0, index) for index in range(24)]
     changed = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dataset.generated_pairs import GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs
 from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.samples import MODE_FILES, discover_samples
 from dataset.split import read_manifest, split_by_eye, write_manifest
@@ -36,7 +36,7 @@ def test_all_modes_load_at_once_under_unique_keys(generated_root):
         len(samples) == 4 * 12 and len({sample.key for sample in samples}) == 48 and lacking == []
     )
     assert {sample.eye for sample in samples} == {str(eye) for eye in range(1, 7)}
-    pairs = GeneratedPairs(samples, WHOLE)
+    pairs = AlignedPairs(samples, WHOLE)
     for index, mode in ((0, "cffa"), (12, "cfoct"), (24, "octfa"), (36, "cfocta")):
         view = pairs[ViewKey(0, index)]
         assert view["mode"] == mode and view["key"].startswith(f"{mode}_")

@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 import evaluate
 import register
 import train_loftr_v3
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from registration.trained_matchers import build_model
 from synthesis.generated_set import write_generated_set
@@ -258,7 +258,7 @@ def test_a_training_step_brings_the_fine_loss_to_the_coarse_transformer(tiny):
     model = config.build_model()
     model.freeze(config.v3.freeze)
     model.train()
-    views = GeneratedPairs(discover_samples(tiny[3], ["cffa"])[0][:2], config.view)
+    views = AlignedPairs(discover_samples(tiny[3], ["cffa"])[0][:2], config.view)
     batch = default_collate([views[ViewKey(1, index)] for index in range(2)])
     output = LoFTRStep(model, config.v3.loss, torch.device("cpu"))(model, batch)
     assert output.n_valid["fine"] > 0

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from geometry.accuracy import corner_error
@@ -274,7 +274,7 @@ def test_matrix_is_in_original_pixels_of_both_images(learnt, tmp_path):
 
 def test_generated_views_do_not_depend_on_workers(tiny_data):
     samples, _ = discover_samples(tiny_data, ["cffa"])
-    views = GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=96))
+    views = AlignedPairs(samples, ViewGeometry(img_size=64, long_side=96))
     keys = [[ViewKey(2, 0), ViewKey(2, 1)], [ViewKey(2, 2), ViewKey(2, 3)]]
     alone, in_workers = (
         list(torch.utils.data.DataLoader(views, batch_sampler=keys, num_workers=n)) for n in (0, 2)

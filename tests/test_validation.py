@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.generated_pairs import GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs
 from dataset.samples import Sample, discover_samples
 from dataset.views import ViewGeometry
 from evaluation.keypoint_metrics import count_right_matches, detector_scores
@@ -118,10 +118,10 @@ def test_pairs_beyond_the_samples_are_other_views_of_them():
 
 
 @pytest.fixture(scope="module")
-def views(generated_root) -> GeneratedPairs:
+def views(generated_root) -> AlignedPairs:
     samples, _ = discover_samples(generated_root, ["cffa"])
     whole = ViewGeometry(img_size=None, long_side=192, rotation_deg=20, shear=0.0, mirror=False)
-    return GeneratedPairs(samples, whole, None, seed=1)
+    return AlignedPairs(samples, whole, None, seed=1)
 
 
 def keypoint_matcher() -> SuperRetinaMatcher:
@@ -129,7 +129,7 @@ def keypoint_matcher() -> SuperRetinaMatcher:
     return SuperRetinaMatcher(build_model(SMALL_MODEL), KeypointMatchSettings(long_side=192))
 
 
-def validator_of(matcher: Matcher, views: GeneratedPairs, **settings) -> Validator:
+def validator_of(matcher: Matcher, views: AlignedPairs, **settings) -> Validator:
     checks = ValidationSettings(pairs=5, pictures=1, **settings)
     return Validator(matcher, views, [], checks, Plausibility())
 

@@ -22,7 +22,7 @@ from helpers import (
 import evaluate
 import register
 import train_multimodal_e2e
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from dataset.split import read_manifest
@@ -55,7 +55,7 @@ def real_eye(generated_root, tmp_path) -> Path:
 def load_first(folder: Path, mode: str = "cffa") -> dict:
     """The first view of the data set that contains ``folder``."""
     samples, _ = discover_samples(folder.parent, [mode])
-    return GeneratedPairs(samples, ViewGeometry(img_size=64, long_side=192))[ViewKey(0, 0)]
+    return AlignedPairs(samples, ViewGeometry(img_size=64, long_side=192))[ViewKey(0, 0)]
 
 
 def train(monkeypatch, *arguments: object) -> int:

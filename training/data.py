@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dataset.generated_pairs import DataSettings, GeneratedPairs
+from dataset.aligned_pairs import AlignedPairs, DataSettings
 from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
@@ -39,8 +39,8 @@ class TrainingData:
         record: everything that a resumed run must agree with; a checkpoint holds it as ``config``.
     """
 
-    train: GeneratedPairs
-    val: GeneratedPairs
+    train: AlignedPairs
+    val: AlignedPairs
     real: list[RealPair]
     mixture: Mixture
     roots: list[str]
@@ -212,7 +212,7 @@ def find_split(
 
 def make_views(
     samples: list[Sample], split: Split, config: RunConfig, draw: ViewDraw
-) -> tuple[GeneratedPairs, GeneratedPairs]:
+) -> tuple[AlignedPairs, AlignedPairs]:
     """Training views (crops) and validation views (whole images).
 
     Args:
@@ -227,14 +227,14 @@ def make_views(
 
     sigma, cache_mb = draw.junction_sigma_px, config.data.cache_mb
     ranges = draw.data.used_ranges()
-    train = GeneratedPairs(part("train"), config.view, ranges, draw.seed, sigma, cache_mb)
+    train = AlignedPairs(part("train"), config.view, ranges, draw.seed, sigma, cache_mb)
     checks = config.validation
     whole = checks.view_geometry(config.match.long_side)
     # Sorted by eye, not by mode or data set, so that the first views of a validation contain every
     # mode and data set.
     turns = number_in_its_set(split["val"])
     val = sorted(part("val"), key=lambda sample: turns[sample.eye])
-    return train, GeneratedPairs(val, whole, None, checks.seed, sigma, cache_mb)
+    return train, AlignedPairs(val, whole, None, checks.seed, sigma, cache_mb)
 
 
 def number_in_its_set(eyes: Sequence[str]) -> dict[str, int]:

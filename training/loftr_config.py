@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dataset.generated_pairs import DataSettings
+from dataset.aligned_pairs import DataSettings
 from loss.vessel_matching import VesselLossSettings
 from model.loftr_vessel import MODULES, LoFTRSettings, LoFTRVessel
 from registration.loftr_matcher import LoFTRMatchSettings

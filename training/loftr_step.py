@@ -39,7 +39,7 @@ class LoFTRStep:
 
         Args:
             network: the wrapped network.
-            batch: collated views of ``dataset.generated_pairs.GeneratedPairs``, on the device.
+            batch: collated views of ``dataset.aligned_pairs.AlignedPairs``, on the device.
         """
         cost_of_last_step = self.meter.start()
         matches = find_cell_matches(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from dataset.generated_pairs import DataSettings
+from dataset.aligned_pairs import DataSettings
 from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings

@@ -134,7 +134,7 @@ class SuperRetinaStep:
 
         Args:
             network: the wrapped network.
-            batch: collated views of ``dataset.generated_pairs.GeneratedPairs``, on the device.
+            batch: collated views of ``dataset.aligned_pairs.AlignedPairs``, on the device.
         """
         fixed, moving = network(batch["fixed_image"], batch["moving_image"])
         result = self.objective(fixed, moving, batch, self.value_map)

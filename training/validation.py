@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from tqdm import tqdm
 
-from dataset.generated_pairs import GeneratedPairs, ViewKey
+from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pairs import RealPair
 from dataset.samples import Sample
 from dataset.views import ViewGeometry
@@ -186,7 +186,7 @@ class Validator:
     def __init__(
         self,
         matcher: Matcher,
-        generated: GeneratedPairs,
+        generated: AlignedPairs,
         real: list[RealPair],
         settings: ValidationSettings,
         plausibility: Plausibility,

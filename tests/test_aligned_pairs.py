@@ -10,8 +10,8 @@ import torch
 from helpers import run_main
 from torch.utils.data import DataLoader
 
-import dataset.generated_pairs
-from dataset.generated_pairs import GeneratedPairs
+import dataset.aligned_pairs
+from dataset.aligned_pairs import AlignedPairs
 from dataset.photometric import PhotometricRanges
 from dataset.samples import Channel, discover_samples, load_sample
 from dataset.views import ViewGeometry, ViewKey, draw_geometry, overlap_share
@@ -57,7 +57,7 @@ def iou(first: torch.Tensor, second: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("geometry", [TRAINING, WHOLE], ids=["crops", "whole"])
 def test_masks_fields_and_heatmaps_agree_under_the_known_matrix(samples, geometry):
-    pairs = GeneratedPairs(samples, geometry)
+    pairs = AlignedPairs(samples, geometry)
     peaks = 0
     for key in EPOCH_KEYS:
         view = pairs[key]
@@ -85,7 +85,7 @@ def test_masks_fields_and_heatmaps_agree_under_the_known_matrix(samples, geometr
 
 
 def test_aligned_moving_is_the_moving_image_in_the_fixed_frame(samples):
-    pairs = GeneratedPairs(samples, WHOLE)
+    pairs = AlignedPairs(samples, WHOLE)
     for key in EPOCH_KEYS[:4]:
         view = pairs[key]
         inner = torch.nn.functional.avg_pool2d(overlap_of(view).float()[None], 9, 1, 4)[0] > 0.99
@@ -100,7 +100,7 @@ def test_aligned_moving_is_the_moving_image_in_the_fixed_frame(samples):
 
 
 def test_whole_unmirrored_views_show_the_file_itself(samples):
-    view = GeneratedPairs(samples, WHOLE)[ViewKey(3, 2)]
+    view = AlignedPairs(samples, WHOLE)[ViewKey(3, 2)]
     assert np.abs(view["fixed_image"][0].numpy() - read_gray(samples[2].fixed)).max() < 0.01
     assert np.abs(view["aligned_moving"][0].numpy() - read_gray(samples[2].moving)).max() < 0.01
     assert torch.equal(view["H_fix_to_own"], torch.eye(3))
@@ -115,7 +115,7 @@ def test_images_that_are_not_square(tmp_path, generated_root):
         )
     samples, _ = discover_samples(tmp_path, ["cffa"])
     assert load_sample(samples[0], 144, 2.0).shape == (6, 90, 144)
-    view = GeneratedPairs(
+    view = AlignedPairs(
         samples, ViewGeometry(img_size=None, long_side=144, rotation_deg=20, mirror=False)
     )[ViewKey(0, 0)]
     assert view["moving_image"].shape == (1, 90, 144)
@@ -130,7 +130,7 @@ def test_images_that_are_not_square(tmp_path, generated_root):
 
 
 def test_both_images_are_mirrored_together_or_not_at_all(samples):
-    pairs = GeneratedPairs(samples, TRAINING)
+    pairs = AlignedPairs(samples, TRAINING)
     own, between = [], []
     for epoch in range(4):
         for index in range(6):
@@ -139,13 +139,13 @@ def test_both_images_are_mirrored_together_or_not_at_all(samples):
             between.append(float(torch.linalg.det(view["H_fix_to_mov"])))
     assert min(between) > 0
     assert min(own) < 0 < max(own), "some are mirrored, some are not"
-    never = GeneratedPairs(samples, ViewGeometry(img_size=128, long_side=192, mirror=False))
+    never = AlignedPairs(samples, ViewGeometry(img_size=128, long_side=192, mirror=False))
     assert all(torch.linalg.det(never[key]["H_fix_to_own"]) > 0 for key in EPOCH_KEYS)
 
 
 def test_h_fix_to_own_maps_to_the_pixels_of_the_file(samples):
     """The mask of the file, warped by ``H_fix_to_own``, is that of a mirrored, zoomed crop."""
-    pairs = GeneratedPairs(samples, TRAINING)
+    pairs = AlignedPairs(samples, TRAINING)
     for key in EPOCH_KEYS:
         view = pairs[key]
         own_mask = load_sample(samples[key.index], 192, 2.0)[Channel.MASK].float()[None, None] / 255
@@ -186,7 +186,7 @@ def test_views_overlap(samples):
     geometry = ViewGeometry(
         img_size=128, long_side=192, rotation_deg=180, translation=0.5, min_overlap=0.4
     )
-    pairs = GeneratedPairs(samples, geometry)
+    pairs = AlignedPairs(samples, geometry)
     for key in EPOCH_KEYS:
         view = pairs[key]
         in_fixed_pixels = view["moving_fov"].sum() / torch.linalg.det(view["H_fix_to_mov"])
@@ -227,7 +227,7 @@ def test_ranges_grow_over_ramp_epochs(samples):
         geometry.difficulty(1) == 0.1 and geometry.difficulty(10) == geometry.difficulty(99) == 1.0
     )
     assert ViewGeometry().difficulty(0) == ViewGeometry().difficulty(1) == 1.0
-    pairs = GeneratedPairs(samples, geometry)
+    pairs = AlignedPairs(samples, geometry)
     turns = {
         epoch: [
             abs(np.degrees(np.arctan2(H[1, 0], H[0, 0])))
@@ -239,7 +239,7 @@ def test_ranges_grow_over_ramp_epochs(samples):
 
 
 def test_anchors_lie_on_vessels_that_both_images_show(samples):
-    pairs = GeneratedPairs(samples, TRAINING, n_anchors=100)
+    pairs = AlignedPairs(samples, TRAINING, n_anchors=100)
     for key in EPOCH_KEYS:
         view = pairs[key]
         anchors = view["anchors"][view["anchor_valid"]]
@@ -270,8 +270,8 @@ def assert_equal_views(first: dict, second: dict) -> None:
 
 
 def test_equal_keys_give_equal_views_in_any_order(samples):
-    def make() -> GeneratedPairs:
-        return GeneratedPairs(samples, TRAINING, PhotometricRanges(), seed=3, cache_mb=0)
+    def make() -> AlignedPairs:
+        return AlignedPairs(samples, TRAINING, PhotometricRanges(), seed=3, cache_mb=0)
 
     one, other = make(), make()
     for key in reversed(EPOCH_KEYS):
@@ -282,14 +282,14 @@ def test_equal_keys_give_equal_views_in_any_order(samples):
         assert not torch.equal(
             one[key]["H_fix_to_mov"], one[ViewKey(1, key.index + len(samples))]["H_fix_to_mov"]
         )
-    reseeded = GeneratedPairs(samples, TRAINING, PhotometricRanges(), seed=4)
+    reseeded = AlignedPairs(samples, TRAINING, PhotometricRanges(), seed=4)
     assert not torch.equal(
         reseeded[EPOCH_KEYS[0]]["fixed_image"], one[EPOCH_KEYS[0]]["fixed_image"]
     )
 
 
 def test_views_do_not_depend_on_the_number_of_workers(samples):
-    pairs = GeneratedPairs(samples, TRAINING, PhotometricRanges(), seed=3)
+    pairs = AlignedPairs(samples, TRAINING, PhotometricRanges(), seed=3)
     batches = [EPOCH_KEYS[:3], EPOCH_KEYS[3:6]]
     alone = list(DataLoader(pairs, batch_sampler=batches))
     shared = list(DataLoader(pairs, batch_sampler=batches, num_workers=2))
@@ -312,5 +312,5 @@ def test_contact_sheet(generated_root, tmp_path, monkeypatch):
         "--rows",
         2,
     )
-    assert run_main(dataset.generated_pairs, monkeypatch, *arguments) == 0
+    assert run_main(dataset.aligned_pairs, monkeypatch, *arguments) == 0
     assert read_gray(tmp_path / "views.png").shape[0] > 400

@@ -5,7 +5,7 @@ vessel mask. One *sample* is such a folder in one mode; one *view* is an augment
 fixed and a moving image with a known ``H_fix_to_mov`` between them. A view is a function of
 (seed, epoch, index) alone; neither the order of calls nor the number of workers changes it.
 
-    python -m dataset.generated_pairs --data data/generated --mode cffa cfoct --show views.png
+    python -m dataset.aligned_pairs --data data/generated --mode cffa cfoct --show views.png
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class DataSettings:
         return self.ranges if self.photometric else None
 
 
-class GeneratedPairs(Dataset):
+class AlignedPairs(Dataset):
     """Views of generated samples; index with a :class:`ViewKey`.
 
     An item is a dict of float32 tensors, H and W the size of the view:
@@ -228,7 +228,7 @@ def main() -> None:
     content = read_config(args.config)
     settings = build(DataSettings, content.get("data", {}), f"{args.config}: data")
     samples, _ = discover_samples(args.data, args.mode)
-    pairs = GeneratedPairs(
+    pairs = AlignedPairs(
         samples,
         build(ViewGeometry, content.get("view", {}), f"{args.config}: view"),
         settings.used_ranges(),
