@@ -20,6 +20,7 @@ from training.sharing_guard import SharingGuard
 from training.task import Stateful, ValidationReport
 from training.teaching_page import write_teaching_page
 from training.teaching_set import TeachingSet
+from utils.errors import InputError
 
 Register = Callable[[TeachingSample], ConsistentRegistration]
 
@@ -100,8 +101,13 @@ class RealTeaching:
             for index, sample in enumerate(dataset.samples)
             if isinstance(sample, TeachingSample)
         }
-        pairs = [each for each in self.samples.values() if each.form in (LANDMARKS, REGISTERED)]
-        self.records = TeachingSet(pairs, settings.teaching)
+        landmarks = {
+            each.key: (each.transform, each.tolerance_file_px)
+            for each in self.samples.values()
+            if each.form == LANDMARKS and each.transform is not None
+        }
+        waiting = [each.key for each in self.samples.values() if each.form == REGISTERED]
+        self.records = TeachingSet(landmarks, waiting, settings.teaching)
         self.guard = SharingGuard.of(settings)
 
     @property
@@ -146,17 +152,33 @@ class RealTeaching:
         by_key = {sample.key: sample for sample in self.samples.values()}
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         bar = tqdm(due[rank::world_size], "register", unit="pair", leave=False, disable=rank > 0)
-        found = on_every_process(
-            self.fabric, lambda: {key: self.register(by_key[key]) for key in bar}
-        )
-        results = {key: result for part in found for key, result in part.items()}
+
+        def register() -> dict[str, ConsistentRegistration | str]:
+            return {key: self._register(by_key[key]) for key in bar}
+
+        found = {
+            key: result
+            for part in on_every_process(self.fabric, register)
+            for key, result in part.items()
+        }
         for key in due:
-            self.records.take(key, results[key], epoch)
-        accepted = sum(results[key].accepted for key in due)
+            result = found[key]
+            if isinstance(result, str):
+                self.records.refuse(key, result, epoch)
+            else:
+                self.records.take(key, result, epoch)
+        accepted = sum(key in self.records.accepted() for key in due)
         self.fabric.print(
             f"epoch {epoch}: registered {len(due)} pairs without landmarks, {accepted} can teach"
         )
         self._write_page()
+
+    def _register(self, sample: TeachingSample) -> ConsistentRegistration | str:
+        """The registration of a pair, or why its files cannot be read."""
+        try:
+            return self.register(sample)
+        except InputError as error:
+            return str(error)
 
     def end_epoch(self, epoch: int, report: ValidationReport | None) -> str:
         """See :meth:`training.task.Teaching.end_epoch`."""
