@@ -1,9 +1,10 @@
-"""Pairs for training and validation: aligned generated images under a known random affine.
+"""Pairs for training and validation: aligned images under a known random affine.
 
-A folder ``root/<num>_<letter>/`` holds images of one eye that are aligned pixel to pixel, and a
-vessel mask. One *sample* is such a folder in one mode; one *view* is an augmentation of a sample: a
-fixed and a moving image with a known ``H_fix_to_mov`` between them. A view is a function of
-(seed, epoch, index) alone; neither the order of calls nor the number of workers changes it.
+One *sample* is a pair of images that are aligned pixel to pixel: a generated folder in one mode
+(:mod:`dataset.samples`), or real images that a transform has aligned
+(:mod:`dataset.teaching_samples`). One *view* is an augmentation of a sample: a fixed and a moving
+image with a known ``H_fix_to_mov`` between them. A view is a function of (seed, epoch, index)
+alone; neither the order of calls nor the number of workers changes it.
 
     python -m dataset.aligned_pairs --data data/generated --mode cffa cfoct --show views.png
 """
@@ -14,15 +15,16 @@ import argparse
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dataset.photometric import PhotometricRanges, randomise
-from dataset.samples import MODE_FILES, Channel, Sample, discover_samples, load_sample
+from dataset.samples import MODE_FILES, Channel, discover_samples
 from dataset.split import check_fold
+from dataset.view_sources import SELF, ViewSource
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
 from geometry.matrices import Size
 from geometry.rasters import warp_image
@@ -78,8 +80,16 @@ class DataSettings:
         return self.ranges if self.photometric else None
 
 
+class _Loaded(NamedTuple):
+    """A sample in the cache: its stack (6, H, W) uint8 and tolerance in pixels of the own frame."""
+
+    source: ViewSource
+    stack: torch.Tensor
+    tolerance_px: float
+
+
 class AlignedPairs(Dataset):
-    """Views of generated samples; index with a :class:`ViewKey`.
+    """Views of aligned samples; index with a :class:`ViewKey`.
 
     An item is a dict of float32 tensors, H and W the size of the view:
 
@@ -92,24 +102,31 @@ class AlignedPairs(Dataset):
       of the sample at its working size;
     - ``anchors``: (n_anchors, 2), random vessel points that both images show, fixed pixels;
       ``anchor_valid``: (n_anchors,) bool, False for padding;
+    - ``tolerance_px``: (), radius within which the alignment of the sample is known, fixed pixels
+      of the view; 0 = exact;
+    - ``has_junctions``: (), 1 where the heatmaps are labels of the detector; else 0, and they are
+      all 0;
 
-    and of the strings ``key``, ``eye``, ``mode`` of its :class:`dataset.samples.Sample`.
+    and of the strings ``key``, ``eye``, ``mode``, ``form`` of its
+    :class:`dataset.view_sources.ViewSource`.
     """
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[ViewSource],
         geometry: ViewGeometry,
         photometric: PhotometricRanges | None = None,
         seed: int = 0,
         junction_sigma_px: float = 2.0,
         cache_mb: int = 512,
         n_anchors: int = 384,
+        self_ranges: PhotometricRanges | None = None,
     ) -> None:
         """Keep the settings; files are read when an item is.
 
         Args:
-            samples: from :func:`dataset.samples.discover_samples`.
+            samples: from :func:`dataset.samples.discover_samples`, or real ones
+                (:mod:`dataset.teaching_samples`), in any mixture.
             geometry: how views are drawn.
             photometric: ranges of the domain randomisation; None leaves the images as they are.
             seed: of all draws.
@@ -117,6 +134,9 @@ class AlignedPairs(Dataset):
                 ``long_side``.
             cache_mb: decoded samples kept in memory, MB in each process.
             n_anchors: vessel points drawn for each view, for the descriptor loss.
+            self_ranges: ranges for the samples of the form "self", from the first epoch on: their
+                two images are the same, and without a change of appearance they teach nothing.
+                None: as ``photometric``.
 
         Raises:
             InputError: no samples.
@@ -130,32 +150,47 @@ class AlignedPairs(Dataset):
         self.junction_sigma_px = junction_sigma_px
         self.cache_bytes = cache_mb * 2**20
         self.n_anchors = n_anchors
-        self._cache: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.self_ranges = self_ranges
+        self._cache: OrderedDict[str, _Loaded] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of samples; views of an epoch may show each several times."""
         return len(self.samples)
 
-    def _load_cached(self, sample: Sample) -> torch.Tensor:
-        """The (6, H, W) stack of a sample; least recently used samples leave the cache."""
-        if sample.key in self._cache:
+    def _load_cached(self, sample: ViewSource) -> _Loaded:
+        """A sample as loaded; least recently used samples leave the cache."""
+        kept = self._cache.get(sample.key)
+        # The transform of a registered sample may change: then its source is another object.
+        if kept is not None and kept.source is sample:
             self._cache.move_to_end(sample.key)
-        else:
-            stack = load_sample(sample, self.geometry.long_side, self.junction_sigma_px)
-            self._cache[sample.key] = stack
-            while (
-                len(self._cache) > 1
-                and sum(kept.nbytes for kept in self._cache.values()) > self.cache_bytes
-            ):
-                self._cache.popitem(last=False)
-        return self._cache[sample.key]
+            return kept
+        long_side = self.geometry.long_side
+        stack = sample.load(long_side, self.junction_sigma_px)
+        loaded = _Loaded(sample, stack, sample.tolerance_px(long_side))
+        self._cache[sample.key] = loaded
+        self._cache.move_to_end(sample.key)
+        while (
+            len(self._cache) > 1
+            and sum(each.stack.nbytes for each in self._cache.values()) > self.cache_bytes
+        ):
+            self._cache.popitem(last=False)
+        return loaded
+
+    def _ranges_of(self, sample: ViewSource, difficulty: float) -> PhotometricRanges | None:
+        """Ranges of the appearance of a sample at a difficulty in (0, 1]; None: unchanged."""
+        if sample.form == SELF and self.self_ranges is not None:
+            return self.self_ranges
+        if self.photometric is None:
+            return None
+        return replace(self.photometric, p_apply=difficulty * self.photometric.p_apply)
 
     def __getitem__(self, key: ViewKey | int) -> dict[str, Any]:
         """The view of a key; see the class. A number stands for ``ViewKey(0, number)``."""
         key = key if isinstance(key, ViewKey) else ViewKey(0, int(key))
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        stack = self._load_cached(sample)
+        loaded = self._load_cached(sample)
+        stack = loaded.stack
         difficulty = self.geometry.difficulty(key.epoch)
         H_fix_to_own, H_fix_to_mov, size = draw_geometry(
             stack, self.geometry.eased(difficulty), rng
@@ -167,12 +202,15 @@ class AlignedPairs(Dataset):
             "aligned_moving": fixed[-1:],
             "H_fix_to_mov": _batch_of_one(H_fix_to_mov)[0],
             "H_fix_to_own": _batch_of_one(H_fix_to_own)[0],
-            "key": sample.key,
-            "eye": sample.eye,
-            "mode": sample.mode,
+            "tolerance_px": torch.tensor(
+                loaded.tolerance_px / _linear_scale(H_fix_to_own), dtype=torch.float32
+            ),
+            "has_junctions": torch.tensor(float(sample.has_junctions)),
         }
+        view |= {name: getattr(sample, name) for name in ("key", "eye", "mode", "form")}
+        ranges = self._ranges_of(sample, difficulty)
         for role, rasters in (("fixed", fixed[:-1]), ("moving", moving)):
-            view |= self._one_image(role, rasters, difficulty, rng)
+            view |= _one_image(role, rasters, ranges, rng)
         view["anchors"], view["anchor_valid"] = draw_anchors(
             view["fixed_mask"][0].numpy(),
             view["moving_fov"][0].numpy(),
@@ -182,22 +220,25 @@ class AlignedPairs(Dataset):
         )
         return view
 
-    def _one_image(
-        self, role: str, rasters: torch.Tensor, difficulty: float, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """The four items of an image from its rasters (4, H, W), its grey values randomised."""
-        image, mask, heatmap, field_of_view = rasters
-        look, seen = image.numpy(), field_of_view.numpy() > 0.5
-        if self.photometric is not None:
-            ranges = replace(self.photometric, p_apply=difficulty * self.photometric.p_apply)
-            look, seen = randomise(look, seen, ranges, rng)
-        fov = torch.from_numpy(seen.astype(np.float32))
-        return {
-            f"{role}_image": torch.from_numpy(look)[None],
-            f"{role}_fov": fov[None],
-            f"{role}_mask": ((mask > 0.5).float() * fov)[None],
-            f"{role}_heatmap": (heatmap * fov)[None],
-        }
+
+def _one_image(
+    role: str,
+    rasters: torch.Tensor,
+    ranges: PhotometricRanges | None,
+    rng: np.random.Generator,
+) -> dict[str, torch.Tensor]:
+    """The four items of an image from its rasters (4, H, W), its grey values randomised."""
+    image, mask, heatmap, field_of_view = rasters
+    look, seen = image.numpy(), field_of_view.numpy() > 0.5
+    if ranges is not None:
+        look, seen = randomise(look, seen, ranges, rng)
+    fov = torch.from_numpy(seen.astype(np.float32))
+    return {
+        f"{role}_image": torch.from_numpy(look)[None],
+        f"{role}_fov": fov[None],
+        f"{role}_mask": ((mask > 0.5).float() * fov)[None],
+        f"{role}_heatmap": (heatmap * fov)[None],
+    }
 
 
 def _resampled(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: Size) -> torch.Tensor:
@@ -207,6 +248,11 @@ def _resampled(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: Size) -> 
     """
     warped = warp_image(rasters[None].float(), _batch_of_one(H_view_to_own), size, antialias=True)
     return warped[0] / 255.0
+
+
+def _linear_scale(H: np.ndarray) -> float:
+    """Mean magnification sqrt(|det|) of an affine matrix (3, 3)."""
+    return float(np.sqrt(abs(np.linalg.det(H[:2, :2]))))
 
 
 def _batch_of_one(H: np.ndarray) -> torch.Tensor:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from dataset.junctions import find_junctions, gaussian_heatmap
+from dataset.view_sources import GENERATED
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import fit_within, size_of_image
 from utils.errors import InputError
@@ -46,7 +47,7 @@ MIN_VESSEL_COVERAGE = 0.33  # of a pixel after shrinking, to count as vessel; ke
 
 
 class Channel(IntEnum):
-    """Channels of the (6, H, W) stack of :func:`load_sample`, which one call can warp."""
+    """Channels of the (6, H, W) stack of an aligned sample, which one call can warp."""
 
     FIXED = 0
     MOVING = 1
@@ -58,7 +59,7 @@ class Channel(IntEnum):
 
 @dataclass(frozen=True)
 class Sample:
-    """One folder in one mode.
+    """One folder in one mode; a :class:`dataset.view_sources.ViewSource`.
 
     Attributes:
         key: unique within a data set and safe as a file name.
@@ -67,6 +68,7 @@ class Sample:
         fixed, moving, mask: paths of the images and of the vessel mask.
         n_bytes: size of the three files together when they were found, to notice a change during a
             run; None skips that check.
+        form, has_junctions: see :class:`dataset.view_sources.ViewSource`.
     """
 
     key: str
@@ -76,6 +78,16 @@ class Sample:
     moving: Path
     mask: Path
     n_bytes: int | None = None
+    form: ClassVar[str] = GENERATED
+    has_junctions: ClassVar[bool] = True
+
+    def load(self, long_side: int, junction_sigma_px: float) -> torch.Tensor:
+        """The stack (6, H, W) uint8 of the sample, see :func:`load_sample`."""
+        return load_sample(self, long_side, junction_sigma_px)
+
+    def tolerance_px(self, long_side: int) -> float:
+        """Radius within which the alignment is known, pixels of the own frame: 0, it is exact."""
+        return 0.0
 
 
 def discover_samples(root: str | Path, modes: Sequence[str]) -> tuple[list[Sample], list[str]]:
