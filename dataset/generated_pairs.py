@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from dataset.photometric import PhotometricRanges, randomise
 from dataset.samples import MODE_FILES, Channel, Sample, discover_samples, load_sample
 from dataset.split import check_fold
+from dataset.teaching_samples import GENERATED
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
 from geometry.matrices import Size
 from geometry.rasters import warp_image
@@ -93,7 +94,11 @@ class GeneratedPairs(Dataset):
     - ``anchors``: (n_anchors, 2), random vessel points that both images show, fixed pixels;
       ``anchor_valid``: (n_anchors,) bool, False for padding;
 
-    and of the strings ``key``, ``eye``, ``mode`` of its :class:`dataset.samples.Sample`.
+    - ``tolerance_px``: () float32, radius within which the transform is known, fixed pixels;
+    - ``has_junctions``: () float32, 1 where the heatmaps are labels of the detector;
+
+    and of the strings ``key``, ``eye``, ``mode`` of its :class:`dataset.samples.Sample` and
+    ``form``, one of :data:`dataset.teaching_samples.FORMS`.
     """
 
     def __init__(
@@ -170,6 +175,9 @@ class GeneratedPairs(Dataset):
             "key": sample.key,
             "eye": sample.eye,
             "mode": sample.mode,
+            "form": GENERATED,
+            "tolerance_px": torch.zeros(()),
+            "has_junctions": torch.ones(()),
         }
         for role, rasters in (("fixed", fixed[:-1]), ("moving", moving)):
             view |= self._one_image(role, rasters, difficulty, rng)
