@@ -58,9 +58,7 @@ def count_agreeing(inputs: TermInputs) -> list[Agreement]:
         if len(fixed) == 0 or len(moving) == 0:
             agreements.append(Agreement(key, form, 0, 0, 0.0))
             continue
-        radius_px = max(
-            inputs.settings.pke.max_reprojection_px, inputs.tolerances.in_moving[index]
-        )
+        radius_px = max(inputs.settings.pke.max_reprojection_px, inputs.tolerances.in_moving[index])
         mapped = warp_points(fixed, inputs.batch["H_fix_to_mov"][index])
         is_near = torch.cdist(mapped, moving) <= radius_px
         rows, columns = _mutual_neighbours(inputs, index, fixed, moving)

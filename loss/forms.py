@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from dataset.teaching_samples import GENERATED
+from dataset.teaching_samples import FORMS, GENERATED
 from loss.common import Term
 
 GENERATED_ONLY = (GENERATED,)
@@ -45,3 +45,13 @@ def form_figures(
             figures[f"{name}_{form}"] = torch.where(chosen, own, torch.zeros_like(own)).mean()
             n_valid[f"{name}_{form}"] = int((term.valid & chosen).sum())
     return figures, n_valid
+
+
+def term_and_form(figure: str) -> tuple[str, str]:
+    """The term and the form of a figure of :func:`form_figures`; other figures have the form "".
+
+    Args:
+        figure: its name.
+    """
+    term, _, form = figure.rpartition("_")
+    return (term, form) if form in FORMS else (figure, "")
