@@ -71,7 +71,7 @@ def main() -> None:
         dataset=data.train,
         mixture=data.mixture,
         step=step,
-        learn=step.value_map.apply,
+        learn=step.learn,
         validation=validator,
         description=describe_model(config.model, config.match, config.plausibility),
         config=data.record,

@@ -161,3 +161,37 @@ def find_cell_matches(
         moving_cell=moving_cell,
         offset_px=mapped[batch, fixed_cell] - moving_centres[batch, moving_cell],
     )
+
+
+def possible_cells(
+    H_fix_to_mov: torch.Tensor,
+    tolerance_px: torch.Tensor,
+    fixed_size: Size,
+    moving_size: Size,
+    stride: int,
+    offset_px: float = 0.0,
+) -> torch.Tensor:
+    """Pairs of cells that may match, given how exactly the matrix is known.
+
+    A moving cell is possible for a fixed cell if the mapped centre of the fixed cell is within the
+    tolerance of the square of the moving cell.
+
+    Args:
+        H_fix_to_mov: (B, 3, 3).
+        tolerance_px: (B,), moving pixels; a pair with 0 has none.
+        fixed_size, moving_size: (height, width) of the images, multiples of the stride.
+        stride: pixels per cell.
+        offset_px: centre of cell (0, 0), pixels.
+
+    Returns:
+        (B, number of fixed cells, number of moving cells) bool.
+    """
+    fixed_centres, moving_centres = (
+        cell_centres(size, stride, offset_px, H_fix_to_mov.device)
+        for size in (fixed_size, moving_size)
+    )
+    mapped = warp_points(fixed_centres.expand(len(H_fix_to_mov), -1, -1), H_fix_to_mov)
+    gap = (mapped[:, :, None] - moving_centres).abs()
+    outside = (gap - 0.5 * stride).clamp_min(0.0).norm(dim=-1)
+    radius = tolerance_px[:, None, None]
+    return (outside <= radius) & (radius > 0)

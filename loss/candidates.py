@@ -10,11 +10,15 @@ from geometry.points import inside, sample_map, warp_points
 from loss.detections import Detections
 from loss.keypoint_places import in_mask, own_to_fixed
 from loss.term_inputs import FeatureMaps, TermInputs
+from loss.tolerance import places_within
 from loss.value_map import Observation, ValueMap
 
 
 def passes_geometric_test(
-    mapped: torch.Tensor, detector: torch.Tensor, min_probability: float
+    mapped: torch.Tensor,
+    detector: torch.Tensor,
+    min_probability: float,
+    tolerance_px: float = 0.0,
 ) -> torch.Tensor:
     """Which mapped candidates the detector of the other image responds to (ECCV 2022, sec. 3.2).
 
@@ -22,13 +26,19 @@ def passes_geometric_test(
         mapped: (N, 2) candidates in pixels of the other image.
         detector: (1, H, W) probabilities of the other image.
         min_probability: least probability at the mapped place, [0, 1].
+        tolerance_px: the largest probability within this distance counts, pixels of the other
+            image.
 
     Returns:
         (N,) bool; false outside of the image.
     """
     height, width = detector.shape[-2:]
-    response = sample_map(detector[None].float(), mapped[None])[0, :, 0]
-    return inside(mapped, (height, width)) & (response >= min_probability)
+    places = places_within(mapped, tolerance_px)
+    response = sample_map(detector[None].float(), places.reshape(1, -1, 2))[0, :, 0]
+    found = inside(places, (height, width)) & (
+        response.reshape(places.shape[:2]) >= min_probability
+    )
+    return inside(mapped, (height, width)) & found.any(1)
 
 
 def passes_content_test(
@@ -39,6 +49,7 @@ def passes_content_test(
     other_descriptors: torch.Tensor,
     max_reprojection_px: float,
     max_distance_ratio: float,
+    tolerance_px: float = 0.0,
 ) -> torch.Tensor:
     """Which candidates have their nearest descriptor, by a ratio, at the mapped place.
 
@@ -51,6 +62,9 @@ def passes_content_test(
         max_reprojection_px: detections up to this distance from the mapped place are not
             elsewhere.
         max_distance_ratio: largest ratio of the descriptor distance there to that elsewhere.
+        tolerance_px: detections up to this distance from the mapped place may be the candidate
+            itself: they are not elsewhere, and the nearest of their descriptors counts as that at
+            the place, if it is nearer. Pixels of the other image.
 
     Returns:
         (N,) bool; false where there is no detection elsewhere, because the ratio is then undefined.
@@ -59,8 +73,12 @@ def passes_content_test(
         return torch.zeros(len(mapped), dtype=torch.bool, device=mapped.device)
     here = (descriptors - mapped_descriptors).norm(dim=1)
     distance = torch.cdist(descriptors, other_descriptors)
-    is_here = torch.cdist(mapped, other_points) <= max_reprojection_px
-    elsewhere = distance.masked_fill(is_here, float("inf")).amin(1)
+    gap = torch.cdist(mapped, other_points)
+    elsewhere = distance.masked_fill(
+        gap <= max(max_reprojection_px, tolerance_px), float("inf")
+    ).amin(1)
+    if tolerance_px > 0.0:
+        here = here.minimum(distance.masked_fill(gap > tolerance_px, float("inf")).amin(1))
     return (here < max_distance_ratio * elsewhere) & torch.isfinite(elsewhere)
 
 
@@ -72,6 +90,7 @@ class _Side(NamedTuple):
     overlap: torch.Tensor
     heatmap: torch.Tensor
     H_to_other: torch.Tensor
+    other_tolerance_px: list[float]  # of each sample, pixels of the other image
 
 
 def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
@@ -83,6 +102,7 @@ def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
             inputs.overlap,
             batch["fixed_heatmap"],
             batch["H_fix_to_mov"],
+            inputs.tolerances.in_moving,
         ),
         _Side(
             inputs.moving,
@@ -90,6 +110,7 @@ def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
             inputs.moving_overlap,
             batch["moving_heatmap"],
             inputs.H_mov_to_fix,
+            inputs.tolerances.in_fixed,
         ),
     )
 
@@ -120,7 +141,7 @@ def observe_candidates(
         One observation per sample, and the counts ``pke_candidates``, ``pke_geometric`` and
         ``pke_passed`` for the log, over both images.
     """
-    batch, merge_px = inputs.batch, inputs.settings.pke.merge_px
+    batch = inputs.batch
     fixed, moving = _sides(inputs)
     observations, n_candidates, n_geometric, n_passed = [], 0, 0, 0
     for index, key in enumerate(batch["key"]):
@@ -139,9 +160,10 @@ def observe_candidates(
                 tested, (H_fix_to_own, H_fix_to_own @ inputs.H_mov_to_fix[index]), strict=True
             )
         )
-        # A place that passed in both images is one place.
+        # A place that passed in both images is one place, also where the transform is inexact.
+        merge_px = max(inputs.settings.pke.merge_px, inputs.tolerances.in_own[index])
         passed = torch.cat([passed, _apart_from(from_moving, passed, merge_px)])
-        missed = _missed_places(inputs, index, passed, value_map.remembered(key))
+        missed = _missed_places(inputs, index, passed, value_map.remembered(key), merge_px)
         observations.append(Observation(key, passed, missed))
     return observations, {
         "pke_candidates": float(n_candidates),
@@ -179,8 +201,11 @@ def _test(
         described(other.features, elsewhere),
         settings.max_reprojection_px,
         settings.max_distance_ratio,
+        side.other_tolerance_px[index],
     )
-    geometric = passes_geometric_test(mapped, other.features.detector[index], min_probability)
+    geometric = passes_geometric_test(
+        mapped, other.features.detector[index], min_probability, side.other_tolerance_px[index]
+    )
     return _Tested(points, geometric, content)
 
 
@@ -192,16 +217,18 @@ def count_repeated(inputs: TermInputs) -> dict[str, float]:
 
     Returns:
         ``pke_labels``, the admitted places that both images show, and ``pke_repeated``, those of
-        them with a detection in both images within ``max_reprojection_px``.
+        them with a detection in both images within ``max_reprojection_px``, or the tolerance of the
+        sample if that is larger.
     """
-    radius_px, repeated = inputs.settings.pke.max_reprojection_px, 0
+    repeated = 0
     for index, places in enumerate(inputs.places.in_both):
         found = torch.ones(len(places), dtype=torch.bool, device=places.device)
         mapped = warp_points(places, inputs.batch["H_fix_to_mov"][index])
-        for points, detections in (
-            (places, inputs.fixed_detections.points[index]),
-            (mapped, inputs.moving_detections.points[index]),
+        for points, detections, tolerance_px in (
+            (places, inputs.fixed_detections.points[index], inputs.tolerances.in_fixed[index]),
+            (mapped, inputs.moving_detections.points[index], inputs.tolerances.in_moving[index]),
         ):
+            radius_px = max(inputs.settings.pke.max_reprojection_px, tolerance_px)
             if len(points) and len(detections):
                 found &= torch.cdist(points, detections).amin(1) <= radius_px
             else:
@@ -214,9 +241,16 @@ def count_repeated(inputs: TermInputs) -> dict[str, float]:
 
 
 def _missed_places(
-    inputs: TermInputs, index: int, passed_own: torch.Tensor, remembered: torch.Tensor
+    inputs: TermInputs,
+    index: int,
+    passed_own: torch.Tensor,
+    remembered: torch.Tensor,
+    merge_px: float,
 ) -> torch.Tensor:
-    """Remembered places (M, 2) that view ``index`` shows and that did not pass, own frame."""
+    """Remembered places (M, 2) that view ``index`` shows and that did not pass, own frame.
+
+    Places within ``merge_px``, pixels of the own frame, of one that passed have passed.
+    """
     batch, overlap, settings = inputs.batch, inputs.overlap[index], inputs.settings.pke
     in_fixed = own_to_fixed(remembered, batch["H_fix_to_own"][index])
     in_moving = warp_points(in_fixed, batch["H_fix_to_mov"][index])
@@ -228,4 +262,4 @@ def _missed_places(
         & inside(in_fixed, (height, width), margin)
         & inside(in_moving, (height, width), margin)
     )
-    return _apart_from(remembered[could_be_found.cpu()], passed_own, settings.merge_px)
+    return _apart_from(remembered[could_be_found.cpu()], passed_own, merge_px)

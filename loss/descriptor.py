@@ -7,30 +7,36 @@ the same pair, except those within ``ignore_px``, whose descriptors may be simil
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from geometry.points import warp_points
 from loss.common import Term
+from loss.detections import warped_into
 from loss.keypoint_places import in_mask
 from loss.term_inputs import TermInputs
+from loss.tolerance import places_within
 
 
-def too_near(points: torch.Tensor, distance_px: float) -> torch.Tensor:
+def too_near(points: torch.Tensor, distance_px: float | Sequence[float]) -> torch.Tensor:
     """Pairs of points closer than ``distance_px``, each point with itself included, also for 0.
 
     Args:
         points: (B, N, 2), pixels.
-        distance_px: in the same pixels.
+        distance_px: in the same pixels; one for all samples, or one for each.
 
     Returns:
         (B, N, N) bool.
     """
     gap = points[:, :, None] - points[:, None]
     itself = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
-    return ((gap**2).sum(-1) < distance_px**2) | itself
+    of_samples = [distance_px] if isinstance(distance_px, (int, float)) else distance_px
+    squared = torch.tensor(
+        [each**2 for each in of_samples], dtype=points.dtype, device=points.device
+    )
+    return ((gap**2).sum(-1) < squared[:, None, None]) | itself
 
 
 def _mean_over_anchors(loss: torch.Tensor, usable: torch.Tensor) -> Term:
@@ -47,7 +53,7 @@ def infonce_loss(
     points: torch.Tensor,
     valid: torch.Tensor,
     temperature: float = 0.07,
-    ignore_px: float = 6.0,
+    ignore_px: float | Sequence[float] = 6.0,
 ) -> Term:
     """Symmetric InfoNCE (van den Oord et al., 2018, Contrastive Predictive Coding).
 
@@ -59,7 +65,8 @@ def infonce_loss(
         points: (B, N, 2) fixed pixels (x, y).
         valid: (B, N) bool.
         temperature: T.
-        ignore_px: closer points are neither positive nor negative, fixed pixels.
+        ignore_px: closer points are neither positive nor negative, fixed pixels; one for all
+            samples, or one for each.
 
     Returns:
         A term (B,); samples without a valid point are empty.
@@ -80,7 +87,7 @@ def triplet_loss(
     points: torch.Tensor,
     valid: torch.Tensor,
     margin: float = 0.8,
-    ignore_px: float = 6.0,
+    ignore_px: float | Sequence[float] = 6.0,
 ) -> Term:
     """Triplet loss with the hardest and a random negative (SuperRetina, ECCV 2022, sec. 3.3).
 
@@ -94,7 +101,8 @@ def triplet_loss(
         points: (B, N, 2) fixed pixels (x, y).
         valid: (B, N) bool.
         margin: m, in [0, 2] as the distance.
-        ignore_px: closer points are not negatives, fixed pixels.
+        ignore_px: closer points are not negatives, fixed pixels; one for all samples, or one for
+            each.
 
     Returns:
         A term (B,); samples without a point that has a negative are empty.
@@ -126,12 +134,17 @@ DESCRIPTOR_OBJECTIVES: dict[str, Callable[..., Term]] = {
 
 
 def descriptor_term(inputs: TermInputs) -> Term:
-    """L_des of a batch, (B,), at the points that :func:`choose_anchors` chooses."""
-    settings, batch = inputs.settings, inputs.batch
+    """L_des of a batch, (B,), at the points that :func:`choose_anchors` chooses.
+
+    The other place of a point may lie anywhere within the tolerance r of its sample: its positive
+    is the most similar descriptor there, and points nearer than 2 r, whose discs meet, are not its
+    negatives.
+    """
+    settings = inputs.settings
     points, valid = choose_anchors(inputs)
     fixed_descriptors = inputs.sample_descriptors(inputs.fixed.descriptors, points)
     moving_descriptors = inputs.sample_descriptors(
-        inputs.moving.descriptors, warp_points(points, batch["H_fix_to_mov"])
+        inputs.moving.descriptors, positive_places(inputs, points, fixed_descriptors)
     )
     if settings.descriptor == "infonce":
         options = {"temperature": settings.temperature}
@@ -142,16 +155,48 @@ def descriptor_term(inputs: TermInputs) -> Term:
         moving_descriptors,
         points,
         valid,
-        ignore_px=settings.ignore_px,
+        ignore_px=[max(settings.ignore_px, 2.0 * r) for r in inputs.tolerances.in_fixed],
         **options,
     )
+
+
+@torch.no_grad()
+def positive_places(
+    inputs: TermInputs, points: torch.Tensor, descriptors: torch.Tensor
+) -> torch.Tensor:
+    """Places of points in the moving image, within the tolerance where the descriptor fits best.
+
+    Args:
+        inputs: features and supervision of the batch.
+        points: (B, N, 2), fixed pixels.
+        descriptors: (B, N, D), unit descriptors of the fixed image there.
+
+    Returns:
+        (B, N, 2), moving pixels; the mapped places where the transform is exact.
+    """
+    mapped = warp_points(points, inputs.batch["H_fix_to_mov"])
+    for index, radius_px in enumerate(inputs.tolerances.in_moving):
+        if radius_px <= 0.0:
+            continue
+        places = places_within(mapped[index], radius_px)
+        flat = places.reshape(-1, 2)
+        found = inputs.sample_descriptors(
+            inputs.moving.descriptors[index : index + 1], flat[None]
+        ).reshape(*places.shape[:2], -1)
+        similarity = torch.einsum("nkd,nd->nk", found.float(), descriptors[index].float())
+        visible = in_mask(flat, inputs.batch["moving_fov"][index]).reshape(similarity.shape)
+        visible[:, 0] = True  # the mapped place itself
+        best = similarity.masked_fill(~visible, float("-inf")).argmax(1)
+        mapped[index] = places[torch.arange(len(places), device=best.device), best]
+    return mapped
 
 
 def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Points inside the overlap at which the descriptors are trained.
 
     Label places and the most probable detections, up to their shares ``settings.anchors``, and
-    random vessel points for the rest. Their number is that of the vessel points of the batch.
+    random vessel points for the rest. Their number is that of the vessel points of the batch. A
+    sample without junction labels has detections of the moving image in their place.
 
     Returns:
         Points (B, N, 2), fixed pixels, and (B, N) bool, false at padding.
@@ -159,8 +204,12 @@ def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
     batch, shares = inputs.batch, inputs.settings.anchors
     points, valid = torch.zeros_like(batch["anchors"]), torch.zeros_like(batch["anchor_valid"])
     n_points = points.shape[1]
+    from_moving = warped_into(inputs.moving_detections.points, inputs.H_mov_to_fix, inputs.overlap)
+    labelled = (batch["has_junctions"] > 0.5).tolist()
     for index, detected in enumerate(inputs.fixed_detections.points):
         labels = torch.cat([inputs.junctions[index], inputs.places.in_both[index].to(points)])
+        if not labelled[index]:
+            labels = torch.cat([labels, from_moving[index].to(points)])
         detected = detected[in_mask(detected, inputs.overlap[index])]
         vessels = batch["anchors"][index][batch["anchor_valid"][index]]
         chosen = torch.cat(

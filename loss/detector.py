@@ -5,12 +5,8 @@ from __future__ import annotations
 import torch
 
 from loss.common import Term, average, dice_loss
-from loss.keypoint_places import draw_places
+from loss.keypoint_places import near_places
 from loss.term_inputs import TermInputs
-
-# Pixels near an admitted place are left out of L_det: a Gaussian spot is drawn at the place.
-EXCLUDED_SPOT_WIDTH = 1.5  # its standard deviation, in units of the label's sigma; by hand
-EXCLUDED_SPOT_HEIGHT = 0.1  # pixels where it is at least this high are left out; by hand
 
 
 def detector_loss(
@@ -35,7 +31,7 @@ def detector_loss(
 
 
 def detector_term(inputs: TermInputs) -> Term:
-    """L_det of a batch, (B,); see :func:`detector_loss`."""
+    """L_det of a batch, (B,); see :func:`detector_loss`. Samples without labels are empty."""
     return detector_loss(
         inputs.fixed.detector,
         inputs.batch["fixed_heatmap"],
@@ -49,13 +45,13 @@ def detector_term(inputs: TermInputs) -> Term:
 def _valid_pixels(inputs: TermInputs, role: str, places: list[torch.Tensor]) -> torch.Tensor:
     """(B, 1, H, W), 1 inside the field of view, except near admitted places that are not seeds.
 
+    0 everywhere for a sample without labels.
+
     Admitted places are keypoints in L_pke. The seed labels of L_det do not contain them and would
     train them as background.
     """
     heatmap, settings = inputs.batch[f"{role}_heatmap"], inputs.settings
-    spots = draw_places(
-        torch.zeros_like(heatmap), places, EXCLUDED_SPOT_WIDTH * settings.junction_sigma_px
-    )
-    near_place = spots >= EXCLUDED_SPOT_HEIGHT
+    near_place = near_places(heatmap, places, settings.junction_sigma_px)
     is_seed = heatmap > settings.pke.seed_heat
-    return inputs.batch[f"{role}_fov"] * (~near_place | is_seed)
+    labelled = inputs.batch["has_junctions"][:, None, None, None]
+    return inputs.batch[f"{role}_fov"] * labelled * (~near_place | is_seed)

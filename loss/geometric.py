@@ -19,6 +19,7 @@ from loss.common import Term, average, dice_loss
 from loss.detections import warped_into
 from loss.keypoint_places import draw_places
 from loss.term_inputs import TermInputs
+from loss.tolerance import moved_to_detections
 
 
 def agreement_loss(
@@ -46,7 +47,11 @@ def agreement_loss(
 
 
 def geometric_term(inputs: TermInputs) -> Term:
-    """L_geo of a batch, (B,); see :func:`agreement_loss`."""
+    """L_geo of a batch, (B,); see :func:`agreement_loss`.
+
+    A detection of the other image that has a detection of this image within the tolerance counts at
+    the place of that one, because the transform is not exact enough to say otherwise.
+    """
     batch, settings = inputs.batch, inputs.settings
     from_moving, from_fixed = (
         warped_into(detections.above(settings.partner_probability), H, visible)
@@ -57,17 +62,34 @@ def geometric_term(inputs: TermInputs) -> Term:
     )
 
     def target(
-        role: str, admitted: list[torch.Tensor], partner: list[torch.Tensor]
+        role: str,
+        admitted: list[torch.Tensor],
+        partner: list[torch.Tensor],
+        own: list[torch.Tensor],
+        tolerance_px: list[float],
     ) -> torch.Tensor:
+        partner = list(map(moved_to_detections, partner, own, tolerance_px))
         places = [torch.cat([a.to(b), b]) for a, b in zip(admitted, partner, strict=True)]
         return draw_places(batch[f"{role}_heatmap"], places, settings.junction_sigma_px)
 
     return agreement_loss(
         inputs.fixed.detector,
-        target("fixed", inputs.places.in_fixed, from_moving),
+        target(
+            "fixed",
+            inputs.places.in_fixed,
+            from_moving,
+            inputs.fixed_detections.points,
+            inputs.tolerances.in_fixed,
+        ),
         inputs.overlap,
         inputs.moving.detector,
-        target("moving", inputs.places.in_moving, from_fixed),
+        target(
+            "moving",
+            inputs.places.in_moving,
+            from_fixed,
+            inputs.moving_detections.points,
+            inputs.tolerances.in_moving,
+        ),
         inputs.moving_overlap,
     )
 

@@ -7,19 +7,21 @@ and add one line to ``TERMS``. Logs and curves find it by its name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
 from geometry.rasters import valid_overlap
+from loss.agreement import Agreement, count_agreeing
 from loss.candidates import count_repeated, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
-from loss.detections import KeypointExtractor, find_detections
+from loss.detections import Detections, KeypointExtractor, find_detections
 from loss.detector import detector_term
+from loss.forms import GENERATED_ONLY, form_figures
 from loss.geometric import geometric_term, plan_term
-from loss.keypoint_places import admitted_places
+from loss.keypoint_places import AdmittedPlaces, admitted_places
 from loss.pke import pke_term
 from loss.term_inputs import (
     DescriptorSampler,
@@ -28,6 +30,7 @@ from loss.term_inputs import (
     TermInputs,
     TermSettings,
 )
+from loss.tolerance import Tolerances, moved_to_detections
 from loss.value_map import Observation, ValueMap
 from utils.errors import InputError
 
@@ -91,20 +94,33 @@ class ObjectiveSettings(TermSettings):
         return self.weights.get(name, 0.0)
 
 
+class SampleObservation(NamedTuple):
+    """What a step observes of one sample.
+
+    Attributes:
+        places: update of the value map.
+        agreement: of the student's matches with the transform.
+    """
+
+    places: Observation
+    agreement: Agreement
+
+
 class ObjectiveResult(NamedTuple):
     """Result of the joint objective for a batch.
 
     Attributes:
-        losses: each term by name, then ``total``; scalars with graph.
+        losses: each term by name, then ``total``; scalars with graph. Then, in a run of several
+            forms of samples, the weighted terms for each form, without graph.
         n_valid: number of samples that contributed to each term.
         counts: for the log.
-        observations: updates of the value map.
+        observations: one per sample.
     """
 
     losses: dict[str, torch.Tensor]
     n_valid: dict[str, int]
     counts: dict[str, float]
-    observations: list[Observation]
+    observations: list[SampleObservation]
 
 
 class JointObjective:
@@ -116,6 +132,7 @@ class JointObjective:
         settings: weights and settings.
         sample_descriptors: interpolates unit descriptors of a descriptor map at pixel positions.
         extract_keypoints: finds detections of a detector map inside a mask.
+        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`.
     """
 
     def __init__(
@@ -123,10 +140,12 @@ class JointObjective:
         settings: ObjectiveSettings,
         sample_descriptors: DescriptorSampler,
         extract_keypoints: KeypointExtractor,
+        forms: Sequence[str] = GENERATED_ONLY,
     ) -> None:
         self.settings = settings
         self.sample_descriptors = sample_descriptors
         self.extract_keypoints = extract_keypoints
+        self.forms = tuple(forms)
 
     def __call__(
         self,
@@ -142,6 +161,9 @@ class JointObjective:
                 ``descriptors`` (B, D, h, w).
             batch: collated views of ``dataset.aligned_pairs.AlignedPairs``.
             value_map: read only; apply the returned observations after the optimizer step.
+
+        Raises:
+            ValueError: a sample of a form that the run does not have.
         """
         inputs = self._inputs(fixed_features, moving_features, batch, value_map)
         terms = {}
@@ -152,15 +174,18 @@ class JointObjective:
         losses = {name: term.mean() for name, term in terms.items()}
         weighted = [self.settings.weight(name) * loss for name, loss in losses.items()]
         losses["total"] = sum(weighted[1:], start=weighted[0])
+        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        weighted_terms = {name: terms[name] for name in terms if self.settings.weight(name) > 0}
+        by_form, n_valid_by_form = form_figures(weighted_terms, batch["form"], self.forms)
         with torch.no_grad():
-            observations, pke_counts = observe_candidates(inputs, value_map)
+            places, pke_counts = observe_candidates(inputs, value_map)
             pke_counts |= count_repeated(inputs)
         return ObjectiveResult(
-            losses=losses,
-            n_valid={name: int(term.valid.sum()) for name, term in terms.items()},
+            losses=losses | by_form,
+            n_valid=n_valid | n_valid_by_form,
             counts=counts | pke_counts,
-            observations=observations,
+            observations=list(map(SampleObservation, places, count_agreeing(inputs))),
         )
 
     def _inputs(
@@ -174,6 +199,10 @@ class JointObjective:
         extract = self.extract_keypoints
         H_mov_to_fix = torch.linalg.inv(batch["H_fix_to_mov"])
         overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
+        fixed_detections = find_detections(extract, fixed.detector, batch["fixed_fov"])
+        moving_detections = find_detections(extract, moving.detector, batch["moving_fov"])
+        tolerances = Tolerances.of(batch)
+        places = admitted_places(batch, value_map, overlap)
         return TermInputs(
             fixed=fixed,
             moving=moving,
@@ -182,9 +211,26 @@ class JointObjective:
             overlap=overlap,
             moving_overlap=valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"]),
             junctions=find_detections(extract, batch["fixed_heatmap"], overlap).points,
-            fixed_detections=find_detections(extract, fixed.detector, batch["fixed_fov"]),
-            moving_detections=find_detections(extract, moving.detector, batch["moving_fov"]),
-            places=admitted_places(batch, value_map, overlap),
+            fixed_detections=fixed_detections,
+            moving_detections=moving_detections,
+            places=_at_detections(places, fixed_detections, moving_detections, tolerances),
+            tolerances=tolerances,
             settings=self.settings,
             sample_descriptors=self.sample_descriptors,
         )
+
+
+def _at_detections(
+    places: AdmittedPlaces, fixed: Detections, moving: Detections, tolerances: Tolerances
+) -> AdmittedPlaces:
+    """Admitted places at the detections of each image within the tolerance.
+
+    A place is remembered in one frame. Where the transform is inexact, the spot of a label would
+    otherwise be drawn beside the keypoint that the other image shows.
+    """
+    return places._replace(
+        in_fixed=list(map(moved_to_detections, places.in_fixed, fixed.points, tolerances.in_fixed)),
+        in_moving=list(
+            map(moved_to_detections, places.in_moving, moving.points, tolerances.in_moving)
+        ),
+    )

@@ -12,6 +12,9 @@ from geometry.points import inside, sample_map, warp_points
 from loss.value_map import ValueMap
 
 SPOT_SIGMAS = 3.0  # reach of a drawn spot, standard deviations
+# The pixels near a place are those where a wider Gaussian spot drawn there is high.
+NEAR_SPOT_WIDTH = 1.5  # its standard deviation, in units of the label's sigma; by hand
+NEAR_SPOT_HEIGHT = 0.1  # its height from which a pixel is near; by hand
 
 
 class AdmittedPlaces(NamedTuple):
@@ -96,3 +99,18 @@ def draw_places(heatmap: torch.Tensor, places: list[torch.Tensor], sigma_px: flo
     target = (sample[:, None, None] * height + y) * width + x
     drawn = heatmap.flatten().scatter_reduce(0, target[on_image], values[on_image], "amax")
     return drawn.reshape(heatmap.shape)
+
+
+def near_places(raster: torch.Tensor, places: list[torch.Tensor], sigma_px: float) -> torch.Tensor:
+    """Pixels that the spot of a label at one of the places would reach.
+
+    Args:
+        raster: (B, 1, H, W), of the size and on the device of the result.
+        places: per sample (N, 2), pixels (x, y).
+        sigma_px: standard deviation of the spots in the labels, pixels.
+
+    Returns:
+        (B, 1, H, W) bool.
+    """
+    spots = draw_places(torch.zeros_like(raster), places, NEAR_SPOT_WIDTH * sigma_px)
+    return spots >= NEAR_SPOT_HEIGHT

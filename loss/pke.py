@@ -21,7 +21,8 @@ from __future__ import annotations
 import torch
 
 from loss.common import Term, average, dice_loss
-from loss.keypoint_places import draw_places
+from loss.detections import warped_into
+from loss.keypoint_places import draw_places, near_places
 from loss.term_inputs import TermInputs
 
 
@@ -41,7 +42,8 @@ def pke_loss(
     Args:
         fixed_detector, moving_detector: (B, 1, H, W) probabilities, each in its own frame.
         fixed_label, moving_label: (B, 1, H, W) in [0, 1], spots at seeds and admitted places.
-        fixed_valid, moving_valid: (B, 1, H, W), 1 inside the field of view.
+        fixed_valid, moving_valid: (B, 1, H, W), 1 inside the field of view, without the
+            unjudged detections of samples without seeds, see :func:`pke_term`.
         n_admitted: (B,) number of admitted places in view.
     """
     both = average(
@@ -53,7 +55,15 @@ def pke_loss(
 
 
 def pke_term(inputs: TermInputs) -> Term:
-    """L_pke of a batch, (B,); see :func:`pke_loss`."""
+    """L_pke of a batch, (B,); see :func:`pke_loss`.
+
+    A sample without junction labels has no seeds: its target holds the admitted places only. Every
+    other detection, also that of a junction, would be trained as background, although nobody said
+    that it is wrong; it may be outside of the overlap, or not admitted yet. So the pixels near a
+    detection of either image do not count there, unless they are near an admitted place. What is
+    left says: admitted places respond, and places where neither image has a detection stay silent.
+    Detections that the other image does not repeat are L_geo's task.
+    """
     batch, places = inputs.batch, inputs.places
     sigma_px = inputs.settings.junction_sigma_px
     n_admitted = torch.tensor(
@@ -63,9 +73,33 @@ def pke_term(inputs: TermInputs) -> Term:
     return pke_loss(
         inputs.fixed.detector,
         draw_places(batch["fixed_heatmap"], places.in_fixed, sigma_px),
-        batch["fixed_fov"],
+        _valid_pixels(inputs, "fixed"),
         inputs.moving.detector,
         draw_places(batch["moving_heatmap"], places.in_moving, sigma_px),
-        batch["moving_fov"],
+        _valid_pixels(inputs, "moving"),
         n_admitted,
     )
+
+
+def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
+    """(B, 1, H, W), 1 in the field of view; see :func:`pke_term` for samples without labels."""
+    batch, fov = inputs.batch, inputs.batch[f"{role}_fov"]
+    unlabelled = batch["has_junctions"] < 0.5
+    if not unlabelled.any():
+        return fov
+    if role == "fixed":
+        own, other, admitted = (
+            inputs.fixed_detections,
+            warped_into(inputs.moving_detections.points, inputs.H_mov_to_fix, fov),
+            inputs.places.in_fixed,
+        )
+    else:
+        own, other, admitted = (
+            inputs.moving_detections,
+            warped_into(inputs.fixed_detections.points, batch["H_fix_to_mov"], fov),
+            inputs.places.in_moving,
+        )
+    sigma_px = inputs.settings.junction_sigma_px
+    detected = [torch.cat(both) for both in zip(own.points, other, strict=True)]
+    judged = ~near_places(fov, detected, sigma_px) | near_places(fov, admitted, sigma_px)
+    return torch.where(unlabelled[:, None, None, None], fov * judged, fov)

@@ -11,6 +11,7 @@ import torch
 from loss.common import Term
 from loss.detections import Detections
 from loss.keypoint_places import AdmittedPlaces
+from loss.tolerance import Tolerances
 from loss.value_map import PKESettings
 from utils.errors import InputError
 
@@ -35,7 +36,8 @@ class AnchorShares:
     """Kinds of points at which the descriptors are trained, as shares of all anchors.
 
     Attributes:
-        junctions: label places: vessel junctions and admitted places of the keypoint expansion.
+        junctions: label places: vessel junctions and admitted places of the keypoint expansion;
+            for samples without junction labels, admitted places and detections of the moving image.
         detections: detections of the fixed image.
 
     The other anchors, also where a view has too few points of a kind, are random vessel points.
@@ -91,14 +93,17 @@ class TermInputs:
         batch: collated views of ``dataset.aligned_pairs.AlignedPairs``; for either role the
             (B, 1, H, W) rasters ``<role>_heatmap`` and ``<role>_fov``, and ``key``,
             ``H_fix_to_mov`` and ``H_fix_to_own`` (B, 3, 3), ``anchors`` (B, N, 2) in fixed pixels
-            and ``anchor_valid`` (B, N).
+            and ``anchor_valid`` (B, N); ``form`` of each sample, ``tolerance_px`` (B,) in fixed
+            pixels, and ``has_junctions`` (B,), 1 where the heatmaps are labels.
         H_mov_to_fix: (B, 3, 3), inverse of ``H_fix_to_mov``, pixels.
         overlap, moving_overlap: (B, 1, H, W), 1 where both images show retina, in the fixed and in
             the moving frame.
         junctions: per sample (N, 2), vessel junctions of the fixed image inside the overlap, fixed
             pixels.
         fixed_detections, moving_detections: of both detector maps.
-        places: admitted places of the keypoint expansion.
+        places: admitted places of the keypoint expansion; those with a detection of the image
+            within the tolerance are at that detection.
+        tolerances: within which the transform of each sample is known.
         settings: of the terms.
         sample_descriptors: interpolates a descriptor map at pixel positions.
     """
@@ -113,6 +118,7 @@ class TermInputs:
     fixed_detections: Detections
     moving_detections: Detections
     places: AdmittedPlaces
+    tolerances: Tolerances
     settings: TermSettings
     sample_descriptors: DescriptorSampler
 

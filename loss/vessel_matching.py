@@ -7,6 +7,10 @@ contribute and hardly reduce the weight of the others. W weights nothing else. T
 true match runs over all cells, as at inference, where there is no mask, so the loss also lowers the
 similarities between a vessel cell and background.
 
+A sample whose transform is known only to within a tolerance trains the coarse stage: the cells in
+which the true match may lie too are left out of both softmaxes of a match, so they are not pushed
+away. Above ``MAX_FINE_TOLERANCE_PX`` it does not train the fine stage, which would learn the error.
+
 With ``mask_gradient`` the gradient of each similarity is also multiplied by its W (at most 1), as
 in earlier versions. This removes most of that push away from background; see docs/loftr_v3.md.
 """
@@ -21,6 +25,10 @@ import torch
 from geometry.cells import CellMatches
 from loss.common import Term
 from utils.errors import InputError
+
+# Largest tolerance of a sample that trains the fine stage, fixed pixels; chosen by hand: the fine
+# stage is exact to about a pixel.
+MAX_FINE_TOLERANCE_PX = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,7 @@ def coarse_loss(
     weights: VesselWeights,
     focal_gamma: float = 2.0,
     mask_gradient: bool = False,
+    possible: torch.Tensor | None = None,
 ) -> Term:
     """Focal loss of the dual-softmax probability of the true matches (LoFTR, CVPR 2021, eq. 5).
 
@@ -131,6 +140,8 @@ def coarse_loss(
         focal_gamma, mask_gradient: see :class:`VesselLossSettings`. The value of the loss does not
             depend on ``mask_gradient``; with it and eps = 0 the gradient of every similarity of a
             background cell is zero.
+        possible: (B, L, S) bool, pairs of cells that may match too and are therefore no negatives
+            (:func:`geometry.cells.possible_cells`); None where every transform is exact.
 
     Returns:
         A term (B,); pairs without a true match on vessels are empty.
@@ -141,11 +152,20 @@ def coarse_loss(
             similarity.detach(), similarity, weights.matrix().clamp_max(1.0).to(similarity)
         )
     batch, fixed_cell, moving_cell, _ = matches
-    log_p = (
-        2.0 * similarity[batch, fixed_cell, moving_cell]
-        - torch.logsumexp(similarity, dim=2)[batch, fixed_cell]
-        - torch.logsumexp(similarity, dim=1)[batch, moving_cell]
-    )
+    of_match = similarity[batch, fixed_cell, moving_cell]
+    of_fixed = torch.logsumexp(similarity, dim=2)[batch, fixed_cell]
+    of_moving = torch.logsumexp(similarity, dim=1)[batch, moving_cell]
+    if possible is not None:
+        inexact = possible.flatten(1).any(1)[batch]
+        negatives = similarity.masked_fill(possible, float("-inf"))
+        of_fixed, of_moving = (
+            torch.where(inexact, torch.logaddexp(of_match, of_negatives), exact)
+            for of_negatives, exact in (
+                (torch.logsumexp(negatives, dim=2)[batch, fixed_cell], of_fixed),
+                (torch.logsumexp(negatives, dim=1)[batch, moving_cell], of_moving),
+            )
+        )
+    log_p = 2.0 * of_match - of_fixed - of_moving
     # log_p may exceed 0 by a rounding error; the power of a negative 1 - p would be NaN.
     focal = (1.0 - log_p.exp()).clamp_min(0.0) ** focal_gamma if focal_gamma else 1.0
     return _weighted_mean(-focal * log_p, weights, matches)
@@ -178,7 +198,8 @@ def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int)
     """Select true matches at which the fine stage is trained: at random, those on vessels first.
 
     Without any true match the result is cell 0 of both images of the first pair, so that every
-    process has the same graph; :class:`VesselObjective` ignores it.
+    process has the same graph; :class:`VesselObjective` ignores it. Give only the matches of exact
+    samples, see :func:`of_exact_samples`.
 
     Args:
         matches: true matches (M) of the batch.
@@ -193,6 +214,17 @@ def choose_for_fine(matches: CellMatches, weights: VesselWeights, n_wanted: int)
         - weights.on_vessel(matches).float()
     )
     return matches.pick(torch.argsort(order)[:n_wanted])
+
+
+def of_exact_samples(matches: CellMatches, tolerance_px: torch.Tensor) -> CellMatches:
+    """The matches that are exact enough for the fine stage.
+
+    Args:
+        matches: true matches (M) of the batch.
+        tolerance_px: (B,), fixed pixels.
+    """
+    exact = tolerance_px <= MAX_FINE_TOLERANCE_PX
+    return matches if bool(exact.all()) else matches.pick(exact[matches.batch])
 
 
 class VesselObjective:
@@ -220,6 +252,8 @@ class VesselObjective:
         matches: CellMatches,
         selected: CellMatches,
         weights: VesselWeights,
+        tolerance_px: torch.Tensor | None = None,
+        possible: torch.Tensor | None = None,
     ) -> dict[str, Term]:
         """Terms ``coarse`` and ``fine``.
 
@@ -227,10 +261,13 @@ class VesselObjective:
             similarity: (B, L, S) logits of the dual softmax.
             offset_px, spread: (M, 2) pixels and (M,) half windows, fine stage at ``selected``.
             matches: all true matches.
-            selected: from :func:`choose_for_fine`.
+            selected: from :func:`choose_for_fine`, of the matches of exact samples.
             weights: from :meth:`weights`.
+            tolerance_px: (B,) of the samples, fixed pixels; None: all are exact.
+            possible: see :func:`coarse_loss`.
         """
-        n_true = min(len(selected.batch), len(matches.batch))
+        exact = matches if tolerance_px is None else of_exact_samples(matches, tolerance_px)
+        n_true = min(len(selected.batch), len(exact.batch))
         # Without true matches ``selected`` contains a placeholder; drop it.
         offset_px, spread = offset_px[:n_true], spread[:n_true]
         selected = selected.pick(slice(n_true))
@@ -240,6 +277,7 @@ class VesselObjective:
             weights,
             self.settings.focal_gamma,
             self.settings.mask and self.settings.mask_gradient,
+            possible,
         )
         return {
             "coarse": coarse,

@@ -95,6 +95,9 @@ class World:
         anchors[0, : len(seeds[0])] = torch.from_numpy(seeds[0])
         batch = {
             "key": [KEY],
+            "form": ["generated"],
+            "tolerance_px": torch.zeros(1),
+            "has_junctions": torch.ones(1),
             "H_fix_to_own": torch.tensor(H_fix_to_own).float()[None],
             "H_fix_to_mov": torch.tensor(H_fix_to_mov).float()[None],
             "fixed_heatmap": labels[0],
@@ -105,7 +108,7 @@ class World:
             "anchor_valid": torch.arange(4)[None] < len(seeds[0]),
         }
         result = self.objective(*(self.features(places) for places in shown), batch, self.value_map)
-        self.value_map.apply(result.observations)
+        self.value_map.apply([each.places for each in result.observations])
         return result
 
     def is_near_one_of(self, place: tuple[float, float], places: torch.Tensor) -> bool:

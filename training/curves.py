@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from dataset.teaching_samples import FORMS
+from loss.forms import term_and_form
 from utils.files import write_bytes_atomically
 
 LOSS_TERMS = "loss terms"
@@ -17,6 +19,9 @@ KEYPOINT_EXPANSION = "keypoint expansion"
 # The engine logs how many samples contributed nothing to each loss term under this prefix, so the
 # terms of any objective are found by it.
 EMPTY_PREFIX = "empty_"
+OF_FORMS = "each form of sample: "  # one panel per term
+MAX_COLUMNS = 4  # panels in a row
+PANEL_HEIGHT = 3.75  # inches
 
 History = list[dict[str, float]]  # one record per epoch: "epoch", figures, "val_" figures
 
@@ -38,6 +43,7 @@ def curve_panels(history: History) -> dict[str, list[str]]:
 
     panels = {
         LOSS_TERMS: ["total", *terms],
+        **{OF_FORMS + term: _of_forms(history, term) for term in terms},
         "MSE of the registered image": ["val_mse"],
         "bare view: success rates, AUC": starting_with("rate", "AUC"),
         "right matches, repeatability": starting_with("repeatability", "MMA", "precision"),
@@ -58,6 +64,15 @@ def curve_panels(history: History) -> dict[str, list[str]]:
         "learning rate": ["lr"],
     }
     return {title: names for title, names in panels.items() if set(known) & set(names)}
+
+
+def _of_forms(history: History, term: str) -> list[str]:
+    """Names of the figures of a term for each form; without those that never had a sample."""
+    return [
+        name
+        for name in (f"{term}_{form}" for form in FORMS)
+        if any(record.get(name) for record in history)
+    ]
 
 
 def finite_points(history: History, name: str) -> list[tuple[float, float]]:
@@ -82,10 +97,13 @@ def draw_curves(path: Path, history: History) -> None:
         history: one record per epoch.
     """
     panels = curve_panels(history)
+    # Two rows, and more of them where a row would be too crowded.
+    rows = max(2, -(-len(panels) // MAX_COLUMNS))
+    columns = max(1, -(-len(panels) // rows))
     # Without pyplot: no global state, no window system.
-    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    figure = Figure(figsize=(13, PANEL_HEIGHT * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, max(1, -(-len(panels) // 2)), squeeze=False).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
@@ -99,7 +117,8 @@ def _draw_panel(axis: Axes, title: str, curves: dict[str, list[tuple[float, floa
     for name, points in curves.items():
         if points:
             epochs, values = zip(*points, strict=True)
-            axis.plot(epochs, values, marker="o", markersize=3, label=name.removeprefix("val_"))
+            label = term_and_form(name)[1] if title.startswith(OF_FORMS) else name
+            axis.plot(epochs, values, marker="o", markersize=3, label=label.removeprefix("val_"))
     axis.set(title=title, xlabel="epoch")
     axis.grid(alpha=0.3)
     if axis.lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loss.forms import term_and_form
 from utils.files import write_text_atomically
 
 HEADER = "== epoch "
@@ -42,14 +43,20 @@ class EpochLog:
 def training_text(terms: dict[str, float], skipped: dict[int, str]) -> str:
     """The block of an epoch in ``train_log.txt``; "" without training.
 
+    The terms of each form of sample are on a line of their own.
+
     Args:
         terms: figures of the training.
         skipped: error message of each unreadable sample, by its number.
     """
     if not terms:
         return ""
-    line = "  ".join(f"{name} {value:.5g}" for name, value in terms.items())
-    return "\n".join([line, *(f"skipped: {problem}" for _, problem in sorted(skipped.items()))])
+    lines: dict[str, list[str]] = {"": []}
+    for figure, value in terms.items():
+        form = term_and_form(figure)[1]
+        lines.setdefault(form, [f"{form}:"] if form else []).append(f"{figure} {value:.5g}")
+    figures = ["  ".join(words) for words in lines.values()]
+    return "\n".join([*figures, *(f"skipped: {problem}" for _, problem in sorted(skipped.items()))])
 
 
 def status_line(epoch: int, terms: dict[str, float], validated: dict[str, float]) -> str:

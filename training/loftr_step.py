@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from geometry.cells import CellMatches, find_cell_matches, vessel_cells
-from loss.vessel_matching import VesselLossSettings, VesselObjective, VesselWeights, choose_for_fine
+from geometry.cells import CellMatches, find_cell_matches, possible_cells, vessel_cells
+from geometry.matrices import size_of_raster
+from loss.forms import GENERATED_ONLY, form_figures
+from loss.tolerance import linear_scale
+from loss.vessel_matching import (
+    VesselLossSettings,
+    VesselObjective,
+    VesselWeights,
+    choose_for_fine,
+    of_exact_samples,
+)
 from model.loftr_modules import COARSE_STRIDE, HALF_WINDOW_PX
 from model.loftr_vessel import LoFTRVessel
 from training.step_meter import StepMeter
@@ -20,6 +31,8 @@ class LoFTRStep:
         settings: of the loss.
         device: on which the step runs.
         world_size: number of processes.
+        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`; with several,
+            both terms are logged for each of them too.
     """
 
     def __init__(
@@ -28,8 +41,9 @@ class LoFTRStep:
         settings: VesselLossSettings,
         device: torch.device,
         world_size: int = 1,
+        forms: Sequence[str] = GENERATED_ONLY,
     ) -> None:
-        self.settings = settings
+        self.settings, self.forms = settings, tuple(forms)
         self.cell_offset_px = model.cell_offset_px
         self.objective = VesselObjective(settings, HALF_WINDOW_PX)
         self.meter = StepMeter(device, world_size)
@@ -53,15 +67,27 @@ class LoFTRStep:
         fixed_vessel = vessel_cells(batch["fixed_mask"], COARSE_STRIDE, min_area)
         moving_vessel = vessel_cells(batch["moving_mask"], COARSE_STRIDE, min_area)
         weights = self.objective.weights(fixed_vessel, moving_vessel)
+        tolerance = batch["tolerance_px"]
         fine_matches = choose_for_fine(
-            matches, weights, self.settings.fine_matches * len(batch["key"])
+            of_exact_samples(matches, tolerance),
+            weights,
+            self.settings.fine_matches * len(batch["key"]),
         )
         features = network(batch["fixed_image"], batch["moving_image"], fine_matches)
         terms = self.objective(
-            features.similarity, features.offset_px, features.spread, matches, fine_matches, weights
+            features.similarity,
+            features.offset_px,
+            features.spread,
+            matches,
+            fine_matches,
+            weights,
+            tolerance,
+            self._possible(batch),
         )
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
+        by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
+        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
         counts |= cost_of_last_step
         strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
@@ -71,11 +97,20 @@ class LoFTRStep:
             "right_matches": float(count_right(features.similarity, on_vessels)),
         }
         return StepOutput(
-            losses=losses,
-            n_valid={name: int(term.valid.sum()) for name, term in terms.items()},
+            losses=losses | by_form,
+            n_valid=n_valid | n_valid_by_form,
             counts=counts,
             observations=[],
         )
+
+    def _possible(self, batch: dict) -> torch.Tensor | None:
+        """Pairs of cells that may match too, (B, L, S) bool; None if all samples are exact."""
+        tolerance, H = batch["tolerance_px"], batch["H_fix_to_mov"]
+        if not bool((tolerance > 0).any()):
+            return None
+        sizes = size_of_raster(batch["fixed_fov"]), size_of_raster(batch["moving_fov"])
+        in_moving = tolerance * linear_scale(H)
+        return possible_cells(H, in_moving, *sizes, COARSE_STRIDE, self.cell_offset_px)
 
     def end(self, observations: list) -> None:
         """Stop the clock; called after the optimizer step.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
+from loss.agreement import Agreement
+from loss.forms import GENERATED_ONLY
+from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings, SampleObservation
 from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
@@ -94,13 +97,18 @@ class SuperRetinaConfig(RunConfig):
         )
 
 
-def make_objective(config: SuperRetinaConfig, model: SuperRetinaMultimodal) -> JointObjective:
+def make_objective(
+    config: SuperRetinaConfig,
+    model: SuperRetinaMultimodal,
+    forms: Sequence[str] = GENERATED_ONLY,
+) -> JointObjective:
     """The joint objective with the functions that read keypoints and descriptors off this network's
     maps.
 
     Args:
         config: of the run.
         model: the unwrapped network, for its descriptor stride.
+        forms: of the samples of the run.
     """
     pke = config.loss.pke
     return JointObjective(
@@ -111,6 +119,7 @@ def make_objective(config: SuperRetinaConfig, model: SuperRetinaMultimodal) -> J
         extract_keypoints=lambda maps, allowed: extract_keypoints(
             maps, pke.min_probability, pke.nms_radius_px, pke.max_candidates, allowed, pke.border_px
         ),
+        forms=forms,
     )
 
 
@@ -120,14 +129,26 @@ class SuperRetinaStep:
     Args:
         config: of the run.
         model: the unwrapped network, for its descriptor stride.
+        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`; with several,
+            each term is logged for each of them too.
+        observe: called after each optimizer step with the agreements of all samples of the batch,
+            in order; None discards them.
 
     Attributes:
         value_map: state of the keypoint expansion.
+        observe: as given.
     """
 
-    def __init__(self, config: SuperRetinaConfig, model: SuperRetinaMultimodal) -> None:
-        self.objective = make_objective(config, model)
+    def __init__(
+        self,
+        config: SuperRetinaConfig,
+        model: SuperRetinaMultimodal,
+        forms: Sequence[str] = GENERATED_ONLY,
+        observe: Callable[[list[Agreement]], None] | None = None,
+    ) -> None:
+        self.objective = make_objective(config, model, forms)
         self.value_map = ValueMap(config.loss.pke)
+        self.observe = observe
 
     def __call__(self, network: torch.nn.Module, batch: dict) -> StepOutput:
         """Loss terms of a batch.
@@ -144,3 +165,13 @@ class SuperRetinaStep:
             counts=result.counts,
             observations=result.observations,
         )
+
+    def learn(self, observations: list[SampleObservation]) -> None:
+        """Update the value map and hand on the agreements; see ``TrainingTask.learn``.
+
+        Args:
+            observations: of all processes, in the order of the whole batch.
+        """
+        self.value_map.apply([each.places for each in observations])
+        if self.observe is not None:
+            self.observe([each.agreement for each in observations])
