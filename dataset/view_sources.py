@@ -10,7 +10,8 @@ GENERATED = "generated"  # images rendered in one frame: the transform is exact
 LANDMARKS = "landmarks"  # a real pair under the transform through its landmarks
 REGISTERED = "registered"  # a real pair under a transform that the network has found
 SELF = "self"  # the same real image twice: the transform is exact
-FORMS = (GENERATED, LANDMARKS, REGISTERED, SELF)
+REAL_FORMS = (LANDMARKS, REGISTERED, SELF)
+FORMS = (GENERATED, *REAL_FORMS)
 
 
 class ViewSource(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from dataset.teaching_samples import FORMS, GENERATED
+from dataset.view_sources import FORMS, GENERATED
 from loss.common import Term
 
 GENERATED_ONLY = (GENERATED,)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.samples import MODE_FILES
-from dataset.teaching_samples import REAL_FORMS
+from dataset.view_sources import REAL_FORMS
 from training.processes import PRECISIONS
 from utils.device import DEVICES
 from utils.errors import InputError

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dataset.teaching_samples import FORMS
+from dataset.view_sources import FORMS
 from loss.forms import term_and_form
 from utils.files import write_bytes_atomically
 

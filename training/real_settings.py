@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dataset.photometric import PhotometricRanges
-from dataset.teaching_samples import LANDMARKS, REAL_FORMS, REGISTERED, SELF
+from dataset.view_sources import LANDMARKS, REAL_FORMS, REGISTERED, SELF
 from registration.consistency import ConsistencySettings
 from training.teaching_set import TeachingSettings
 from utils.errors import InputError

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from dataset.aligned_pairs import AlignedPairs
-from dataset.teaching_samples import LANDMARKS, REGISTERED, TeachingSample
+from dataset.teaching_samples import TeachingSample
+from dataset.view_sources import LANDMARKS, REGISTERED
 from loss.agreement import Agreement
 from registration.consistency import ConsistentRegistration
 from training.mixture import Mixture

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dataset.view_sources import GENERATED, LANDMARKS, REGISTERED, SELF
 from geometry.transform_dicts import transform_from_dict
 from geometry.transforms import Transform
 from loss.agreement import Agreement
@@ -22,7 +23,6 @@ from registration.consistency import ConsistentRegistration
 from training.teaching_evidence import Evidence, EvidenceSettings, reference_share
 from utils.errors import InputError
 
-GENERATED, LANDMARKS, REGISTERED, SELF = "generated", "landmarks", "registered", "self"
 WAITING, ACCEPTED, REFUSED, LEFT = "waiting", "accepted", "refused", "left"
 STATUSES = (ACCEPTED, REFUSED, LEFT, WAITING)  # in the order of tables
 
