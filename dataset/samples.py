@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -207,6 +207,18 @@ def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> tor
         Channel.FIXED_FIELD: fixed_field > 0.5,
         Channel.MOVING_FIELD: moving_field > 0.5,
     }
+    return as_stack(rasters)
+
+
+def as_stack(rasters: Mapping[Channel, np.ndarray]) -> torch.Tensor:
+    """The rasters of a sample in one tensor, rounded to 8 bits.
+
+    Args:
+        rasters: (H, W) in [0, 1] or bool, of each channel.
+
+    Returns:
+        (6, H, W) uint8 in [0, 255].
+    """
     stack = np.stack([rasters[channel] for channel in Channel]).astype(np.float32)
     return torch.from_numpy((np.clip(stack, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
 

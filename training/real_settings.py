@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dataset.photometric import PhotometricRanges
+from dataset.teaching_samples import SELF_RANGES
 from dataset.view_sources import LANDMARKS, REAL_FORMS, REGISTERED, SELF
 from registration.consistency import ConsistencySettings
 from training.teaching_set import TeachingSettings
@@ -17,11 +18,6 @@ GUARDS = (LOWER, STOP, OFF)
 def default_form_weights() -> dict[str, float]:
     """Pairs teach what single images cannot, so each form of pairs has twice their weight."""
     return {LANDMARKS: 2.0, REGISTERED: 2.0, SELF: 1.0}
-
-
-def self_ranges() -> PhotometricRanges:
-    """Appearance of two views of one image; strong, because they would be equal otherwise."""
-    return PhotometricRanges(p_apply=0.9, p_invert=0.4)
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,8 @@ class RealSettings:
             that there are.
         weak_junctions: whether junctions of the ridges that both images show are labels of the
             detector; otherwise real samples have no detector term.
-        self_ranges: appearance of the views of form "self".
+        self_ranges: appearance of the views of form "self", each of the two by itself; strong,
+            because they would be equal otherwise, and often inverted, as between modalities.
         consistency: which registrations become teaching pairs.
         teaching: when they are tried again, and when one leaves.
         guard: when the figure of the generated validation pairs falls: "lower" halves the share,
@@ -53,7 +50,7 @@ class RealSettings:
     forms: tuple[str, ...] = REAL_FORMS
     form_weight: dict[str, float] = field(default_factory=default_form_weights)
     weak_junctions: bool = False
-    self_ranges: PhotometricRanges = field(default_factory=self_ranges)
+    self_ranges: PhotometricRanges = SELF_RANGES
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     teaching: TeachingSettings = field(default_factory=TeachingSettings)
     guard: str = LOWER
