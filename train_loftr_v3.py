@@ -29,6 +29,7 @@ from training.loftr_config import LoFTRConfig, add_loftr_arguments, check_gradie
 from training.loftr_step import LoFTRStep
 from training.loop_settings import TrainSettings
 from training.processes import make_fabric, on_first_process
+from training.real_teaching import make_teaching, state_of, statistics_of
 from training.run import train_run
 from training.run_config import resolve_config
 from training.run_folder import Run, find_run
@@ -86,10 +87,11 @@ def train_stage(
     model.freeze(config.current.freeze)
     fabric.print(f"stage {stage}; frozen: {', '.join(config.current.freeze) or 'nothing'}")
 
-    step = LoFTRStep(model, config.current.loss, fabric.device, fabric.world_size)
+    step = LoFTRStep(model, config.current.loss, fabric.device, fabric.world_size, data.forms)
 
     matcher = LoFTRMatcher(model, config.match, fabric.device)
-    validator = Validator(matcher, data.val, data.real, config.validation, config.plausibility)
+    validator = Validator(matcher, data.val, data.real_val, config.validation, config.plausibility)
+    teaching = make_teaching(data, config, matcher, fabric, run.folder)
 
     resume = ["--save", args.save, "--mode", *args.mode, "--stage", stage]
     resume += ["--name", run.folder.name, "--resume"]
@@ -103,6 +105,9 @@ def train_stage(
         description=describe_model(config.model, config.match, config.plausibility),
         config=data.record,
         validate_every=config.validation.every,
+        teaching=teaching,
+        extra_state=state_of(teaching),
+        statistics=lambda: statistics_of(teaching),
         resume_hint=shlex.join(["python", "train_loftr_v3.py", *resume]),
     )
     train_run(run, task, config, data, fabric, args)

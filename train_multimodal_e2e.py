@@ -23,6 +23,7 @@ from registration.trained_matchers import describe_model
 from training.arguments import get_parser, resolve_arguments
 from training.data import find_roots, prepare_data
 from training.processes import make_fabric
+from training.real_teaching import make_teaching, state_of, statistics_of
 from training.run import train_run
 from training.run_config import resolve_config
 from training.run_folder import find_run
@@ -60,10 +61,12 @@ def main() -> None:
     if args.pretrained:
         fabric.print(load_pretrained(model, args.pretrained))
 
-    step = SuperRetinaStep(config, model)
-
     matcher = SuperRetinaMatcher(model, config.match, fabric.device)
-    validator = Validator(matcher, data.val, data.real, config.validation, config.plausibility)
+    validator = Validator(matcher, data.val, data.real_val, config.validation, config.plausibility)
+    teaching = make_teaching(data, config, matcher, fabric, run.folder)
+
+    observe = None if teaching is None else teaching.observe
+    step = SuperRetinaStep(config, model, data.forms, observe)
 
     resume = ["--save", args.save, "--mode", *args.mode, "--name", args.name, "--resume"]
     task = TrainingTask(
@@ -76,8 +79,9 @@ def main() -> None:
         description=describe_model(config.model, config.match, config.plausibility),
         config=data.record,
         validate_every=config.validation.every,
-        extra_state={"value_map": step.value_map},
-        statistics=step.value_map.statistics,
+        teaching=teaching,
+        extra_state={"value_map": step.value_map} | state_of(teaching),
+        statistics=lambda: step.statistics() | statistics_of(teaching),
         resume_hint=shlex.join(["python", "train_multimodal_e2e.py", *resume]),
     )
     train_run(run, task, config, data, fabric, args)

@@ -143,7 +143,7 @@ class AlignedPairs(Dataset):
         """
         if not samples:
             raise InputError("the data set is empty; check --data, --mode and the split.")
-        self.samples = samples
+        self.samples = list(samples)
         self.geometry = geometry
         self.photometric = photometric
         self.seed = seed

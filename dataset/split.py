@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -184,25 +185,38 @@ def write_manifest(
     write_text_atomically(path, yaml.safe_dump(content, sort_keys=False))
 
 
-def read_manifest(path: str | Path, real: bool = False) -> Split:
+def read_manifest(path: str | Path) -> Split:
     """Read what :func:`write_manifest` wrote: eyes of train, val and test.
-
-    Args:
-        path: of the file.
-        real: read the split of the real images instead.
 
     Raises:
         InputError: missing file or missing parts.
     """
-    path = Path(path)
-    if not path.is_file():
+    content = _read_yaml_manifest(path)
+    if not set(PARTS) <= set(content):
+        raise InputError(f"{path}: not a split manifest (train, val and test expected).")
+    return {part: [str(eye) for eye in content[part]] for part in PARTS}
+
+
+def read_real_split(path: str | Path) -> Split | None:
+    """The eyes of the real images in a manifest; None of a run without real images.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: missing file or missing parts.
+    """
+    content = _read_yaml_manifest(path).get(REAL)
+    if content is None:
+        return None
+    if not isinstance(content, dict) or not set(PARTS) <= set(content):
+        raise InputError(f"{path}: {REAL}: not a split (train, val and test expected).")
+    return {part: [str(eye) for eye in content[part]] for part in PARTS}
+
+
+def _read_yaml_manifest(path: str | Path) -> dict[str, Any]:
+    if not Path(path).is_file():
         raise InputError(
             f"{path}: no such split manifest; a training run writes split.yaml into its folder."
         )
-    content = read_yaml(path)
-    if real:
-        content = content.get(REAL) or {}
-    if not set(PARTS) <= set(content):
-        of_what = "no split of real images" if real else "not a split manifest"
-        raise InputError(f"{path}: {of_what} (train, val and test expected).")
-    return {part: [str(eye) for eye in content[part]] for part in PARTS}
+    return read_yaml(path)

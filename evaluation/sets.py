@@ -19,7 +19,7 @@ from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
-from dataset.split import eyes_in, read_manifest
+from dataset.split import eyes_in, read_manifest, read_real_split
 from dataset.views import ViewGeometry
 from geometry.points import image_corners, warp_points
 from utils.errors import InputError
@@ -117,7 +117,8 @@ def real_set(
     """
     pairs = load_real_pairs(root, name, layout, fixed_role, part)
     if split:
-        eyes = eyes_in(read_manifest(split, real=True)["test"], root)
+        named = read_real_split(split)
+        eyes = eyes_in(named["test"], root) if named else []
         pairs = [pair for pair in pairs if pair.eye in eyes]
         if not pairs:
             raise InputError(f"{split}: has no test eye of {root}; check --real_split and --real.")

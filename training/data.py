@@ -14,8 +14,11 @@ from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
 from dataset.samples import Sample, discover_samples
 from dataset.split import MAX_NAMED_EYES, Split, fold_by_eye, split_as_in, split_by_eye
+from dataset.teaching_samples import TeachingSample
+from dataset.view_sources import FORMS
 from training.arguments import DEFAULT_DATA, RECORDED_ARGUMENTS
 from training.mixture import Mixture, mix
+from training.real_data import RealData, prepare_real
 from training.run_config import RunConfig, with_split_seed
 from training.run_folder import Run
 from utils.config import to_plain
@@ -32,7 +35,8 @@ class TrainingData:
     Attributes:
         train: views of the training eyes.
         val: whole-image views of the validation eyes.
-        real: landmark pairs of ``--val_data``; may be empty.
+        real: the real images that teach.
+        real_val: landmark pairs of ``--val_data`` and of the validation eyes of ``--real``.
         mixture: how often the samples of each data set and mode are shown.
         roots: folders of the generated data.
         split: eyes of "train", "val" and "test".
@@ -41,11 +45,18 @@ class TrainingData:
 
     train: AlignedPairs
     val: AlignedPairs
-    real: list[RealPair]
+    real: RealData
+    real_val: list[RealPair]
     mixture: Mixture
     roots: list[str]
     split: Split
     record: dict[str, Any]
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Forms of the training samples, in the order of ``FORMS``."""
+        there = {sample.form for sample in self.train.samples}
+        return tuple(form for form in FORMS if form in there)
 
 
 @dataclass(frozen=True)
@@ -106,15 +117,19 @@ def prepare_data(
         "split": split,
         "files": {sample.key: sample.n_bytes for sample in samples},
     }
-    record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS}
+    real = prepare_real(run, args, config, log)
+    record |= {name: getattr(args, name) for name in RECORDED_ARGUMENTS} | real.record
     if run.saved is not None:
         check_same_data(run.saved, record, run.checkpoint)
-    train, val = make_views(samples, split, config, draw)
+    train, val = make_views(samples, split, config, draw, real.samples)
     root_of = {sample.key: root for root, found in by_root.items() for sample in found}
-    labels = [(root_of[sample.key], sample.mode) for sample in train.samples]
+    labels = [
+        (root_of[sample.key], sample.mode) for sample in train.samples if sample.key in root_of
+    ]
     mixture = mix(labels, list(by_root), args.mode, args.data_weight, args.mode_weight)
-    real = find_real_pairs(args.val_data, args.fixed_role, log, args.part)
-    return TrainingData(train, val, real, mixture, roots, split, record)
+    mixture = replace(mixture, n_samples=len(train))
+    validated = find_real_pairs(args.val_data, args.fixed_role, log, args.part) + real.val
+    return TrainingData(train, val, real, validated, mixture, roots, split, record)
 
 
 def find_samples(
@@ -211,7 +226,11 @@ def find_split(
 
 
 def make_views(
-    samples: list[Sample], split: Split, config: RunConfig, draw: ViewDraw
+    samples: list[Sample],
+    split: Split,
+    config: RunConfig,
+    draw: ViewDraw,
+    real: Sequence[TeachingSample] = (),
 ) -> tuple[AlignedPairs, AlignedPairs]:
     """Training views (crops) and validation views (whole images).
 
@@ -220,6 +239,7 @@ def make_views(
         split: eyes of "train" and "val".
         config: geometry of the views, settings of the validation.
         draw: appearance and seed of the training views.
+        real: training samples from real images; they come after the generated ones.
     """
 
     def part(name: str) -> list[Sample]:
@@ -227,7 +247,15 @@ def make_views(
 
     sigma, cache_mb = draw.junction_sigma_px, config.data.cache_mb
     ranges = draw.data.used_ranges()
-    train = AlignedPairs(part("train"), config.view, ranges, draw.seed, sigma, cache_mb)
+    train = AlignedPairs(
+        [*part("train"), *real],
+        config.view,
+        ranges,
+        draw.seed,
+        sigma,
+        cache_mb,
+        self_ranges=config.real.self_ranges,
+    )
     checks = config.validation
     whole = checks.view_geometry(config.match.long_side)
     # Sorted by eye, not by mode or data set, so that the first views of a validation contain every

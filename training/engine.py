@@ -348,9 +348,8 @@ class Engine:
         """The figures of the training of the epoch; none for epoch 0."""
         if not self.progress.steps:
             return {}
-        statistics = self.task.statistics()
         terms = self.progress.means()
-        terms |= {f"map_{name}": float(value) for name, value in statistics.items()}
+        terms |= {name: float(value) for name, value in self.task.statistics().items()}
         return (
             terms
             | {"lr": float(self.scheduler.get_last_lr()[0])}

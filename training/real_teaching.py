@@ -11,12 +11,15 @@ from tqdm import tqdm
 
 from dataset.aligned_pairs import AlignedPairs
 from dataset.teaching_samples import TeachingSample
-from dataset.view_sources import LANDMARKS, REGISTERED
+from dataset.view_sources import LANDMARKS, REGISTERED, ViewSource
 from loss.agreement import Agreement
-from registration.consistency import ConsistentRegistration
+from registration.consistency import ConsistentRegistration, register_consistently
+from registration.matcher import Matcher
+from training.data import TrainingData
 from training.mixture import Mixture
 from training.processes import on_every_process, on_first_process
 from training.real_settings import RealSettings
+from training.run_config import RunConfig
 from training.sharing_guard import SharingGuard
 from training.task import Stateful, ValidationReport
 from training.teaching_page import write_teaching_page
@@ -28,7 +31,6 @@ Register = Callable[[TeachingSample], ConsistentRegistration]
 
 def mix_real(
     samples: Mapping[int, TeachingSample],
-    root_of: Mapping[str, str],
     settings: RealSettings,
     root_weight: Mapping[str, float],
     n_samples: int,
@@ -36,8 +38,7 @@ def mix_real(
     """Shares of the real samples among each other.
 
     Args:
-        samples: those that teach, by their index in the data set.
-        root_of: name of the root of each sample, by key.
+        samples: those that teach, by their index in the data set; the mode is their root.
         settings: weights of the forms.
         root_weight: of each root; empty to show all samples of a form equally often.
         n_samples: of the whole data set.
@@ -47,7 +48,7 @@ def mix_real(
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for index, sample in sorted(samples.items()):
-        groups.setdefault((sample.form, root_of[sample.key]), []).append(index)
+        groups.setdefault((sample.form, sample.mode), []).append(index)
     if not groups:
         return None
     total = sum(settings.form_weight[form] for form in {form for form, _ in groups})
@@ -60,6 +61,39 @@ def mix_real(
     return Mixture(tuple(map(tuple, groups.values())), tuple(shares), n_samples)
 
 
+def make_teaching(
+    data: TrainingData, config: RunConfig, matcher: Matcher, fabric: Fabric, folder: Path
+) -> RealTeaching | None:
+    """The teaching of a run on real images; None without.
+
+    Args:
+        data: of the run.
+        config: of the run.
+        matcher: uses the network that is trained; with all stages it registers the pairs.
+        fabric: connects the processes.
+        folder: of the run.
+    """
+    if not data.real.samples:
+        return None
+
+    def register(sample: TeachingSample) -> ConsistentRegistration:
+        fixed, moving = sample.images()
+        return register_consistently(
+            matcher, fixed, moving, config.real.consistency, config.plausibility
+        )
+
+    return RealTeaching(
+        data.train,
+        data.mixture,
+        config.real,
+        data.real.root_weight,
+        register,
+        fabric,
+        folder,
+        config.validation.figure,
+    )
+
+
 class RealTeaching:
     """Implements :class:`training.task.Teaching`.
 
@@ -69,7 +103,6 @@ class RealTeaching:
     Args:
         dataset: of the training; its real samples get the transforms of their pairs.
         generated: mixture of its generated samples; None if real images alone teach.
-        root_of: name of the root of each real sample, by key.
         settings: of the real images.
         root_weight: of each root, by name; empty for even shares.
         register: registers the pair of a sample with the network as it is.
@@ -86,7 +119,6 @@ class RealTeaching:
         self,
         dataset: AlignedPairs,
         generated: Mixture,
-        root_of: Mapping[str, str],
         settings: RealSettings,
         root_weight: Mapping[str, float],
         register: Register,
@@ -94,7 +126,7 @@ class RealTeaching:
         folder: Path,
         figure: str,
     ) -> None:
-        self.dataset, self.generated, self.root_of = dataset, generated, root_of
+        self.dataset, self.generated = dataset, generated
         self.settings, self.root_weight, self.register = settings, root_weight, register
         self.fabric, self.folder, self.figure = fabric, folder, figure
         self.samples = {
@@ -110,11 +142,6 @@ class RealTeaching:
         waiting = [each.key for each in self.samples.values() if each.form == REGISTERED]
         self.records = TeachingSet(landmarks, waiting, settings.teaching)
         self.guard = SharingGuard.of(settings)
-
-    @property
-    def extra_state(self) -> dict[str, Stateful]:
-        """What a checkpoint holds."""
-        return {"teaching": self.records, "sharing_guard": self.guard}
 
     def observe(self, agreements: Sequence[Agreement]) -> None:
         """Evidence of the views of a step, of all processes, in order.
@@ -134,12 +161,12 @@ class RealTeaching:
                 continue
             if sample.form == REGISTERED:
                 transform, tolerance = accepted[sample.key]
-                sample = replace(sample, transform=transform, tolerance_file_px=tolerance)
-                self.dataset.replace_sample(index, sample)
+                known = replace(sample, transform=transform, tolerance_file_px=tolerance)
+                # The data set keeps decoded samples, so one that is the same stays the same object.
+                if not _same_transform(self.dataset.samples[index], known):
+                    self.dataset.samples[index] = known
             teaching[index] = sample
-        real = mix_real(
-            teaching, self.root_of, self.settings, self.root_weight, len(self.dataset)
-        )
+        real = mix_real(teaching, self.settings, self.root_weight, len(self.dataset))
         if real is None:
             self.fabric.print(f"epoch {epoch}: no real sample teaches yet; generated ones alone")
             return self.generated
@@ -195,10 +222,38 @@ class RealTeaching:
 
     def statistics(self) -> dict[str, float]:
         """Figures for the log of each epoch."""
-        return self.records.statistics() | {"share": self.guard.share}
+        figures = self.records.statistics() | {"share": self.guard.share}
+        return {f"real_{name}": value for name, value in figures.items()}
 
     def _write_page(self) -> None:
-        samples = {sample.key: sample for sample in self.samples.values()}
+        images = {each.key: (each.fixed, each.moving) for each in self.samples.values()}
         on_first_process(
-            self.fabric, lambda: write_teaching_page(self.folder, self.records, samples)
+            self.fabric,
+            lambda: write_teaching_page(self.folder, self.records.records.values(), images),
         )
+
+
+def _same_transform(before: ViewSource, now: TeachingSample) -> bool:
+    known = before.transform if isinstance(before, TeachingSample) else None
+    assert now.transform is not None, "an accepted pair"
+    return known is not None and known.to_dict() == now.transform.to_dict()
+
+
+def state_of(teaching: RealTeaching | None) -> dict[str, Stateful]:
+    """What a checkpoint holds of the teaching.
+
+    Args:
+        teaching: of the run; None without real images.
+    """
+    if teaching is None:
+        return {}
+    return {"teaching": teaching.records, "sharing_guard": teaching.guard}
+
+
+def statistics_of(teaching: RealTeaching | None) -> dict[str, float]:
+    """Figures of the teaching for the log of each epoch.
+
+    Args:
+        teaching: of the run; None without real images.
+    """
+    return {} if teaching is None else teaching.statistics()

@@ -45,7 +45,8 @@ def train_run(
         parameters = describe_parameters(task.model)
         with engine.folder.writing():
             split_seed = None if args.split_file else config.data.split_seed
-            write_manifest(run.folder / "split.yaml", data.roots, split_seed, data.split)
+            manifest = run.folder / "split.yaml"
+            write_manifest(manifest, data.roots, split_seed, data.split, data.real.split)
             content: dict[str, Any] = {
                 "arguments": vars(args),
                 "parameters": parameters,

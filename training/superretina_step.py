@@ -175,3 +175,7 @@ class SuperRetinaStep:
         self.value_map.apply([each.places for each in observations])
         if self.observe is not None:
             self.observe([each.agreement for each in observations])
+
+    def statistics(self) -> dict[str, float]:
+        """Figures of the value map, for the log; see ``TrainingTask.statistics``."""
+        return {f"map_{name}": value for name, value in self.value_map.statistics().items()}
