@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.documents import write_into
 from benchmarks.loftr_scores import find_error, real_folders, score_generated
 from benchmarks.real_training_table import table
-from benchmarks.study_record import StudyRecord, Values
+from benchmarks.study_record import Key, StudyRecord, Values
 from dataset.real_pair_files import RealPairFiles
 from dataset.real_pairs import find_pairs, load_pair
 from dataset.samples import discover_samples
@@ -68,6 +68,7 @@ WAYS: dict[str, list[str]] = {
     "landmarks": ["landmarks"],
     "all": ["landmarks", "registered", "self"],
 }
+VIEWS = ("bare", "whole")
 ROTATIONS = (0, 30, 45)  # of the moving image, degrees
 IMG_SIZE = 128  # side of the training views, pixels
 BATCH_SIZE = 4
@@ -85,10 +86,11 @@ def find_real(roots: list[Path]) -> dict[str, RealPairFiles]:
         roots: folders of folders of real pairs.
     """
     found: dict[str, RealPairFiles] = {}
-    for root, folder in ((root, folder) for root in roots for folder in real_folders(root)):
+    folders = [(root.name, folder) for root in roots for folder in real_folders(root)]
+    for root_name, folder in folders:
         for files in find_pairs(folder)[0]:
-            name = f"{root.name}_{folder.name}_{files.name}"
-            found[name] = files._replace(name=name, eye=f"{root.name}_{files.eye}")
+            name = f"{root_name}_{folder.name}_{files.name}"
+            found[name] = files._replace(name=name, eye=f"{root_name}_{files.eye}")
     return found
 
 
@@ -158,7 +160,11 @@ def start_of(network: str, seed: int, args: argparse.Namespace) -> Path:
 
 
 def teach(
-    network: str, way: str, fold: int, seed: int, found: dict[str, RealPairFiles],
+    network: str,
+    way: str,
+    fold: int,
+    seed: int,
+    found: dict[str, RealPairFiles],
     args: argparse.Namespace,
 ) -> Path:
     """Train a network in one way on the real pairs outside of a fold. Returns its checkpoint."""
@@ -206,7 +212,7 @@ def score(weights: Path, pairs: list[RealPairFiles], manifest: Path, data: str) 
     pipeline = matcher.settings
     loaded = [load_pair(files, PAIRS) for files in pairs]
     values: Values = {}
-    for view, settings in (("bare", pipeline.bare()), ("whole", pipeline)):
+    for view, settings in zip(VIEWS, (pipeline.bare(), pipeline), strict=True):
         matcher.settings = settings
         for rotation in ROTATIONS:
             errors = []
@@ -237,6 +243,35 @@ def settings_of_study(found: dict[str, RealPairFiles], args: argparse.Namespace)
         "precision": args.precision,
         "pairs": sorted(found),
     }
+
+
+def eyes_of_fold(
+    found: dict[str, RealPairFiles], fold: int, seed: int, args: argparse.Namespace
+) -> list[str]:
+    """Eye of each test pair of a fold, in the order in which they are scored."""
+    split = fold_of_eyes({files.eye for files in found.values()}, fold, args.folds, seed)
+    return [files.eye for files in found.values() if files.eye in split["test"]]
+
+
+def tables(
+    results: dict[Key, Values], found: dict[str, RealPairFiles], args: argparse.Namespace
+) -> str:
+    """One table for each network, in Markdown."""
+    columns = {
+        f"real {rotation}°, {view}": [f"{view} {rotation}"]
+        for view, rotation in product(VIEWS, ROTATIONS)
+    } | {f"generated, {view}": [f"{view} {mode}" for mode in MODES] for view in VIEWS}
+    sections = []
+    for network in NETWORKS:
+
+        def runs_of(way: str, network: str = network) -> list[tuple[Key, list[str]]]:
+            return [
+                ((variant_of(network, way, fold), seed), eyes_of_fold(found, fold, seed, args))
+                for seed, fold in product(args.seeds, range(args.folds))
+            ]
+
+        sections.append(f"**{network}**\n\n{table(results, list(WAYS), runs_of, columns)}")
+    return "\n\n".join(sections)
 
 
 def variant_of(network: str, way: str, fold: int) -> str:
@@ -287,14 +322,14 @@ def main() -> None:
         if (variant, seed) in record.results():
             continue
         weights = teach(network, way, fold, seed, found, args)
-        test = fold_of_eyes({f.eye for f in found.values()}, fold, args.folds, seed)["test"]
+        test = set(eyes_of_fold(found, fold, seed, args))
         pairs = [files for files in found.values() if files.eye in test]
         manifest = out / f"split_{seed}_{fold}.yaml"
         record.add(variant, seed, score(weights, pairs, manifest, args.data))
-        write_text_atomically(out / "table.md", table(record.results(), args) + "\n")
+        write_text_atomically(out / "table.md", tables(record.results(), found, args) + "\n")
     if args.doc:
-        write_into(args.doc, table(record.results(), args))
-    print(table(record.results(), args))
+        write_into(args.doc, tables(record.results(), found, args))
+    print(tables(record.results(), found, args))
 
 
 if __name__ == "__main__":

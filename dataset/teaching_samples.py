@@ -9,11 +9,12 @@ its transform, of whatever kind, into the frame of its fixed image.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from geometry.landmark_fits import LandmarkFit, fit_landmarks
 
 from dataset.aligned_pairs import SHEET_COLUMNS, AlignedPairs
 from dataset.junctions import find_junctions, gaussian_heatmap
@@ -25,7 +26,6 @@ from dataset.samples import Channel, as_stack
 from dataset.view_sources import LANDMARKS, REGISTERED, SELF
 from dataset.views import ViewGeometry, ViewKey
 from geometry.field_of_view import estimate_field_of_view
-from geometry.landmark_fits import LandmarkFit, fit_landmarks
 from geometry.matrices import fit_within, resize_matrix, size_of_image
 from geometry.rasters import register_onto_fixed
 from geometry.transforms import MatrixTransform, Transform
@@ -222,7 +222,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="number of views")
     args = parser.parse_args()
     samples: list[TeachingSample] = []
-    for item in (i for root in args.real for i in find_real_items(root, args.fixed_role, args.part)):
+    for item in (
+        i for root in args.real for i in find_real_items(root, args.fixed_role, args.part)
+    ):
         if item.landmarks is None:
             samples += self_samples(item, weak_junctions=True)
             continue
@@ -233,7 +235,8 @@ def main() -> None:
     views = AlignedPairs([samples[i] for i in chosen], ViewGeometry(), self_ranges=SELF_RANGES)
     rows = [views[ViewKey(1, index)] for index in range(len(views))]
     contact_sheet(
-        args.show, [[view[name][0].numpy() for name in SHEET_COLUMNS] for view in rows],
+        args.show,
+        [[view[name][0].numpy() for name in SHEET_COLUMNS] for view in rows],
         SHEET_COLUMNS,
     )
 

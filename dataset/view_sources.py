@@ -15,30 +15,27 @@ FORMS = (GENERATED, *REAL_FORMS)
 
 
 class ViewSource(Protocol):
-    """A sample whose two images are aligned, or can be.
-
-    Attributes:
-        key: unique within a run and safe as a file name.
-        eye: samples of one eye share it.
-        mode: kind of pair.
-        form: one of ``FORMS``.
-        has_junctions: whether its heatmaps are labels of the detector; else they are 0.
-    """
+    """A sample whose two images are aligned, or can be."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Unique within a run and safe as a file name."""
 
     @property
-    def eye(self) -> str: ...
+    def eye(self) -> str:
+        """Samples of one eye share it."""
 
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> str:
+        """Kind of pair, or root of real images."""
 
     @property
-    def form(self) -> str: ...
+    def form(self) -> str:
+        """One of ``FORMS``."""
 
     @property
-    def has_junctions(self) -> bool: ...
+    def has_junctions(self) -> bool:
+        """Whether its heatmaps are labels of the detector; else they are 0."""
 
     def load(self, long_side: int, junction_sigma_px: float) -> torch.Tensor:
         """The stack of rasters in the own frame, see :func:`dataset.samples.load_sample`.
@@ -54,7 +51,6 @@ class ViewSource(Protocol):
         Raises:
             InputError: unreadable files; the message names them.
         """
-        ...
 
     def tolerance_px(self, long_side: int) -> float:
         """Radius within which the alignment is known, pixels of the own frame; 0 = exact.
@@ -65,4 +61,3 @@ class ViewSource(Protocol):
         Raises:
             InputError: an unreadable file.
         """
-        ...

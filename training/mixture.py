@@ -81,9 +81,7 @@ class Mixture:
             views.append(np.concatenate(chosen) if chosen else np.zeros(0, dtype=int))
         return views
 
-    def order_of_epoch(
-        self, n_views: int, batch_size: int, rng: np.random.Generator
-    ) -> np.ndarray:
+    def order_of_epoch(self, n_views: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
         """Indices of the views of an epoch in random order.
 
         Args:
@@ -96,7 +94,9 @@ class Mixture:
         """
         views = self.views_of_epoch(n_views, rng)
         n_first = len(views) - self.n_apart
-        parts = [np.sort(np.concatenate(part)) for part in (views[:n_first], views[n_first:]) if part]
+        parts = [
+            np.sort(np.concatenate(part)) for part in (views[:n_first], views[n_first:]) if part
+        ]
         shuffled = [rng.permutation(part) for part in parts]
         if len(shuffled) == 1:
             return shuffled[0]

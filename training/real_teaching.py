@@ -53,7 +53,7 @@ def mix_real(
         return None
     total = sum(settings.form_weight[form] for form in {form for form, _ in groups})
     shares = []
-    for (form, root), group in groups.items():
+    for form, root in groups:
         peers = {name: len(each) for (other, name), each in groups.items() if other == form}
         weights = {name: root_weight.get(name, count) for name, count in peers.items()}
         of_form = settings.form_weight[form] / total

@@ -13,9 +13,7 @@ from utils.errors import InputError
 MAX_TABLE_BYTES = 256 << 20  # larger tables are refused
 
 
-def read_table(
-    path: str | Path, required: Sequence[str]
-) -> tuple[list[dict[str, str]], list[str]]:
+def read_table(path: str | Path, required: Sequence[str]) -> tuple[list[dict[str, str]], list[str]]:
     """Read a table (CSV, UTF-8) with a header.
 
     Args:
