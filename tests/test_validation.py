@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,10 @@ def test_summary_of_known_scores():
     assert "repeatability_cfoct" not in summary
     assert "rate_cffa" not in summarise_generated(scores[:2]), "one kind of pair only"
     real = summarise_real([score_of(2.0, "real"), score_of(math.inf, "real")])
-    assert real == {"landmark_error": math.inf, "rate_real": 0.5}
+    assert real == {"landmark_error": math.inf, "AUC@10_real": pytest.approx(0.4), "rate_real": 0.5}
+    turned = [replace(score_of(error, "real"), rotation=30.0) for error in (9.0, 7.0)]
+    both = summarise_real([score_of(2.0, "real"), score_of(1.0, "real"), *turned])
+    assert (both["rate_real"], both["rate_real_0deg"], both["rate_real_30deg"]) == (0.5, 1.0, 0.0)
     assert summarise_real([]) == {}
 
 
@@ -173,7 +177,7 @@ def test_a_matcher_without_a_detector_has_no_detector_figures(views, tmp_path):
     summary = validator.report(validator.score(0, tmp_path)).summary
     assert "repeatability" not in summary and "MMA@3" in summary
     with pytest.raises(InputError, match="repeatability is not measured for loftr"):
-        chosen = validator_of(matcher, views, select="repeatability")
+        chosen = validator_of(matcher, views, figure="repeatability")
         chosen.report(chosen.score(0, tmp_path))
 
 
@@ -186,10 +190,14 @@ def test_the_best_score_of_an_earlier_version_is_not_kept():
 
 
 def test_settings_are_checked():
-    with pytest.raises(
-        InputError, match="validation.select: 'loss' is unknown; choose from AUC@10"
-    ):
+    with pytest.raises(InputError, match="validation.select: 'loss' .* choose from generated"):
         ValidationSettings(select="loss")
+    with pytest.raises(InputError, match="validation.figure: 'loss' .* choose from AUC@10"):
+        ValidationSettings(figure="loss")
+    with pytest.raises(InputError, match="'MMA@3' is unknown or not measured for .* real"):
+        ValidationSettings(select="real", figure="MMA@3")
+    with pytest.raises(InputError, match="real_rotations must name at least one"):
+        ValidationSettings(real_rotations=())
     with pytest.raises(InputError, match="validation.every must be at least 1"):
         ValidationSettings(every=0)
     with pytest.raises(InputError, match="unknown key views"):

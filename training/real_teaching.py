@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,10 +77,14 @@ def make_teaching(
     if not data.real.samples:
         return None
 
+    registering = copy.copy(matcher)
+    # Mirrored copies only serve the reason of a failure.
+    registering.settings = replace(matcher.settings, try_mirrored=False)
+
     def register(sample: TeachingSample) -> ConsistentRegistration:
         fixed, moving = sample.images()
         return register_consistently(
-            matcher, fixed, moving, config.real.consistency, config.plausibility
+            registering, fixed, moving, config.real.consistency, config.plausibility
         )
 
     return RealTeaching(
