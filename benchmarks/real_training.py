@@ -154,7 +154,13 @@ def start_of(network: str, seed: int, args: argparse.Namespace) -> Path:
     """The weights that all ways of a network start from."""
     if network == SHIPPED:
         return DEFAULT_WEIGHTS
-    arguments = ["--config", BASE_CONFIG, "--set", *NETWORKS[network], "validation.pairs=2"]
+    arguments: list[object] = [
+        "--config",
+        BASE_CONFIG,
+        "--set",
+        *NETWORKS[network],
+        "validation.pairs=2",
+    ]
     arguments += ["--epoch", BASE_EPOCHS, *common(seed, args)]
     return train(run_name("base", network, seed), arguments, args)
 

@@ -125,7 +125,8 @@ def _find_split(
                 f"{args.split_file}: real eye {lacking[0]} is in no part of its section `real`."
             )
         return {part: [eye for eye in given[part] if eye in every] for part in PARTS}
-    data, split = config.data, {part: [] for part in PARTS}
+    data = config.data
+    split: Split = {part: [] for part in PARTS}
     for items in by_root.values():
         marked = sorted({item.eye for item in items if item.landmarks})
         own: Split = {"train": marked, "val": [], "test": []}

@@ -182,8 +182,8 @@ def draw_pair(fixed: np.ndarray, moving: np.ndarray, transform: Transform | None
     own, size = size_of_image(fixed), size_of_image(small)
     transform = transform.rescaled(resize_matrix(size, own), np.eye(3))
     # One more channel tells where the moving image is.
-    both = np.stack([moving, np.ones_like(moving)], axis=-1)
-    registered, inside = np.moveaxis(register_onto_fixed(both, transform, size), -1, 0)
+    rasters = np.stack([moving, np.ones_like(moving)], axis=-1)
+    registered, inside = np.moveaxis(register_onto_fixed(rasters, transform, size), -1, 0)
     rows, columns = np.flatnonzero((inside > 0.5).any(1)), np.flatnonzero((inside > 0.5).any(0))
     if len(rows):
         crop = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

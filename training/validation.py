@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.real_pairs import RealPair
-from dataset.samples import Sample
+from dataset.view_sources import ViewSource
 from dataset.views import ViewGeometry
 from evaluation.keypoint_metrics import count_right_matches, detector_scores
 from evaluation.sets import EvaluationPair
@@ -120,7 +120,7 @@ class ValidationSettings:
         )
 
 
-def spread_over_eyes(samples: Sequence[Sample], n_pairs: int) -> list[int]:
+def spread_over_eyes(samples: Sequence[ViewSource], n_pairs: int) -> list[int]:
     """Indices of views, one after the other of another eye, and in turn of each mode.
 
     Args:
