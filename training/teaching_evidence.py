@@ -18,7 +18,7 @@ It leaves when it is doubtful in two judgements in a row, with new views between
 test has no power while the evidence is little, so a pair stays until it was shown often enough.
 
 Simulated by ``simulate`` in tests/test_teaching_evidence.py: matches per view Poisson with a mean
-of 30 to 130 per pair; the right share varies between views by a gamma factor of shape 2; 0.05 to 0.5
+of 30 to 130 per pair; right share varying between views by a gamma factor of shape 2; 0.05 to 0.5
 right matches per view by chance; reference 30 %; a judgement every 4 views; 2000 pairs each.
 
 - Right pairs with a share of 1 % that leave within 160 views: 0.05 %; with 2 % or 5 %, or with a
