@@ -157,7 +157,10 @@ def register_consistently(
     if len(points) < MIN_COMMON_POINTS:
         return result("the fields of view have too little in common")
     mapped = transform.map(points)
-    for name, repeat in (("swapped images", _map_swapped), ("turned image", _map_turned)):
+    for repeat, name, disagrees in (
+        (_map_swapped, "swapped images", "disagree"),
+        (_map_turned, "turned image", "disagrees"),
+    ):
         again = repeat(matcher, fixed, moving, points, settings, plausibility)
         if isinstance(again, str):
             return result(f"{name}: failed: {again}")
@@ -165,8 +168,7 @@ def register_consistently(
         distance *= to_reference_px(moving_size)
         disagreement = float(np.fmax(disagreement, distance))
         if distance > settings.max_disagreement_px:
-            verb = "disagree" if name.endswith("s") else "disagrees"
-            return result(f"{name} {verb} by {distance:.3g} px")
+            return result(f"{name} {disagrees} by {distance:.3g} px")
     tolerance = _tolerance(transform, points, disagreement, moving_size)
     least = settings.min_tolerance_px * max(fixed.shape) / REFERENCE_SIDE
     return result("", max(tolerance, least))

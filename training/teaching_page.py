@@ -107,7 +107,6 @@ def _row(number: int, record: TeachingRecord) -> dict[str, Any]:
     def known(value: float, digits: int) -> str:
         return f"{value:.{digits}f}" if math.isfinite(value) else ""
 
-    seen = record.evidence.weight > 0
     return {
         "number": number,
         "key": record.key,
@@ -121,7 +120,7 @@ def _row(number: int, record: TeachingRecord) -> dict[str, Any]:
         "epoch": record.epoch,
         "tries": record.tries,
         "views": record.views,
-        "right_share": known(record.evidence.share, 4) if seen else "",
+        "right_share": known(record.evidence.share, 4) if record.evidence.views else "",
     }
 
 
@@ -172,9 +171,9 @@ def draw_pair(fixed: np.ndarray, moving: np.ndarray, transform: Transform | None
         (h, w) uint8, of at most ``THUMBNAIL_PX`` along the long side.
     """
     if transform is None:
-        both = [_fitted(image, THUMBNAIL_PX // 2) for image in (fixed, moving)]
-        canvas = np.zeros((max(len(image) for image in both), THUMBNAIL_PX), np.float32)
-        for index, image in enumerate(both):
+        halves = [_fitted(image, THUMBNAIL_PX // 2) for image in (fixed, moving)]
+        canvas = np.zeros((max(len(image) for image in halves), THUMBNAIL_PX), np.float32)
+        for index, image in enumerate(halves):
             left = index * (THUMBNAIL_PX // 2)
             canvas[: image.shape[0], left : left + image.shape[1]] = image
         return as_rgb(canvas)[..., 0]

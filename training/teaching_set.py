@@ -159,14 +159,13 @@ class TeachingSet:
         reason = result.reason
         if result.accepted and self._left_with(record, result):
             reason = "the same transform as the one with which the pair left"
-        accepted = result.accepted and not reason
-        taken = accepted and result.transform is not None
+        taken = result.transform if not reason else None
         self.records[key] = replace(
             record,
-            status=ACCEPTED if taken else REFUSED,
+            status=REFUSED if taken is None else ACCEPTED,
             reason=reason,
-            transform=result.transform.to_dict() if taken and result.transform else None,
-            tolerance_file_px=float(result.tolerance_file_px) if taken else float("nan"),
+            transform=None if taken is None else taken.to_dict(),
+            tolerance_file_px=float("nan" if taken is None else result.tolerance_file_px),
             confidence=float(result.confidence),
             disagreement_px=float(result.disagreement_px),
             epoch=int(epoch),
@@ -207,7 +206,7 @@ class TeachingSet:
         easier.
         """
         enough = self.settings.evidence.min_views
-        form = GENERATED if self.known[GENERATED].weight >= enough else SELF
+        form = GENERATED if self.known[GENERATED].views >= enough else SELF
         return reference_share(self.known[form], self.settings.evidence)
 
     def observe(self, agreements: Iterable[Agreement]) -> None:
@@ -277,7 +276,7 @@ class TeachingSet:
             shares = [
                 record.evidence.share
                 for record in records
-                if record.form == form and record.status == ACCEPTED and record.evidence.weight > 0
+                if record.form == form and record.status == ACCEPTED and record.evidence.views
             ]
             if shares:
                 figures[f"share_{form}"] = sum(shares) / len(shares)
