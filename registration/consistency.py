@@ -164,8 +164,7 @@ def register_consistently(
         again = repeat(matcher, fixed, moving, points, settings, plausibility)
         if isinstance(again, str):
             return result(f"{name}: failed: {again}")
-        distance = float(np.percentile(_distances(mapped, again), DISAGREEMENT_PERCENTILE))
-        distance *= to_reference_px(moving_size)
+        distance = _disagreement(mapped, again) * to_reference_px(moving_size)
         disagreement = float(np.fmax(disagreement, distance))
         if distance > settings.max_disagreement_px:
             return result(f"{name} {disagrees} by {distance:.3g} px")
@@ -207,6 +206,12 @@ def _in_field(image: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Distances (N,) of points (N, 2); infinite where a transform has no counterpart."""
     return np.nan_to_num(np.linalg.norm(a - b, axis=1), nan=np.inf)
+
+
+def _disagreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Percentile of the distances of points (N, 2); infinite if too many have no counterpart."""
+    # Interpolation between infinite distances would give NaN, which no limit refuses.
+    return float(np.percentile(_distances(a, b), DISAGREEMENT_PERCENTILE, method="higher"))
 
 
 def _map_swapped(

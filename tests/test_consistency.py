@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from geometry.curved_transforms import QuadraticTransform
 from geometry.matrices import affine_about, compose, image_centre, size_of_image, turn_about_centre
 from geometry.transforms import MatrixTransform
 from registration import consistency
@@ -99,6 +100,60 @@ def test_a_small_disagreement_is_accepted_and_becomes_the_tolerance(monkeypatch)
     assert found.tolerance_file_px == pytest.approx(10.0, rel=1e-3)  # fixed px, scale 0.5
     strict = replace(SETTINGS, max_disagreement_px=4.0)
     assert not register(monkeypatch, settings=strict, turned=(3, 4))[0].accepted
+
+
+def curved(H_own_to_turned: np.ndarray, bend_px: float) -> QuadraticTransform:
+    """H_TRUE bent by so many moving px at the edge of the unit circle, into the turned image."""
+    H_unit = np.array([[1 / 500, 0, -400 / 500], [0, 1 / 500, -300 / 500], [0, 0, 1]])
+    linear = (H_TRUE @ np.linalg.inv(H_unit))[:2]
+    coefficients = np.zeros((2, 6))
+    coefficients[:, :3] = linear[:, [2, 0, 1]]
+    coefficients[0, 3] = bend_px
+    coefficients = H_own_to_turned[:2, :2] @ coefficients
+    coefficients[:, 0] += H_own_to_turned[:2, 2]
+    return QuadraticTransform(H_unit, coefficients)
+
+
+@pytest.mark.parametrize("bend_px, accepted", [(12.0, True), (40.0, False)])
+def test_curved_transforms_are_compared_point_by_point(monkeypatch, bend_px, accepted):
+    """Both are bent by 12 px; only where the turned one is bent otherwise do they disagree."""
+
+    def register_pair(matcher, fixed, moving, transform, plausibility):
+        H_turn, _ = turn_about_centre(size_of_image(MOVING), SETTINGS.turn_deg)
+        found = curved(np.eye(3), 12.0) if moving is MOVING else curved(H_turn, bend_px)
+        if fixed is MOVING:
+            # The fitted inverse of the curved map; its own inverse is the map again.
+            forward = curved(np.eye(3), 12.0)
+            found = SimpleNamespace(kind="quadratic", map=forward.map_back, map_back=forward.map)
+        return SimpleNamespace(transform=found, reason="", confidence=0.95)
+
+    monkeypatch.setattr(consistency, "register_pair", register_pair)
+    found = register_consistently(None, FIXED, MOVING, SETTINGS)
+    assert found.kind == "quadratic" and found.accepted is accepted
+    assert found.reason == "" if accepted else found.reason.startswith("turned image disagrees")
+
+
+@pytest.mark.parametrize("share", [0.06, 0.5, 1.0])
+def test_points_without_counterpart_are_a_disagreement(monkeypatch, share):
+    """A homography or a displacement field has no counterpart for some points: NaN."""
+    pipeline = FakePipeline()
+
+    def register_pair(matcher, fixed, moving, transform, plausibility):
+        found = pipeline(matcher, fixed, moving, transform, plausibility)
+        if fixed is MOVING:
+            exact = found.transform
+
+            def map_back(points):
+                mapped = exact.map_back(points)
+                mapped[: math.ceil(share * len(points))] = np.nan
+                return mapped
+
+            found.transform = SimpleNamespace(map_back=map_back)
+        return found
+
+    monkeypatch.setattr(consistency, "register_pair", register_pair)
+    found = register_consistently(None, FIXED, MOVING, SETTINGS)
+    assert not found.accepted and found.reason == "swapped images disagree by inf px"
 
 
 def test_agreement_is_measured_in_the_common_field_of_view():
