@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -73,6 +76,33 @@ def test_only_pairs_with_a_new_decision_are_drawn_again(tmp_path, pair):
     write_teaching_page(tmp_path, changed, images)
     after = {path.name: path.stat().st_mtime_ns for path in pictures.iterdir()}
     assert len(after) == 3 and len(before.items() & after.items()) == 2
+
+
+def test_a_thousand_pairs_make_a_small_page_of_separate_pictures(tmp_path, pair):
+    many = [
+        TeachingRecord(f"pair_{i}", "registered", REFUSED, "turned image disagrees by 9.1 px")
+        for i in range(1000)
+    ]
+    pictures = tmp_path / "teaching" / "pictures"
+    write_teaching_page(tmp_path, many[:1], {"pair_0": pair})
+    (picture,) = pictures.iterdir()
+    for each in many[1:]:  # drawn before, as those of earlier epochs
+        name = f"{each.key}_{zlib.crc32(each.key.encode()):08x}_refused_0.jpg"
+        shutil.copy(picture, pictures / name)
+    write_teaching_page(tmp_path, many, {each.key: pair for each in many})
+    page = tmp_path / "teaching" / "index.html"
+    assert page.stat().st_size < 500_000 and len(list(pictures.iterdir())) == 1000
+    assert picture.stat().st_size < 20_000
+    assert page.read_text(encoding="utf-8").count('loading="lazy"') == 1000
+    assert len(read_table(tmp_path / "teaching" / "pairs.csv")) == 1000
+
+
+def test_a_registered_pair_that_left_is_in_the_same_group_of_table_and_page(tmp_path, pair):
+    gone = replace(records()[2], status=REFUSED, reason="its matches disagree", has_left=True)
+    write_teaching_page(tmp_path, [gone], {"good": pair})
+    (row,) = read_table(tmp_path / "teaching" / "pairs.csv")
+    page = (tmp_path / "teaching" / "index.html").read_text(encoding="utf-8")
+    assert row["status"] == LEFT and "Left (1)" in page and "Refused (" not in page
 
 
 def test_an_unreadable_image_is_named_and_stops_nothing(tmp_path, pair):

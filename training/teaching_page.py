@@ -55,7 +55,7 @@ COLUMNS = (
 )
 SECTIONS = {
     ACCEPTED: ("Accepted", "These pairs teach. Vessels must be continuous across the squares."),
-    REFUSED: ("Refused", "Not registered reliably; tried again later. Fixed image left."),
+    REFUSED: ("Refused", "Not registered reliably; tried again later. Fixed image on the left."),
     LEFT: ("Left", "Taken out, because the matches of the network kept disagreeing."),
 }
 
@@ -111,7 +111,7 @@ def _row(number: int, record: TeachingRecord) -> dict[str, Any]:
         "number": number,
         "key": record.key,
         "form": record.form,
-        "status": record.status,
+        "status": record.group,
         "reason": record.reason,
         "confidence": known(record.confidence, 3),
         "disagreement_px": known(record.disagreement_px, 2),
