@@ -168,7 +168,7 @@ class RealTeaching:
                 transform, tolerance = accepted[sample.key]
                 known = replace(sample, transform=transform, tolerance_file_px=tolerance)
                 # The data set keeps decoded samples, so one that is the same stays the same object.
-                if not _same_transform(self.dataset.samples[index], known):
+                if not _is_same(self.dataset.samples[index], known):
                     self.dataset.samples[index] = known
             teaching[index] = sample
         real = mix_real(teaching, self.settings, self.root_weight, len(self.dataset))
@@ -200,9 +200,9 @@ class RealTeaching:
                 self.records.refuse(key, result, epoch)
             else:
                 self.records.take(key, result, epoch)
-        accepted = sum(key in self.records.accepted() for key in due)
+        n_accepted = len(self.records.accepted().keys() & set(due))
         self.fabric.print(
-            f"epoch {epoch}: registered {len(due)} pairs without landmarks, {accepted} can teach"
+            f"epoch {epoch}: registered {len(due)} pairs without landmarks, {n_accepted} can teach"
         )
         self._write_page()
 
@@ -238,10 +238,15 @@ class RealTeaching:
         )
 
 
-def _same_transform(before: ViewSource, now: TeachingSample) -> bool:
-    known = before.transform if isinstance(before, TeachingSample) else None
+def _is_same(before: ViewSource, now: TeachingSample) -> bool:
+    """Whether the sample of a pair has its transform and tolerance already."""
     assert now.transform is not None, "an accepted pair"
-    return known is not None and known.to_dict() == now.transform.to_dict()
+    return (
+        isinstance(before, TeachingSample)
+        and before.transform is not None
+        and before.tolerance_file_px == now.tolerance_file_px
+        and before.transform.to_dict() == now.transform.to_dict()
+    )
 
 
 def state_of(teaching: RealTeaching | None) -> dict[str, Stateful]:
