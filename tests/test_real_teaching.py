@@ -79,7 +79,7 @@ def test_without_samples_there_is_no_mixture():
 
 
 class FakeDataset:
-    """The samples of a data set: generated ones, which the teaching leaves alone, then real ones."""
+    """The samples of a data set: generated ones, which the teaching leaves, then real ones."""
 
     def __init__(self, real: list[TeachingSample]) -> None:
         self.samples = [object()] * N_GENERATED + real
@@ -114,7 +114,7 @@ class FakeRegister:
 
 @pytest.fixture
 def make(tmp_path):
-    """A function (register, settings, keys of registered pairs) -> teaching with one of each form."""
+    """Makes a teaching of registered pairs, and of a landmark pair and a single image."""
     for name, size in (("fixed", (80, 90)), ("moving", (90, 100))):
         write_image(tmp_path / f"{name}.png", blurred_noise(size))
 
