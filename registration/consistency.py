@@ -131,47 +131,67 @@ def register_consistently(
         settings: limits of the checks.
         plausibility: limits on the matrices; the defaults when None.
     """
-    moving_size = size_of_image(moving)
     direct = register_pair(matcher, fixed, moving, TRANSFORM, plausibility)
-    transform = direct.transform
+    transform, moving_size = direct.transform, size_of_image(moving)
     points, disagreement = np.zeros((0, 2)), math.nan
-
-    def result(reason: str, tolerance_file_px: float = math.nan) -> ConsistentRegistration:
-        return ConsistentRegistration(
-            accepted=not reason,
-            reason=reason,
-            transform=transform,
-            kind="" if transform is None else transform.kind,
-            confidence=float(direct.confidence),
-            disagreement_px=disagreement,
-            tolerance_file_px=tolerance_file_px,
-            points=points,
-            moving_size=moving_size,
-        )
-
+    reason, tolerance_file_px = "", math.nan
+    if transform is not None:
+        points = common_points(fixed, moving, transform)
     if transform is None:
-        return result(f"failed: {direct.reason}")
-    points = common_points(fixed, moving, transform)
-    if direct.confidence < settings.min_confidence:
-        return result(f"confidence {direct.confidence:.3g} below {settings.min_confidence:g}")
-    if len(points) < MIN_COMMON_POINTS:
-        return result("the fields of view have too little in common")
-    mapped = transform.map(points)
+        reason = f"failed: {direct.reason}"
+    elif direct.confidence < settings.min_confidence:
+        reason = f"confidence {direct.confidence:.3g} below {settings.min_confidence:g}"
+    elif len(points) < MIN_COMMON_POINTS:
+        reason = "the fields of view have too little in common"
+    else:
+        disagreement, reason = _compare(
+            matcher, fixed, moving, transform.map(points), points, settings, plausibility
+        )
+    if transform is not None and not reason:
+        least = settings.min_tolerance_px * max(fixed.shape) / REFERENCE_SIDE
+        tolerance_file_px = max(_tolerance(transform, points, disagreement, moving_size), least)
+    return ConsistentRegistration(
+        accepted=not reason,
+        reason=reason,
+        transform=transform,
+        kind="" if transform is None else transform.kind,
+        confidence=float(direct.confidence),
+        disagreement_px=disagreement,
+        tolerance_file_px=tolerance_file_px,
+        points=points,
+        moving_size=moving_size,
+    )
+
+
+def _compare(
+    matcher: Matcher,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    mapped: np.ndarray,
+    points: np.ndarray,
+    settings: ConsistencySettings,
+    plausibility: Plausibility | None,
+) -> tuple[float, str]:
+    """Repeat the registration and compare it at ``points``, which it took to ``mapped``.
+
+    Returns:
+        The largest disagreement, moving px at 512, NaN if none was measured; and why the
+        registration is not accepted, "" if it is.
+    """
+    disagreement = math.nan
     for repeat, name, disagrees in (
         (_map_swapped, "swapped images", "disagree"),
         (_map_turned, "turned image", "disagrees"),
     ):
         again = repeat(matcher, fixed, moving, points, settings, plausibility)
         if isinstance(again, str):
-            return result(f"{name}: failed: {again}")
+            return disagreement, f"{name}: failed: {again}"
         distance = float(np.percentile(_distances(mapped, again), DISAGREEMENT_PERCENTILE))
-        distance *= to_reference_px(moving_size)
+        distance *= to_reference_px(size_of_image(moving))
         disagreement = float(np.fmax(disagreement, distance))
-        if distance > settings.max_disagreement_px:
-            return result(f"{name} {disagrees} by {distance:.3g} px")
-    tolerance = _tolerance(transform, points, disagreement, moving_size)
-    least = settings.min_tolerance_px * max(fixed.shape) / REFERENCE_SIDE
-    return result("", max(tolerance, least))
+        if not distance <= settings.max_disagreement_px:
+            return disagreement, f"{name} {disagrees} by {distance:.3g} px"
+    return disagreement, ""
 
 
 def common_points(fixed: np.ndarray, moving: np.ndarray, transform: Transform) -> np.ndarray:
