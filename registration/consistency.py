@@ -53,6 +53,13 @@ class ConsistencySettings:
             the error of a good registration (2 to 4 px against landmarks), chosen by hand.
         min_tolerance_px: least tolerance of an accepted transform, fixed px at 512: two
             registrations can share an error that no repetition shows.
+
+    Measured with the shipped weights on ``../shared/data/real_pairs`` and ``real_practice`` (30
+    pairs of 27 eyes): all 30 are accepted, with a mean error of 2.1 px at 512 against the landmarks
+    (largest 3.1) and a median disagreement of 0.26 px (largest 3.9). Of 40 wrong pairs (fixed image
+    of one eye, moving image of another, same kind) none is accepted: a rate below 7 %, 95 %
+    one-sided, if they were independent. All 40 fail at the first registration, so they say nothing
+    about the two repetitions. An accepted pair takes 3.0 to 3.9 s of one core (10 pairs).
     """
 
     min_confidence: float = 0.8
@@ -131,46 +138,66 @@ def register_consistently(
         settings: limits of the checks.
         plausibility: limits on the matrices; the defaults when None.
     """
-    moving_size = size_of_image(moving)
     direct = register_pair(matcher, fixed, moving, TRANSFORM, plausibility)
-    transform = direct.transform
+    transform, moving_size = direct.transform, size_of_image(moving)
     points, disagreement = np.zeros((0, 2)), math.nan
-
-    def result(reason: str, tolerance_file_px: float = math.nan) -> ConsistentRegistration:
-        return ConsistentRegistration(
-            accepted=not reason,
-            reason=reason,
-            transform=transform,
-            kind="" if transform is None else transform.kind,
-            confidence=float(direct.confidence),
-            disagreement_px=disagreement,
-            tolerance_file_px=tolerance_file_px,
-            points=points,
-            moving_size=moving_size,
-        )
-
+    reason, tolerance_file_px = "", math.nan
+    if transform is not None:
+        points = common_points(fixed, moving, transform)
     if transform is None:
-        return result(f"failed: {direct.reason}")
-    points = common_points(fixed, moving, transform)
-    if direct.confidence < settings.min_confidence:
-        return result(f"confidence {direct.confidence:.3g} below {settings.min_confidence:g}")
-    if len(points) < MIN_COMMON_POINTS:
-        return result("the fields of view have too little in common")
-    mapped = transform.map(points)
+        reason = f"failed: {direct.reason}"
+    elif direct.confidence < settings.min_confidence:
+        reason = f"confidence {direct.confidence:.3g} below {settings.min_confidence:g}"
+    elif len(points) < MIN_COMMON_POINTS:
+        reason = "the fields of view have too little in common"
+    else:
+        disagreement, reason = _compare(
+            matcher, fixed, moving, transform.map(points), points, settings, plausibility
+        )
+    if transform is not None and not reason:
+        least = settings.min_tolerance_px * max(fixed.shape) / REFERENCE_SIDE
+        tolerance_file_px = max(_tolerance(transform, points, disagreement, moving_size), least)
+    return ConsistentRegistration(
+        accepted=not reason,
+        reason=reason,
+        transform=transform,
+        kind="" if transform is None else transform.kind,
+        confidence=float(direct.confidence),
+        disagreement_px=disagreement,
+        tolerance_file_px=tolerance_file_px,
+        points=points,
+        moving_size=moving_size,
+    )
+
+
+def _compare(
+    matcher: Matcher,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    mapped: np.ndarray,
+    points: np.ndarray,
+    settings: ConsistencySettings,
+    plausibility: Plausibility | None,
+) -> tuple[float, str]:
+    """Repeat the registration and compare it at ``points``, which it took to ``mapped``.
+
+    Returns:
+        The largest disagreement, moving px at 512, NaN if none was measured; and why the
+        registration is not accepted, "" if it is.
+    """
+    disagreement = math.nan
     for repeat, name, disagrees in (
         (_map_swapped, "swapped images", "disagree"),
         (_map_turned, "turned image", "disagrees"),
     ):
         again = repeat(matcher, fixed, moving, points, settings, plausibility)
         if isinstance(again, str):
-            return result(f"{name}: failed: {again}")
-        distance = _disagreement(mapped, again) * to_reference_px(moving_size)
+            return disagreement, f"{name}: failed: {again}"
+        distance = _disagreement(mapped, again) * to_reference_px(size_of_image(moving))
         disagreement = float(np.fmax(disagreement, distance))
-        if distance > settings.max_disagreement_px:
-            return result(f"{name} {disagrees} by {distance:.3g} px")
-    tolerance = _tolerance(transform, points, disagreement, moving_size)
-    least = settings.min_tolerance_px * max(fixed.shape) / REFERENCE_SIDE
-    return result("", max(tolerance, least))
+        if not distance <= settings.max_disagreement_px:
+            return disagreement, f"{name} {disagrees} by {distance:.3g} px"
+    return disagreement, ""
 
 
 def common_points(fixed: np.ndarray, moving: np.ndarray, transform: Transform) -> np.ndarray:

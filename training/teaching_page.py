@@ -34,10 +34,10 @@ from utils.image_files import read_gray, resize_image
 
 FOLDER = "teaching"  # in the run folder
 PICTURES = "pictures"  # in FOLDER
-THUMBNAIL_PX = 256  # long side of a picture; chosen by hand: vessels can be followed
+THUMBNAIL_PX = 224  # long side of a picture; chosen by hand: vessels can be followed
 DRAWING_PX = 512  # long side of the fixed image before the crop
 CELLS = 6  # squares of a checkerboard along the long side
-JPEG_QUALITY = 55  # about 6 kB for a picture
+JPEG_QUALITY = 40  # 3 to 11 kB for a picture
 COLUMNS = (
     "number",
     "key",
