@@ -12,6 +12,7 @@ from geometry.points import warp_points
 from geometry.transforms import Transform
 
 CURVED_KINDS = ("quadratic", "deformable")
+UNIT_PERCENTILE = 98.0  # of the matches inside the unit circle, chosen by hand
 
 
 def quadratic_terms(units: np.ndarray) -> np.ndarray:
@@ -40,6 +41,22 @@ def quadratic_terms(units: np.ndarray) -> np.ndarray:
         ],
         axis=1,
     )
+
+
+def unit_frame(points: np.ndarray) -> np.ndarray:
+    """``H_fixed_to_unit`` (3, 3): the covariance ellipse of the points becomes the unit circle.
+
+    Args:
+        points: (N, 2), fixed pixels (x, y); the ellipse is scaled to contain 98 %.
+    """
+    centre = points.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov((points - centre).T) + 1e-6 * np.eye(2))
+    whiten = vectors @ np.diag(values**-0.5) @ vectors.T
+    radii = np.linalg.norm((points - centre) @ whiten.T, axis=1)
+    whiten /= np.percentile(radii, UNIT_PERCENTILE)
+    H = np.eye(3)
+    H[:2, :2], H[:2, 2] = whiten, -whiten @ centre
+    return H
 
 
 @dataclass(frozen=True)

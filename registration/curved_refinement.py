@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geometry.curved_transforms import DeformableTransform
+from geometry.curved_transforms import DeformableTransform, unit_frame
 from geometry.matrices import Size
 from geometry.transforms import MatrixTransform, Transform
 from registration.displacement_fits import (
@@ -36,7 +36,6 @@ from registration.displacement_models import (
     affine_basis,
     quadratic_basis,
     quadratic_transform,
-    unit_frame,
 )
 from registration.patches import PATCHES, LocalMatches, find_local_matches, relative_to
 from registration.ridges import RidgePair

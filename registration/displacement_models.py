@@ -18,29 +18,12 @@ class ModelConstants:
     """Constants of the models; chosen by hand."""
 
     curvature_px: float = 6.0  # prior standard deviation of the quadratic terms, pixels
-    unit_percentile: float = 98.0  # of the matches inside the unit circle
     controls_across: int = 13  # control spacings along the long side: 40 px at 512 px
     outer_rings: int = 2  # rings of control points that stay 0
     size_penalty: float = 0.01  # on the coefficients, relative to the penalty on bending
 
 
 MODELS = ModelConstants()
-
-
-def unit_frame(points: np.ndarray) -> np.ndarray:
-    """``H_fixed_to_unit`` (3, 3): the covariance ellipse of the points becomes the unit circle.
-
-    Args:
-        points: (N, 2), fixed working pixels (x, y); the ellipse is scaled to contain 98 %.
-    """
-    centre = points.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov((points - centre).T) + 1e-6 * np.eye(2))
-    whiten = vectors @ np.diag(values**-0.5) @ vectors.T
-    radii = np.linalg.norm((points - centre) @ whiten.T, axis=1)
-    whiten /= np.percentile(radii, MODELS.unit_percentile)
-    H = np.eye(3)
-    H[:2, :2], H[:2, 2] = whiten, -whiten @ centre
-    return H
 
 
 def affine_basis(points: np.ndarray) -> Basis:
@@ -53,7 +36,7 @@ def quadratic_basis(points: np.ndarray, H_fixed_to_unit: np.ndarray) -> Basis:
 
     Args:
         points: (N, 2), fixed working pixels (x, y).
-        H_fixed_to_unit: (3, 3), see :func:`unit_frame`.
+        H_fixed_to_unit: (3, 3), see :func:`geometry.curved_transforms.unit_frame`.
     """
     penalty = np.diag([0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) / MODELS.curvature_px**2
     return Basis(quadratic_terms(warp_points(points, H_fixed_to_unit)), penalty)
@@ -66,7 +49,7 @@ def quadratic_transform(
 
     Args:
         H_fix_to_mov: (3, 3), affine, working pixels.
-        H_fixed_to_unit: (3, 3), see :func:`unit_frame`.
+        H_fixed_to_unit: (3, 3), see :func:`geometry.curved_transforms.unit_frame`.
         coefficients: (6, 2), of :func:`quadratic_basis`, fixed pixels.
     """
     H_unit_to_fixed = np.linalg.inv(H_fixed_to_unit)

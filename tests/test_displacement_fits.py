@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geometry.curved_transforms import DeformableTransform
+from geometry.curved_transforms import DeformableTransform, unit_frame
 from geometry.transforms import MatrixTransform
 from registration.curved_refinement import CURVED
 from registration.displacement_fits import (
@@ -20,7 +20,6 @@ from registration.displacement_models import (
     affine_basis,
     quadratic_basis,
     quadratic_transform,
-    unit_frame,
 )
 from registration.patches import LocalMatches, find_peaks, strongest_in_cells
 
