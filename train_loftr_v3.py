@@ -72,8 +72,6 @@ def train_stage(
         pretrained: checkpoint that a new run starts from; None starts from random weights.
         fabric: devices and processes.
     """
-    if run.damage:
-        fabric.print(f"damaged checkpoint: {run.damage}")
     check_stage(run, stage)
     check_gradient(run, stage)
     config = resolve_config(LoFTRConfig, args, run, DEFAULT_CONFIG, stage=stage)
@@ -93,8 +91,7 @@ def train_stage(
     validator = Validator(matcher, data.val, data.real_val, config.validation, config.plausibility)
     teaching = make_teaching(data, config, matcher, fabric, run.folder)
 
-    resume = ["--save", args.save, "--mode", *args.mode, "--stage", stage]
-    resume += ["--name", run.folder.name, "--resume"]
+    resume = ["--save", args.save, "--mode", *args.mode, "--stage", stage, "--name"]
     task = TrainingTask(
         model=model,
         dataset=data.train,
@@ -108,7 +105,9 @@ def train_stage(
         teaching=teaching,
         extra_state=state_of(teaching),
         statistics=lambda: statistics_of(teaching),
-        resume_hint=shlex.join(["python", "train_loftr_v3.py", *resume]),
+        resume_hint=shlex.join(
+            ["python", "train_loftr_v3.py", *resume, run.folder.name, "--resume"]
+        ),
     )
     train_run(run, task, config, data, fabric, args)
 

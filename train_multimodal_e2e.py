@@ -50,8 +50,6 @@ def main() -> None:
     resolve_arguments(args, run.saved)
     config = resolve_config(SuperRetinaConfig, args, run, DEFAULT_CONFIG)
     fabric = make_fabric(args.device, args.precision)
-    if run.damage:
-        fabric.print(f"damaged checkpoint: {run.damage}")
 
     roots = find_roots(args, run)
     data = prepare_data(run, roots, args, config, config.view_draw(), fabric.print)

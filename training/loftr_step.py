@@ -8,6 +8,7 @@ import torch
 
 from geometry.cells import CellMatches, find_cell_matches, possible_cells, vessel_cells
 from geometry.matrices import size_of_raster
+from loss.common import Term
 from loss.forms import GENERATED_ONLY, form_figures
 from loss.tolerance import linear_scale
 from loss.vessel_matching import (
@@ -84,11 +85,7 @@ class LoFTRStep:
             tolerance,
             self._possible(batch),
         )
-        losses = {name: term.mean() for name, term in terms.items()}
-        losses["total"] = self.objective.total(losses)
-        by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
-        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
-        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        losses, n_valid, counts = self._figures(terms, batch["form"])
         counts |= cost_of_last_step
         strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
         on_vessels = matches.pick(strict.on_vessel(matches))
@@ -96,12 +93,18 @@ class LoFTRStep:
             "vessel_matches": float(len(on_vessels.batch)),
             "right_matches": float(count_right(features.similarity, on_vessels)),
         }
-        return StepOutput(
-            losses=losses | by_form,
-            n_valid=n_valid | n_valid_by_form,
-            counts=counts,
-            observations=[],
-        )
+        return StepOutput(losses=losses, n_valid=n_valid, counts=counts, observations=[])
+
+    def _figures(
+        self, terms: dict[str, Term], forms: list[str]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
+        """Losses, numbers of samples that contributed, and counts of those that did not."""
+        losses = {name: term.mean() for name, term in terms.items()}
+        losses["total"] = self.objective.total(losses)
+        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
+        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        by_form, n_valid_by_form = form_figures(terms, forms, self.forms)
+        return losses | by_form, n_valid | n_valid_by_form, counts
 
     def _possible(self, batch: dict) -> torch.Tensor | None:
         """Pairs of cells that may match too, (B, L, S) bool; None if all samples are exact."""

@@ -38,6 +38,8 @@ def train_run(
     Raises:
         InputError: as :class:`training.engine.Engine`.
     """
+    if run.damage:
+        fabric.print(f"damaged checkpoint: {run.damage}")
     engine = Engine(fabric, task, config.loop, run.folder, config.seed, args.overfit, args.profile)
     if run.checkpoint is not None:
         engine.resume(run.checkpoint)
