@@ -81,7 +81,9 @@ def test_the_positive_is_the_most_similar_place_within_the_radius(monkeypatch, s
     for tolerance, found in ((0.0, False), (1.0, False), (4.0, True)):
         inputs = inputs_of(monkeypatch, fixed, moving, pair_batch(tolerance, H_fix_to_mov=H))
         place = positive_places(inputs, points, vector("a")[None, None])[0, 0]
-        similarity = sample_descriptors(moving.descriptors, place[None, None], 1)[0, 0] @ vector("a")
+        similarity = sample_descriptors(moving.descriptors, place[None, None], 1)[0, 0] @ vector(
+            "a"
+        )
         assert (similarity.item() > 0.99) is found
         offset = (place - scale * points[0, 0]).norm().item()
         assert offset <= scale * tolerance + 1e-4 and not place.requires_grad
@@ -117,7 +119,10 @@ def test_points_whose_discs_meet_are_no_negatives_of_that_sample_only():
     shares = AnchorShares(junctions=0.0, detections=0.0)
     losses = [
         run_pair(
-            features(anchors), features(anchors), pair_batch(radius, anchors=anchors), anchors=shares
+            features(anchors),
+            features(anchors),
+            pair_batch(radius, anchors=anchors),
+            anchors=shares,
         ).losses["des"]
         for radius in (3.9, 4.1)
     ]
