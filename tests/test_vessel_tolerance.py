@@ -43,7 +43,7 @@ def test_cells_within_the_tolerance_of_the_mapped_centre_are_possible():
 
 
 def case() -> tuple[torch.Tensor, CellMatches, VesselWeights, torch.Tensor]:
-    """Logits of two pairs with 16 cells, identity matches, and neighbours possible in the second."""
+    """Logits of two pairs with 16 cells, identity matches; neighbours possible in one."""
     generator = torch.Generator().manual_seed(0)
     similarity = torch.randn(2, 16, 16, generator=generator).requires_grad_()
     fov = torch.ones(2, 1, SIDE, SIDE)

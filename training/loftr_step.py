@@ -86,12 +86,13 @@ class LoFTRStep:
         )
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
-        by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
         n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
+        by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
         counts |= cost_of_last_step
-        strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
-        on_vessels = matches.pick(strict.on_vessel(matches))
+        on_vessels = matches.pick(
+            VesselWeights(fixed_vessel, moving_vessel, 0.0).on_vessel(matches)
+        )
         counts |= {
             "vessel_matches": float(len(on_vessels.batch)),
             "right_matches": float(count_right(features.similarity, on_vessels)),
