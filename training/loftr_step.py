@@ -89,11 +89,10 @@ class LoFTRStep:
         n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
         by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
-        counts |= cost_of_last_step
         on_vessels = matches.pick(
             VesselWeights(fixed_vessel, moving_vessel, 0.0).on_vessel(matches)
         )
-        counts |= {
+        counts |= cost_of_last_step | {
             "vessel_matches": float(len(on_vessels.batch)),
             "right_matches": float(count_right(features.similarity, on_vessels)),
         }
