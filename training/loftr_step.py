@@ -92,10 +92,7 @@ class LoFTRStep:
         on_vessels = matches.pick(
             VesselWeights(fixed_vessel, moving_vessel, 0.0).on_vessel(matches)
         )
-        counts |= cost_of_last_step | {
-            "vessel_matches": float(len(on_vessels.batch)),
-            "right_matches": float(count_right(features.similarity, on_vessels)),
-        }
+        counts |= cost_of_last_step | count_matches(features.similarity, on_vessels)
         return StepOutput(
             losses=losses | by_form,
             n_valid=n_valid | n_valid_by_form,
@@ -119,6 +116,19 @@ class LoFTRStep:
             observations: empty; part of the engine's interface.
         """
         self.meter.stop()
+
+
+def count_matches(similarity: torch.Tensor, on_vessels: CellMatches) -> dict[str, float]:
+    """The counts ``vessel_matches`` and ``right_matches`` of the log.
+
+    Args:
+        similarity: (B, L, S) logits of all pairs of cells.
+        on_vessels: true matches of two cells that both contain a vessel.
+    """
+    return {
+        "vessel_matches": float(len(on_vessels.batch)),
+        "right_matches": float(count_right(similarity, on_vessels)),
+    }
 
 
 @torch.no_grad()
