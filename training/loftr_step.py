@@ -89,9 +89,8 @@ class LoFTRStep:
         n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
         by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
-        on_vessels = matches.pick(
-            VesselWeights(fixed_vessel, moving_vessel, 0.0).on_vessel(matches)
-        )
+        strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
+        on_vessels = matches.pick(strict.on_vessel(matches))
         counts |= cost_of_last_step | count_matches(features.similarity, on_vessels)
         return StepOutput(
             losses=losses | by_form,
