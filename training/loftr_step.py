@@ -8,7 +8,6 @@ import torch
 
 from geometry.cells import CellMatches, find_cell_matches, possible_cells, vessel_cells
 from geometry.matrices import size_of_raster
-from loss.common import Term
 from loss.forms import GENERATED_ONLY, form_figures
 from loss.tolerance import linear_scale
 from loss.vessel_matching import (
@@ -85,26 +84,20 @@ class LoFTRStep:
             tolerance,
             self._possible(batch),
         )
-        losses, n_valid, counts = self._figures(terms, batch["form"])
-        counts |= cost_of_last_step
-        strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
-        on_vessels = matches.pick(strict.on_vessel(matches))
-        counts |= {
-            "vessel_matches": float(len(on_vessels.batch)),
-            "right_matches": float(count_right(features.similarity, on_vessels)),
-        }
-        return StepOutput(losses=losses, n_valid=n_valid, counts=counts, observations=[])
-
-    def _figures(
-        self, terms: dict[str, Term], forms: list[str]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, int], dict[str, float]]:
-        """Losses, numbers of samples that contributed, and counts of those that did not."""
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
         n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
+        by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
         counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
-        by_form, n_valid_by_form = form_figures(terms, forms, self.forms)
-        return losses | by_form, n_valid | n_valid_by_form, counts
+        strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
+        on_vessels = matches.pick(strict.on_vessel(matches))
+        counts |= cost_of_last_step | count_matches(features.similarity, on_vessels)
+        return StepOutput(
+            losses=losses | by_form,
+            n_valid=n_valid | n_valid_by_form,
+            counts=counts,
+            observations=[],
+        )
 
     def _possible(self, batch: dict) -> torch.Tensor | None:
         """Pairs of cells that may match too, (B, L, S) bool; None if all samples are exact."""
@@ -122,6 +115,19 @@ class LoFTRStep:
             observations: empty; part of the engine's interface.
         """
         self.meter.stop()
+
+
+def count_matches(similarity: torch.Tensor, on_vessels: CellMatches) -> dict[str, float]:
+    """The counts ``vessel_matches`` and ``right_matches`` of the log.
+
+    Args:
+        similarity: (B, L, S) logits of all pairs of cells.
+        on_vessels: true matches of two cells that both contain a vessel.
+    """
+    return {
+        "vessel_matches": float(len(on_vessels.batch)),
+        "right_matches": float(count_right(similarity, on_vessels)),
+    }
 
 
 @torch.no_grad()
