@@ -27,6 +27,9 @@ COLUMNS = (
     ("localisation_px", "localisation, px", 1, 2),
     ("new_keypoints", "new keypoints", 1, 0),
 )
+# Figure by which defaults are chosen: the table gives its difference from the reference too.
+CHOOSING = "AUC@10"
+REFERENCE = "reference"
 CONFIDENCE = 0.95  # of the intervals
 MIN_SEEDS = 3  # of an interval; that of two values would be 13 times their standard error
 
@@ -61,6 +64,9 @@ def half_width(values: list[float]) -> float:
 def table(results: dict[Key, Values]) -> str:
     """Markdown table: mean over the seeds, and half the 95 % interval of the mean.
 
+    The last column is the difference of ``CHOOSING`` from the reference, between runs of one seed:
+    its interval leaves out what all variants of a seed have in common.
+
     Args:
         results: recorded values by variant and seed; at least one.
     """
@@ -70,8 +76,23 @@ def table(results: dict[Key, Values]) -> str:
         for column, title, factor, decimals in COLUMNS:
             values = [factor * v for v in of_variant(results, variant, column).values()]
             cells[title] = cell(values, decimals)
+        gaps = [100 * gap for gap in differences(results, variant, CHOOSING)]
+        cells[f"{CHOOSING}: difference"] = "" if variant == REFERENCE else cell(gaps, 1)
         rows[variant] = cells
     return markdown_table("variant", rows)
+
+
+def differences(results: dict[Key, Values], variant: str, column: str) -> list[float]:
+    """Differences from the reference, one for each seed that both have.
+
+    Args:
+        results: recorded values by variant and seed.
+        variant: row of the table.
+        column: name of the figure.
+    """
+    base = of_variant(results, REFERENCE, column)
+    own = of_variant(results, variant, column)
+    return [own[seed] - base[seed] for seed in own if seed in base]
 
 
 def cell(values: list[float], decimals: int) -> str:
@@ -84,11 +105,11 @@ def cell(values: list[float], decimals: int) -> str:
     if not values:
         return "–"
     spread = half_width(values)
-    text = f"{np.mean(values):.{decimals}f}"
+    text = f"{np.mean(values):.{decimals}f}".replace("-", "−")
     return text if math.isnan(spread) else f"{text} ± {spread:.{decimals}f}"
 
 
-def draw_differences(path: Path, results: dict[Key, Values], reference: str) -> None:
+def draw_differences(path: Path, results: dict[Key, Values]) -> None:
     """Plot the difference of each variant from the reference: every seed, and the 95 % interval.
 
     Differences are taken between runs of the same seed.
@@ -96,26 +117,21 @@ def draw_differences(path: Path, results: dict[Key, Values], reference: str) -> 
     Args:
         path: of the picture.
         results: recorded values by variant and seed.
-        reference: the variant that the others are compared with.
     """
-    variants = [name for name in dict.fromkeys(name for name, _ in results) if name != reference]
+    variants = [name for name in dict.fromkeys(name for name, _ in results) if name != REFERENCE]
     figure = Figure(figsize=(15, 1.5 + 0.32 * len(variants)), layout="constrained")
     FigureCanvasAgg(figure)
     shown = [column for column in COLUMNS if column[0] in ("test 30", "AUC@10", "MMA@3")]
     shown += [column for column in COLUMNS if column[0] in ("repeatability", "real 30")]
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for axis, (column, title, factor, _) in zip(axes, shown, strict=True):
-        base = of_variant(results, reference, column)
         for row, variant in enumerate(variants):
-            own = of_variant(results, variant, column)
-            differences = [factor * (own[seed] - base[seed]) for seed in own if seed in base]
-            if differences:
-                axis.scatter(differences, [row] * len(differences), s=14, color="tab:blue")
-                axis.errorbar(
-                    np.mean(differences), row, xerr=half_width(differences), fmt="k|", capsize=3
-                )
+            gaps = [factor * gap for gap in differences(results, variant, column)]
+            if gaps:
+                axis.scatter(gaps, [row] * len(gaps), s=14, color="tab:blue")
+                axis.errorbar(np.mean(gaps), row, xerr=half_width(gaps), fmt="k|", capsize=3)
         axis.axvline(0.0, color="0.6", linewidth=1)
-        axis.set(title=f"{title}:\ndifference from the {reference}")
+        axis.set(title=f"{title}:\ndifference from the {REFERENCE}")
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(variants)), variants)

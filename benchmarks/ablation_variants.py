@@ -51,7 +51,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "loss": {"descriptor": "triplet", "ignore_px": 0.0, **_anchors(0.5, 0.5)}
     },
     "anchors: vessels only": {"loss": _anchors(0.0, 0.0)},
-    "anchors: keypoints first": {"loss": _anchors(0.5, 0.5)},
     "raw stem": {"model": {"stem": "raw"}},
     "dual encoder": {"model": {"encoders": "dual"}},
     # 2,002 steps on the 616 samples of data/release (docs/model_card.md).

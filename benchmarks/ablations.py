@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.ablation_table import draw_differences, table
+from benchmarks.ablation_table import REFERENCE, draw_differences, table
 from benchmarks.ablation_variants import (
     BASE_CONFIG,
     BUDGET,
@@ -55,7 +55,6 @@ from utils.config import build, merge_settings, read_config, to_plain
 from utils.errors import run_script
 from utils.files import write_text_atomically
 
-REFERENCE = "reference"
 # Of the validation eyes: two pairs of each mode of each eye.
 CHECKS = ValidationSettings(pairs=56, pictures=0, rotation_deg=45.0, scale=(0.7, 1.45))
 # Rotations of the moving image at which test pairs and real pairs are registered, degrees.
@@ -227,7 +226,7 @@ def main() -> None:
                 values = validate(name, seed, folder, args) | test(name, seed, folder, args)
                 record.add(name, seed, values)
             write_text_atomically(out / "table.md", table(record.results()) + "\n")
-    draw_differences(out / "ablations.png", record.results(), REFERENCE)
+    draw_differences(out / "ablations.png", record.results())
     if args.doc:
         write_into(args.doc, table(record.results()))
     print(table(record.results()))

@@ -151,6 +151,7 @@ def test_ablation_table_has_the_mean_and_its_interval(tmp_path):
         ("reference", 1): {"AUC@10": [0.6]},
         ("reference", 2): {"AUC@10": [0.7]},
         ("raw stem", 0): {"AUC@10": [0.1]},
+        ("raw stem", 2): {"AUC@10": [0.2]},
     }
     # Standard deviation 0.1, t quantile 4.303 with two degrees of freedom.
     assert half_width([0.5, 0.6, 0.7]) == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)
@@ -159,10 +160,12 @@ def test_ablation_table_has_the_mean_and_its_interval(tmp_path):
     lines = table(results).splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:]] == [
         ["| reference", "3"],
-        ["| raw stem", "1"],
+        ["| raw stem", "2"],
     ]
+    # Seeds 0 and 2: -40 and -50.
+    assert lines[2].endswith("|  |") and lines[3].endswith("| −45.0 |")
     assert " 60 ± 25 " in lines[2] and " 25 " in lines[2]
-    draw_differences(tmp_path / "plot.png", results, "reference")
+    draw_differences(tmp_path / "plot.png", results)
     assert read_gray(tmp_path / "plot.png").std() > 0.01
 
 
