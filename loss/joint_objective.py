@@ -132,7 +132,7 @@ class JointObjective:
         settings: weights and settings.
         sample_descriptors: interpolates unit descriptors of a descriptor map at pixel positions.
         extract_keypoints: finds detections of a detector map inside a mask.
-        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`.
+        forms: of the samples of the run, see :data:`dataset.view_sources.FORMS`.
     """
 
     def __init__(

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import torch
 
+from geometry.matrices import size_of_raster
+from geometry.points import inside, pixel_grid
 from loss.common import Term, average, dice_loss
 from loss.detections import warped_into
 from loss.keypoint_places import draw_places, near_places
@@ -60,9 +62,10 @@ def pke_term(inputs: TermInputs) -> Term:
     A sample without junction labels has no seeds: its target holds the admitted places only. Every
     other detection, also that of a junction, would be trained as background, although nobody said
     that it is wrong; it may be outside of the overlap, or not admitted yet. So the pixels near a
-    detection of either image do not count there, unless they are near an admitted place. What is
-    left says: admitted places respond, and places where neither image has a detection stay silent.
-    Detections that the other image does not repeat are L_geo's task.
+    detection of either image do not count there, unless they are near an admitted place, and
+    neither does the border, where detections are not searched. What is left says: admitted places
+    respond, and places where neither image has a detection stay silent. Detections that the other
+    image does not repeat are L_geo's task.
     """
     batch, places = inputs.batch, inputs.places
     sigma_px = inputs.settings.junction_sigma_px
@@ -101,5 +104,13 @@ def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
         )
     sigma_px = inputs.settings.junction_sigma_px
     detected = [torch.cat(both) for both in zip(own.points, other, strict=True)]
-    judged = ~near_places(fov, detected, sigma_px) | near_places(fov, admitted, sigma_px)
+    searched = _away_from_border(fov, inputs.settings.pke.border_px)
+    silent = searched & ~near_places(fov, detected, sigma_px)
+    judged = silent | near_places(fov, admitted, sigma_px)
     return torch.where(unlabelled[:, None, None, None], fov * judged, fov)
+
+
+def _away_from_border(raster: torch.Tensor, border_px: int) -> torch.Tensor:
+    """(H, W) bool: pixels of a raster (..., H, W) where detections are searched."""
+    size = size_of_raster(raster)
+    return inside(pixel_grid(size, raster.device), size, border_px).reshape(size)

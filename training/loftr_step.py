@@ -31,7 +31,7 @@ class LoFTRStep:
         settings: of the loss.
         device: on which the step runs.
         world_size: number of processes.
-        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`; with several,
+        forms: of the samples of the run, see :data:`dataset.view_sources.FORMS`; with several,
             both terms are logged for each of them too.
     """
 

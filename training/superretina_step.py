@@ -129,7 +129,7 @@ class SuperRetinaStep:
     Args:
         config: of the run.
         model: the unwrapped network, for its descriptor stride.
-        forms: of the samples of the run, see :data:`dataset.teaching_samples.FORMS`; with several,
+        forms: of the samples of the run, see :data:`dataset.view_sources.FORMS`; with several,
             each term is logged for each of them too.
         observe: called after each optimizer step with the agreements of all samples of the batch,
             in order; None discards them.
