@@ -25,12 +25,13 @@ class RidgeLabelConstants:
     min_deviation: float = 0.01  # grey levels in [0, 1]; flat regions are not amplified beyond it
     smooth_px: float = 1.0  # Gaussian before the top-hat transform, against noise
     widest_px: int = 15  # diameter of its structuring element; wider structures are no vessels
+    clip_deviations: float = 0.5  # of the other polarity than the vessels, from the local mean
     margin_px: int = 12  # border of the fields of view that is left out
     displacement_px: int = 3  # the ridges of the moving image may lie this far off
     high_share: float = 0.04  # of the inner overlap: seeds of the ridges
     low_share: float = 0.08  # of the inner overlap: the most that the ridges cover
     min_strength: float = 0.2  # least strength of a ridge, standard deviations of the image
-    min_length_px: int = 24  # diagonal of the bounding box; shorter pieces are speckle
+    min_length_px: int = 30  # diagonal of the bounding box; shorter pieces are speckle
 
 
 RIDGE_LABELS = RidgeLabelConstants()
@@ -52,8 +53,8 @@ def find_ridges(fixed: np.ndarray, moving: np.ndarray, overlap: np.ndarray) -> n
     inner = erode_field(overlap, RIDGE_LABELS.margin_px)
     if not inner.any():
         return np.zeros(overlap.shape, dtype=bool)
-    first = ridge_strength(fixed, overlap, inner)
-    second = first if moving is fixed else ridge_strength(moving, overlap, inner)
+    first = _ridge_strength(fixed, overlap, inner)
+    second = first if moving is fixed else _ridge_strength(moving, overlap, inner)
     nearby = first if moving is fixed else cv2.dilate(second, _disc(RIDGE_LABELS.displacement_px))
     both = np.where(inner, np.sqrt(first * nearby), 0.0)
     high, low = np.quantile(
@@ -63,7 +64,7 @@ def find_ridges(fixed: np.ndarray, moving: np.ndarray, overlap: np.ndarray) -> n
     return _without_short_pieces(apply_hysteresis_threshold(both, low, high))
 
 
-def ridge_strength(image: np.ndarray, field: np.ndarray, inner: np.ndarray) -> np.ndarray:
+def _ridge_strength(image: np.ndarray, field: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """Strength of the ridges of the vessels' polarity.
 
     Args:
@@ -75,15 +76,19 @@ def ridge_strength(image: np.ndarray, field: np.ndarray, inner: np.ndarray) -> n
         (H, W) float32, at least 0; local standard deviations of the image.
     """
     normal = _normalise(image, field)
-    smooth = cv2.GaussianBlur(normal, (0, 0), RIDGE_LABELS.smooth_px)
-    element = _disc(RIDGE_LABELS.widest_px // 2)
-    dark = cv2.morphologyEx(smooth, cv2.MORPH_BLACKHAT, element)
-    bright = cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, element)
     # Vessels stand out more than noise, so the squares are larger in their polarity.
-    vessels_dark = bool((dark[inner] ** 2).mean() >= (bright[inner] ** 2).mean())
-    hat = dark if vessels_dark else bright
-    ridges = sato(normal, sigmas=RIDGE_LABELS.sigmas_px, black_ridges=vessels_dark)
-    return np.sqrt(np.maximum(ridges * hat, 0.0)).astype(np.float32)
+    dark, bright = (float((_hat(each)[inner] ** 2).mean()) for each in (-normal, normal))
+    vessels = -normal if dark >= bright else normal  # bright ridges
+    # Exudates are cut down to the background, so that the gaps between them are no ridges.
+    vessels = np.maximum(vessels, -RIDGE_LABELS.clip_deviations)
+    ridges = sato(vessels, sigmas=RIDGE_LABELS.sigmas_px, black_ridges=False)
+    return np.sqrt(np.maximum(ridges * _hat(vessels), 0.0)).astype(np.float32)
+
+
+def _hat(normal: np.ndarray) -> np.ndarray:
+    """What rises above its surroundings and is narrow; (H, W) float32 to the same."""
+    smooth = cv2.GaussianBlur(normal, (0, 0), RIDGE_LABELS.smooth_px)
+    return cv2.morphologyEx(smooth, cv2.MORPH_TOPHAT, _disc(RIDGE_LABELS.widest_px // 2))
 
 
 def _normalise(image: np.ndarray, field: np.ndarray) -> np.ndarray:
