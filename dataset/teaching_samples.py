@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from geometry.landmark_fits import LandmarkFit, fit_landmarks
 
 from dataset.aligned_pairs import SHEET_COLUMNS, AlignedPairs
 from dataset.junctions import find_junctions, gaussian_heatmap
@@ -26,6 +25,7 @@ from dataset.samples import Channel, as_stack
 from dataset.view_sources import LANDMARKS, REGISTERED, SELF
 from dataset.views import ViewGeometry, ViewKey
 from geometry.field_of_view import estimate_field_of_view
+from geometry.landmark_fits import LandmarkFit, fit_landmarks
 from geometry.matrices import fit_within, resize_matrix, size_of_image
 from geometry.rasters import register_onto_fixed
 from geometry.transforms import MatrixTransform, Transform
@@ -230,7 +230,7 @@ def main() -> None:
             continue
         sample, fit = landmark_sample(item, weak_junctions=True)
         samples.append(sample)
-        print(f"{item.key}: {fit.kind}, residual {fit.residual_px:.1f} px at 512; {fit.reason}")
+        print(f"{item.key}: residual {fit.residual_px:.1f} px at 512; {fit.reason}")
     chosen = np.linspace(0, len(samples) - 1, max(1, args.rows)).round().astype(int)
     views = AlignedPairs([samples[i] for i in chosen], ViewGeometry(), self_ranges=SELF_RANGES)
     rows = [views[ViewKey(1, index)] for index in range(len(views))]

@@ -57,7 +57,8 @@ def test_single_images_and_tables(marked, tmp_path):
         "fixed,moving,eye,id,fixed_landmarks,moving_landmarks\n"
         "marked/1_1/001_01.png,marked/1_1/001_02.png,left,,,\n"
         "marked/1_1/001_01.png,,left,one image,,\n"
-        "marked/2_1/003_01.png,marked/2_1/003_02.png,,,marked/2_1/003_01.txt,marked/2_1/003_02.txt\n"
+        "marked/2_1/003_01.png,marked/2_1/003_02.png,,,"
+        "marked/2_1/003_01.txt,marked/2_1/003_02.txt\n"
     )
     pair, single, with_points = find_real_items(table)
     assert pair.eye == single.eye == "table/left" and pair.is_pair and not single.is_pair

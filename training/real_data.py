@@ -147,7 +147,7 @@ def _samples_of(
     real, samples = config.real, []
     if LANDMARKS in real.forms and item.landmarks is not None:
         sample, fit = landmark_sample(item, real.weak_junctions)
-        log(f"{item.key}: {fit.kind}, residual {fit.residual_px:.1f} px at 512; {fit.reason}")
+        log(f"{item.key}: residual {fit.residual_px:.1f} px at 512; {fit.reason}")
         samples.append(sample)
     if REGISTERED in real.forms and item.is_pair:
         samples.append(registered_sample(item, real.weak_junctions))
