@@ -10,9 +10,10 @@ from loss.agreement import Agreement
 from loss.common import Term
 from loss.forms import form_figures, term_and_form
 from model.super_retina_multimodal import ModelSettings
-from training.curves import LOSS_TERMS, OF_FORMS, curve_panels, draw_curves
+from training.curves import LOSS_TERMS, OF_FORMS, curve_panels, draw_curves, panel_curves
 from training.epoch_log import training_text
 from training.progress import EpochProgress, StepFigures
+from training.report import draw_chart
 from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
 
 PLACES = {"a": (30.0, 30.0), "b": (60.0, 44.0), "c": (70.0, 16.0)}
@@ -72,10 +73,19 @@ def test_log_and_curves_keep_the_forms_apart(tmp_path):
     ]
     assert term_and_form("des_landmarks") == ("des", "landmarks")
     assert term_and_form("pke_passed") == ("pke_passed", "")
-    history = [{"epoch": 1.0} | terms, {"epoch": 2.0} | terms]
+    history = [{"epoch": 1.0} | terms, {"epoch": 2.0} | terms | {"des_generated": 2.0}]
     panels = curve_panels(history)
     assert panels[LOSS_TERMS] == ["total", "des"]
-    assert panels[OF_FORMS + "des"] == ["des_landmarks"], "no sample of another form contributed"
+    assert panels[OF_FORMS + "des"] == ["des_generated", "des_landmarks"], "no self contributed"
+    curves = panel_curves(OF_FORMS + "des", ["des_generated", "des_landmarks"], history)
+    assert curves[0] == ("generated", 0, [(2.0, 2.0)]), "without the epoch that had no sample"
+    assert curves[1] == ("landmarks", 1, [(1.0, 0.25), (2.0, 0.25)])
+    assert panel_curves(OF_FORMS + "des", ["des_self"], history) == []
+    chart = draw_chart(OF_FORMS + "des", panels[OF_FORMS + "des"], history)
+    assert [trace.name for trace in chart.data] == ["generated", "landmarks"], (
+        "the same in the report"
+    )
+    assert list(curve_panels(history[:1])) == [LOSS_TERMS], "one form: the curve of the term"
     draw_curves(tmp_path / "curves.png", history)
     assert (tmp_path / "curves.png").stat().st_size > 0
     generated = [{"epoch": 1.0, "des": 1.5, "total": 2.0, "empty_des": 1.0}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,12 +68,56 @@ def curve_panels(history: History) -> dict[str, list[str]]:
 
 
 def _of_forms(history: History, term: str) -> list[str]:
-    """Names of the figures of a term for each form; without those that never had a sample."""
-    return [
-        name
-        for name in (f"{term}_{form}" for form in FORMS)
-        if any(record.get(name) for record in history)
-    ]
+    """Names of the figures of a term for each form that ever had a sample.
+
+    None for a single form, because its curve is that of the term.
+    """
+    names = [name for name in (f"{term}_{form}" for form in FORMS) if form_points(history, name)]
+    return names if len(names) > 1 else []
+
+
+def form_points(history: History, name: str) -> list[tuple[float, float]]:
+    """(epoch, value) of a figure ``<term>_<form>``, without the epochs that had no such sample.
+
+    These are logged as exactly 0, which would look like a perfect loss.
+
+    Args:
+        history: one record per epoch.
+        name: of the figure.
+    """
+    return [(epoch, value) for epoch, value in finite_points(history, name) if value != 0.0]
+
+
+class Curve(NamedTuple):
+    """A curve of a panel.
+
+    Attributes:
+        label: for the legend.
+        colour: number of its colour in a list of colours.
+        points: (epoch, value); at least one.
+    """
+
+    label: str
+    colour: int
+    points: list[tuple[float, float]]
+
+
+def panel_curves(title: str, names: list[str], history: History) -> list[Curve]:
+    """The curves of a panel of :func:`curve_panels`; figures without a finite value are left out.
+
+    Args:
+        title: of the panel.
+        names: of its figures.
+        history: one record per epoch.
+    """
+    curves = []
+    for index, name in enumerate(names):
+        if title.startswith(OF_FORMS):
+            form = term_and_form(name)[1]  # it has one colour in all panels
+            curves.append(Curve(form, FORMS.index(form), form_points(history, name)))
+        else:
+            curves.append(Curve(name.removeprefix("val_"), index, finite_points(history, name)))
+    return [curve for curve in curves if curve.points]
 
 
 def finite_points(history: History, name: str) -> list[tuple[float, float]]:
@@ -107,18 +152,17 @@ def draw_curves(path: Path, history: History) -> None:
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, names) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, title, {name: finite_points(history, name) for name in names})
+        _draw_panel(axis, title, panel_curves(title, names, history))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     write_bytes_atomically(path, buffer.getvalue())
 
 
-def _draw_panel(axis: Axes, title: str, curves: dict[str, list[tuple[float, float]]]) -> None:
-    for name, points in curves.items():
-        if points:
-            epochs, values = zip(*points, strict=True)
-            label = term_and_form(name)[1] if title.startswith(OF_FORMS) else name
-            axis.plot(epochs, values, marker="o", markersize=3, label=label.removeprefix("val_"))
+def _draw_panel(axis: Axes, title: str, curves: list[Curve]) -> None:
+    for curve in curves:
+        epochs, values = zip(*curve.points, strict=True)
+        style = {"marker": "o", "markersize": 3, "color": f"C{curve.colour}"}
+        axis.plot(epochs, values, label=curve.label, **style)
     axis.set(title=title, xlabel="epoch")
     axis.grid(alpha=0.3)
     if axis.lines:

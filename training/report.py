@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from pictures.pages import COLOURS, ImageStore, chart, write_page
-from training.curves import History, curve_panels, finite_points
+from training.curves import History, curve_panels, panel_curves
 from training.epoch_log import HEADER
 
 
@@ -82,18 +82,16 @@ def draw_chart(title: str, names: list[str], history: History) -> go.Figure:
         history: one record per epoch.
     """
     figure = chart(title, "epoch", "")
-    for index, name in enumerate(names):
-        points = finite_points(history, name)
-        if points:
-            x, y = zip(*points, strict=True)
-            figure.add_scatter(
-                x=x,
-                y=y,
-                name=name.removeprefix("val_"),
-                mode="lines+markers",
-                marker={"size": 5},
-                line={"color": COLOURS[index % len(COLOURS)], "width": 2},
-            )
+    for curve in panel_curves(title, names, history):
+        x, y = zip(*curve.points, strict=True)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            name=curve.label,
+            mode="lines+markers",
+            marker={"size": 5},
+            line={"color": COLOURS[curve.colour % len(COLOURS)], "width": 2},
+        )
     figure.update_layout(showlegend=True)
     return figure
 
