@@ -26,7 +26,7 @@ from dataset.samples import Channel, as_stack
 from dataset.view_sources import LANDMARKS, REGISTERED, SELF
 from dataset.views import ViewGeometry, ViewKey
 from geometry.field_of_view import estimate_field_of_view
-from geometry.landmark_fits import LandmarkFit, fit_landmarks
+from geometry.landmark_fits import FITS, LandmarkFit, fit_landmarks
 from geometry.matrices import fit_within, resize_matrix, size_of_image
 from geometry.rasters import register_onto_fixed
 from geometry.transforms import MatrixTransform, Transform
@@ -134,13 +134,14 @@ def _bytes_of(paths: list[Path]) -> int:
 
 
 def landmark_sample(
-    item: RealItem, weak_junctions: bool = False
+    item: RealItem, weak_junctions: bool = False, min_tolerance_px: float = FITS.min_tolerance_px
 ) -> tuple[TeachingSample, LandmarkFit]:
     """The sample of a pair with landmarks, and the transform through them.
 
     Args:
         item: with landmarks.
         weak_junctions: see :class:`TeachingSample`.
+        min_tolerance_px: least tolerance of the transform, fixed px at 512.
 
     Raises:
         InputError: unreadable images, or landmarks that cannot be used; the message names the file.
@@ -150,7 +151,7 @@ def landmark_sample(
     points, source = item.landmarks.landmarks(*sizes), item.landmarks.landmark_files[0]
     check_inside(item.landmarks, points, sizes)
     try:
-        fit = fit_landmarks(*points, *sizes)
+        fit = fit_landmarks(*points, *sizes, min_tolerance_px)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     check_residual(source, fit.residual_px)

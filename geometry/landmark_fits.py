@@ -61,7 +61,7 @@ class LandmarkFit:
         kind: "affine", "homography" or "quadratic".
         residual_px: median residual of landmarks that were left out of the fit, one at a time;
             moving px at 512.
-        tolerance_file_px: the same in pixels of the fixed file; at least 1 px at 512.
+        tolerance_file_px: the same in pixels of the fixed file; at least the given least value.
         reason: why this kind was chosen, and how many landmarks the fit leaves out.
     """
 
@@ -94,7 +94,11 @@ class _Candidate:
 
 
 def fit_landmarks(
-    fixed_landmarks: np.ndarray, moving_landmarks: np.ndarray, fixed_size: Size, moving_size: Size
+    fixed_landmarks: np.ndarray,
+    moving_landmarks: np.ndarray,
+    fixed_size: Size,
+    moving_size: Size,
+    min_tolerance_px: float = FITS.min_tolerance_px,
 ) -> LandmarkFit:
     """Fit a transform to landmarks by least squares, robust to a few clicking errors.
 
@@ -108,6 +112,7 @@ def fit_landmarks(
         fixed_landmarks, moving_landmarks: (N, 2), pixels (x, y) of each image at its own size; row
             i of both is the same point.
         fixed_size, moving_size: (height, width) of the images.
+        min_tolerance_px: least tolerance, fixed px at 512.
 
     Returns:
         The transform and its tolerance.
@@ -132,7 +137,7 @@ def fit_landmarks(
         transform=chosen.transform,
         kind=chosen.transform.kind,
         residual_px=residual_px,
-        tolerance_file_px=max(tolerance, FITS.min_tolerance_px * max(fixed_size) / REFERENCE_SIDE),
+        tolerance_file_px=max(tolerance, min_tolerance_px * max(fixed_size) / REFERENCE_SIDE),
         reason=f"{chosen.transform.kind}: {'; '.join(reasons)}",
     )
 

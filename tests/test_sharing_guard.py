@@ -50,6 +50,7 @@ def test_state_round_trip():
         ({"form_weight": {"self": 1.0}}, "give landmarks a weight"),
         ({"guard": "hope"}, "real.guard: 'hope'"),
         ({"max_drop": 1.5}, "real.max_drop"),
+        ({"min_tolerance_px": 0.0}, "real.min_tolerance_px"),
     ],
 )
 def test_settings_are_checked(settings: dict, message: str):

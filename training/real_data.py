@@ -146,7 +146,7 @@ def _samples_of(
     """The samples of an item in every form that it allows and the settings ask for."""
     real, samples = config.real, []
     if LANDMARKS in real.forms and item.landmarks is not None:
-        sample, fit = landmark_sample(item, real.weak_junctions)
+        sample, fit = landmark_sample(item, real.weak_junctions, real.min_tolerance_px)
         log(f"{item.key}: residual {fit.residual_px:.1f} px at 512; {fit.reason}")
         samples.append(sample)
     if REGISTERED in real.forms and item.is_pair:

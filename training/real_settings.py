@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dataset.photometric import PhotometricRanges
 from dataset.teaching_samples import SELF_RANGES
 from dataset.view_sources import LANDMARKS, REAL_FORMS, REGISTERED, SELF
+from geometry.landmark_fits import FITS
 from registration.consistency import ConsistencySettings
 from training.teaching_set import TeachingSettings
 from utils.errors import InputError
@@ -33,6 +34,8 @@ class RealSettings:
             that there are.
         weak_junctions: whether junctions of the ridges that both images show are labels of the
             detector; otherwise real samples have no detector term.
+        min_tolerance_px: least tolerance of a transform through landmarks, fixed px at 512.
+            Landmarks computed from a fitted map leave no residual, whatever the error of the map.
         self_ranges: appearance of the views of form "self", each of the two by itself; strong,
             because they would be equal otherwise, and often inverted, as between modalities.
         consistency: which registrations become teaching pairs.
@@ -50,6 +53,7 @@ class RealSettings:
     forms: tuple[str, ...] = REAL_FORMS
     form_weight: dict[str, float] = field(default_factory=default_form_weights)
     weak_junctions: bool = False
+    min_tolerance_px: float = FITS.min_tolerance_px
     self_ranges: PhotometricRanges = SELF_RANGES
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
     teaching: TeachingSettings = field(default_factory=TeachingSettings)
@@ -71,5 +75,7 @@ class RealSettings:
             raise InputError(f"real.form_weight: give {without[0]} a weight above 0.")
         if self.guard not in GUARDS:
             raise InputError(f"real.guard: '{self.guard}' must be one of {', '.join(GUARDS)}.")
+        if not 0 < self.min_tolerance_px < float("inf"):
+            raise InputError("real.min_tolerance_px must be above 0 and finite.")
         if not (0 <= self.max_drop <= 1 and 0 < self.min_share <= 1):
             raise InputError("real.max_drop and real.min_share must lie between 0 and 1.")
