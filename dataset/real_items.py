@@ -135,7 +135,10 @@ _Found = list[tuple[RealPairFiles, bool]]
 def _of_layout(root: Path, fixed_role: str, part: str) -> _Found:
     pairs, problems = find_pairs(root, fixed_role=fixed_role)
     if problems:
-        raise InputError(problems[0])
+        raise InputError(
+            f"{problems[0]} If these are single images, name them otherwise than the images of "
+            "pairs, or list them in a CSV table."
+        )
     found: _Found = []
     for files in choose_part(root, pairs, part):
         there = [path for path in files.landmark_files if path.is_file()]

@@ -96,6 +96,10 @@ def test_bad_folders(marked, generated_root, tmp_path):
     (marked / "1_1" / "001_02.txt").unlink()
     with pytest.raises(InputError, match=r"001_02.txt: missing, but 001_01.txt is there"):
         find_real_items(marked)
+    (tmp_path / "odd" / "a").mkdir(parents=True)
+    shutil.copy(marked / "1_1" / "001_01.png", tmp_path / "odd" / "a" / "x_01.png")
+    with pytest.raises(InputError, match="If these are single images, .* CSV table"):
+        find_real_items(tmp_path / "odd")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no images"):
         find_real_items(tmp_path / "empty")
