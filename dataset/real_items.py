@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.layouts import recognise_layout
-from dataset.real_pair_files import ALL_PARTS, RealPairFiles
-from dataset.real_pairs import choose_part, find_pairs
+from dataset.real_pair_files import ALL_PARTS, Layout, RealPairFiles
+from dataset.real_pairs import choose_part
 from utils.errors import InputError
 from utils.image_files import IMAGE_SUFFIXES
 from utils.names import is_plain_name
@@ -87,10 +87,9 @@ def find_real_items(
         raise InputError(f"--real {root}: no such folder, and no CSV table.")
     elif any(root.glob("*/*_seg*.png")):
         raise InputError(f"--real {root}: is generated data with vessel masks; give it to --data.")
-    elif recognise_layout(root) is not None:
-        found = _of_layout(root, fixed_role, part)
     else:
-        found = _of_single_images(root)
+        layout = recognise_layout(root)
+        found = _of_layout(root, layout, fixed_role, part) if layout else _of_single_images(root)
     twice = [key for key, count in Counter(files.name for files, _ in found).items() if count > 1]
     if twice:
         raise InputError(f"--real {root}: the name {twice[0]} occurs twice; rename a file or id.")
@@ -132,15 +131,15 @@ def _item(root: str, files: RealPairFiles, is_single: bool) -> RealItem:
 _Found = list[tuple[RealPairFiles, bool]]
 
 
-def _of_layout(root: Path, fixed_role: str, part: str) -> _Found:
-    pairs, problems = find_pairs(root, fixed_role=fixed_role)
+def _of_layout(root: Path, layout: Layout, fixed_role: str, part: str) -> _Found:
+    pairs, problems = layout.find(root, fixed_role)
     if problems:
         raise InputError(
             f"{problems[0]} If these are single images, name them otherwise than the images of "
             "pairs, or list them in a CSV table."
         )
     found: _Found = []
-    for files in choose_part(root, pairs, part):
+    for files in choose_part(root, [*pairs, *layout.find_unmarked(root)], part):
         there = [path for path in files.landmark_files if path.is_file()]
         if there and len(there) < len(files.landmark_files):
             absent = next(path for path in files.landmark_files if path not in there)

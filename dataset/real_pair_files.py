@@ -81,9 +81,12 @@ class Layout:
         find: the pairs below a root, and one line for every pair that lacks an image; called with
             the root and the role of the fixed image, one of ``FIXED_ROLES``, which only layouts
             with numbered roles use.
+        find_unmarked: the pairs below a root that have no landmarks, where ``find`` leaves them
+            out; they can only be trained on.
     """
 
     name: str
     expected_files: str
     recognise: Callable[[Path], bool]
     find: Callable[[Path, str], tuple[list[RealPairFiles], list[str]]]
+    find_unmarked: Callable[[Path], list[RealPairFiles]] = lambda root: []

@@ -45,6 +45,21 @@ def test_pairs_may_lack_their_landmarks(marked):
     assert {item.eye for item in items.values()} == {"marked/1", "marked/2"}
 
 
+def test_octa_pairs_may_lack_their_landmarks(cfocta_root, tmp_path):
+    root = shutil.copytree(cfocta_root[0], tmp_path / "octa")
+    whole = find_real_items(root)
+    assert len(whole) == 2 and all(item.landmarks for item in whole)
+    next(root.glob("Ground_Truth_*/*.txt")).unlink()
+    partly = find_real_items(root)
+    # The folders of images and landmarks write the part in different capitals.
+    names = [sorted(item.key.lower() for item in items) for items in (whole, partly)]
+    assert names[0] == names[1]
+    assert sum(item.landmarks is None for item in partly) == 1
+    shutil.rmtree(next(root.glob("Ground_Truth_*")))
+    bare = find_real_items(root)
+    assert len(bare) == 2 and all(item.is_pair and item.landmarks is None for item in bare)
+
+
 def test_single_images_and_tables(marked, tmp_path):
     singles = tmp_path / "singles"
     (singles / "early").mkdir(parents=True)

@@ -6,6 +6,7 @@ images scaled to 256 x 256 px whatever their size. The photograph is the fixed i
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dataset.real_pair_files import Layout, RealPairFiles
@@ -13,13 +14,14 @@ from utils.errors import InputError
 from utils.image_files import IMAGE_SUFFIXES
 
 LANDMARK_SIZE = (256, 256)  # (height, width) that both images have in the landmark files, pixels
-LANDMARK_FOLDER = "Ground_Truth_"
+LANDMARK_FOLDER, FIXED_FOLDER, MOVING_FOLDER = "Ground_Truth_", "CF_", "OCTA_"
 LANDMARK_ENDING = "Fundus_OCTA_points.txt"
 
 
 def recognise(root: Path) -> bool:
-    """Whether ``root`` holds a folder of landmark files."""
-    return any(root.glob(f"{LANDMARK_FOLDER}*"))
+    """Whether ``root`` holds a folder of landmark files, or folders of both kinds of images."""
+    kinds = (f"{LANDMARK_FOLDER}*",), (f"{FIXED_FOLDER}*", f"{MOVING_FOLDER}*")
+    return any(all(any(root.glob(pattern)) for pattern in patterns) for patterns in kinds)
 
 
 def find(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
@@ -31,8 +33,8 @@ def find(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
         for text in sorted(truth_folder.glob(f"*{LANDMARK_ENDING}")):
             number = text.name.removesuffix(LANDMARK_ENDING)
             try:
-                fixed_path = _only_image(root, f"CF_{part}", f"{number}*", text)
-                moving_path = _only_image(root, f"OCTA_{part}", f"{number}OCTA*", text)
+                fixed_path = _only_image(root, f"{FIXED_FOLDER}{part}", f"{number}*", text)
+                moving_path = _only_image(root, f"{MOVING_FOLDER}{part}", f"{number}OCTA*", text)
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -48,6 +50,30 @@ def find(root: Path, fixed_role: str) -> tuple[list[RealPairFiles], list[str]]:
                 )
             )
     return pairs, problems
+
+
+def find_unmarked(root: Path) -> list[RealPairFiles]:
+    """See :class:`dataset.real_pair_files.Layout`.
+
+    Raises:
+        InputError: no OCTA image of a photograph, or several.
+    """
+    marked = {(files.part.lower(), files.eye) for files in find(root, "01")[0]}
+    pairs = []
+    for folder in sorted(root.glob(f"{FIXED_FOLDER}*")):
+        part = folder.name.removeprefix(FIXED_FOLDER)
+        for fixed_path in sorted(folder.iterdir()):
+            digits = re.match(r"\d+", fixed_path.name)
+            if digits is None or fixed_path.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            number = digits[0]
+            if (part.lower(), number) in marked:
+                continue
+            folder_name = f"{MOVING_FOLDER}{part}"
+            moving_path = _only_image(root, folder_name, f"{number}OCTA*", fixed_path)
+            name = f"{part}_{number}"
+            pairs.append(RealPairFiles(name, number, fixed_path, moving_path, (), None, part))
+    return pairs
 
 
 def _only_image(root: Path, folder_name: str, pattern: str, text: Path) -> Path:
@@ -83,4 +109,5 @@ LAYOUT = Layout(
     expected_files="Ground_Truth_<part>/NNNFundus_OCTA_points.txt",
     recognise=recognise,
     find=find,
+    find_unmarked=find_unmarked,
 )
