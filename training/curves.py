@@ -161,8 +161,8 @@ def draw_curves(path: Path, history: History) -> None:
 def _draw_panel(axis: Axes, title: str, curves: list[Curve]) -> None:
     for curve in curves:
         epochs, values = zip(*curve.points, strict=True)
-        style = {"marker": "o", "markersize": 3, "color": f"C{curve.colour}"}
-        axis.plot(epochs, values, label=curve.label, **style)
+        colour = f"C{curve.colour}"
+        axis.plot(epochs, values, marker="o", markersize=3, color=colour, label=curve.label)
     axis.set(title=title, xlabel="epoch")
     axis.grid(alpha=0.3)
     if axis.lines:
