@@ -85,6 +85,8 @@ def find_real_items(
         found = _of_table(root)
     elif not root.is_dir():
         raise InputError(f"--real {root}: no such folder, and no CSV table.")
+    elif any(root.glob("*/*_seg*.png")):
+        raise InputError(f"--real {root}: is generated data with vessel masks; give it to --data.")
     elif recognise_layout(root) is not None:
         found = _of_layout(root, fixed_role, part)
     else:
@@ -92,7 +94,22 @@ def find_real_items(
     twice = [key for key, count in Counter(files.name for files, _ in found).items() if count > 1]
     if twice:
         raise InputError(f"--real {root}: the name {twice[0]} occurs twice; rename a file or id.")
-    return [_item(name, files, is_single) for files, is_single in found]
+    items = [_item(name, files, is_single) for files, is_single in found]
+    _check_one_eye(root, items)
+    return items
+
+
+def _check_one_eye(root: Path, items: list[RealItem]) -> None:
+    """Refuse an image that belongs to two eyes: it could be trained and tested on."""
+    eye_of: dict[Path, str] = {}
+    for item in items:
+        for path in filter(None, (item.fixed, item.moving)):
+            eye = eye_of.setdefault(path.resolve(), item.eye)
+            if eye != item.eye:
+                raise InputError(
+                    f"--real {root}: {path} belongs to the eyes {eye} and {item.eye}, so it could "
+                    "be trained and tested on; give both rows the same eye."
+                )
 
 
 def _item(root: str, files: RealPairFiles, is_single: bool) -> RealItem:

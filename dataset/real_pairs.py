@@ -19,7 +19,7 @@ from dataset.layouts import LAYOUT_BY_NAME, LAYOUTS, recognise_layout
 from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP, RealPairFiles
 from geometry.accuracy import pair_error
 from geometry.estimation import fit_affine
-from geometry.matrices import size_of_image
+from geometry.matrices import Size, size_of_image
 from utils.errors import InputError, run_script
 from utils.image_files import read_color, read_gray
 from utils.names import is_plain_name
@@ -81,21 +81,9 @@ def load_pair(files: RealPairFiles, mode: str) -> RealPair:
         H_fix_to_mov = fit_affine(fixed_landmarks, moving_landmarks)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    for path, points, size in (
-        (files.fixed_path, fixed_landmarks, fixed_size),
-        (files.moving_path, moving_landmarks, moving_size),
-    ):
-        if (points < -1.0).any() or (points > np.array(size[::-1])).any():
-            raise InputError(
-                f"{source}: landmarks outside of {path.name} ({size[1]} x {size[0]} px); are the "
-                "roles of 01 and 02 exchanged (--fixed_role), or was the image resized?"
-            )
+    check_inside(files, (fixed_landmarks, moving_landmarks), (fixed_size, moving_size))
     residual = pair_error(H_fix_to_mov, fixed_landmarks, moving_landmarks, moving_size).median
-    if residual > MAX_MEDIAN_RESIDUAL_PX:
-        raise InputError(
-            f"{source}: the best affine leaves a median of {residual:.1f} px at 512; line i of "
-            "both files must be the same point."
-        )
+    check_residual(source, residual)
     return RealPair(
         key=f"{mode}_{files.name}",
         eye=files.eye,
@@ -106,6 +94,45 @@ def load_pair(files: RealPairFiles, mode: str) -> RealPair:
         H_fix_to_mov=H_fix_to_mov,
         median_residual=residual,
     )
+
+
+def check_inside(
+    files: RealPairFiles, points: tuple[np.ndarray, np.ndarray], sizes: tuple[Size, Size]
+) -> None:
+    """Refuse landmarks outside of their image.
+
+    Args:
+        files: of the pair.
+        points: (N, 2) of the fixed and of the moving image, pixels (x, y).
+        sizes: (height, width) of both images.
+
+    Raises:
+        InputError: the message names the file.
+    """
+    for path, own, size in zip((files.fixed_path, files.moving_path), points, sizes, strict=True):
+        if (own < -1.0).any() or (own > np.array(size[::-1])).any():
+            raise InputError(
+                f"{files.landmark_files[0]}: landmarks outside of {path.name} ({size[1]} x "
+                f"{size[0]} px); are the roles of 01 and 02 exchanged (--fixed_role), or was the "
+                "image resized?"
+            )
+
+
+def check_residual(source: Path, residual_px: float) -> None:
+    """Refuse landmarks that no transform explains.
+
+    Args:
+        source: landmark file.
+        residual_px: median residual of the best transform, px at 512.
+
+    Raises:
+        InputError: above ``MAX_MEDIAN_RESIDUAL_PX``.
+    """
+    if residual_px > MAX_MEDIAN_RESIDUAL_PX:
+        raise InputError(
+            f"{source}: the best affine leaves a median of {residual_px:.1f} px at 512; line i of "
+            "both files must be the same point."
+        )
 
 
 def find_pairs(

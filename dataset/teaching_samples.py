@@ -20,6 +20,7 @@ from dataset.junctions import find_junctions, gaussian_heatmap
 from dataset.photometric import PhotometricRanges
 from dataset.real_items import RealItem, find_real_items
 from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
+from dataset.real_pairs import check_inside, check_residual
 from dataset.ridge_labels import find_ridges
 from dataset.samples import Channel, as_stack
 from dataset.view_sources import LANDMARKS, REGISTERED, SELF
@@ -146,11 +147,13 @@ def landmark_sample(
     """
     assert item.landmarks is not None and item.moving is not None, "a pair with landmarks"
     sizes = size_of_image(read_gray(item.fixed)), size_of_image(read_gray(item.moving))
-    points = item.landmarks.landmarks(*sizes)
+    points, source = item.landmarks.landmarks(*sizes), item.landmarks.landmark_files[0]
+    check_inside(item.landmarks, points, sizes)
     try:
         fit = fit_landmarks(*points, *sizes)
     except InputError as error:
-        raise InputError(f"{item.landmarks.landmark_files[0]}: {error}") from error
+        raise InputError(f"{source}: {error}") from error
+    check_residual(source, fit.residual_px)
     sample = TeachingSample(
         key=f"{item.key}_{LANDMARKS}",
         eye=item.eye,

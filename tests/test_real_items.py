@@ -79,6 +79,7 @@ def test_single_images_and_tables(marked, tmp_path):
         ),
         ("fixed,moving\n,{b}\n", "line 2: give a fixed image"),
         ("fixed,moving,id\n{a},{b},x\n{a},{b},x\n", "the name x occurs twice"),
+        ("fixed,moving,id\n{a},{b},x\n{a},,y\n", "belongs to the eyes t/x and t/y"),
     ],
 )
 def test_bad_tables_name_the_row_and_the_remedy(table, words, marked, tmp_path):
@@ -89,7 +90,7 @@ def test_bad_tables_name_the_row_and_the_remedy(table, words, marked, tmp_path):
         find_real_items(path)
 
 
-def test_bad_folders(marked, tmp_path):
+def test_bad_folders(marked, generated_root, tmp_path):
     (marked / "1_1" / "001_02.txt").unlink()
     with pytest.raises(InputError, match=r"001_02.txt: missing, but 001_01.txt is there"):
         find_real_items(marked)
@@ -98,6 +99,8 @@ def test_bad_folders(marked, tmp_path):
         find_real_items(tmp_path / "empty")
     with pytest.raises(InputError, match="no such folder, and no CSV table"):
         find_real_items(tmp_path / "nothing")
+    with pytest.raises(InputError, match="is generated data with vessel masks; give it to --data"):
+        find_real_items(generated_root)
 
 
 def test_all_forms_and_generated_samples_are_in_one_batch(marked, generated_root):
@@ -170,8 +173,17 @@ def test_two_views_of_one_image_differ_in_appearance(marked):
 
 
 def test_landmarks_that_cannot_be_used_name_their_file(marked, numbered_root):
-    two = marked / "1_1" / "001_01.txt", marked / "1_1" / "001_02.txt"
-    for path in two:
-        path.write_text("1 1\n2 2\n")
-    with pytest.raises(InputError, match=r"001_01.txt"):
-        landmark_sample(find_real_items(marked)[0])
+    item = find_real_items(marked)[0]
+    fixed, moving = item.landmarks.landmark_files
+    before = fixed.read_text(), moving.read_text()
+    for texts, words in (
+        (("1 1\n2 2\n", "1 1\n2 2\n"), "at least"),
+        ((before[0], before[1] + "900 5\n"), "001_0[12].txt"),
+        (("5 5\n900 900\n9 90\n", "5 5\n9 9\n9 90\n"), "landmarks outside of 001_01.png"),
+        (("5 5\n90 5\n5 90\n90 90\n60 9\n", "90 90\n5 90\n7 6\n90 5\n60 99\n"), "must be the same"),
+    ):
+        fixed.write_text(texts[0])
+        moving.write_text(texts[1])
+        with pytest.raises(InputError, match=words) as error:
+            landmark_sample(find_real_items(marked)[0])
+        assert "001_0" in str(error.value)

@@ -162,7 +162,7 @@ def _draw_panel(axis: Axes, title: str, curves: list[Curve]) -> None:
     for curve in curves:
         epochs, values = zip(*curve.points, strict=True)
         colour = f"C{curve.colour}"
-        axis.plot(epochs, values, marker="o", markersize=3, color=colour, label=curve.label)
+        axis.plot(epochs, values, label=curve.label, marker="o", markersize=3, color=colour)
     axis.set(title=title, xlabel="epoch")
     axis.grid(alpha=0.3)
     if axis.lines:
