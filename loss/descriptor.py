@@ -180,9 +180,8 @@ def positive_places(
             continue
         places = places_within(mapped[index], radius_px)
         flat = places.reshape(-1, 2)
-        found = inputs.sample_descriptors(inputs.moving.descriptors[index : index + 1], flat[None])[
-            0
-        ].unflatten(0, places.shape[:2])
+        maps = inputs.moving.descriptors[index : index + 1]
+        found = inputs.sample_descriptors(maps, flat[None])[0].unflatten(0, places.shape[:2])
         similarity = torch.einsum("nkd,nd->nk", found.float(), descriptors[index].float())
         visible = in_mask(flat, inputs.batch["moving_fov"][index]).reshape(similarity.shape)
         visible[:, 0] = True  # the mapped place itself

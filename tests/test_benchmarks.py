@@ -8,6 +8,7 @@ import time
 import pytest
 
 import benchmarks.train_step
+import benchmarks.unlabelled_training
 from benchmarks import ablations
 from benchmarks.ablation_table import cell, draw_differences, half_width, table
 from benchmarks.ablation_variants import BASE_CONFIG, BUDGET, STAGES, VARIANTS
@@ -115,6 +116,23 @@ def test_benchmark_of_the_training_step(monkeypatch, capsys):
     ]
     assert len(operations) == 3 and operations[2] > operations[1] > 0, "freezing saves arithmetic"
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
+
+
+@pytest.mark.slow
+def test_benchmark_of_training_without_labels(generated_root, monkeypatch, capsys):
+    """The shipped detector neither falls silent nor responds everywhere."""
+    sizes = "--eyes 4 --scored 4 --steps 6 --batch_size 2 --img_size 96 --probability 0.1"
+    command = f"--data {generated_root} {sizes}"
+    assert run_main(benchmarks.unlabelled_training, monkeypatch, *command.split()) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == [
+        f"{labels} labels, step {step}" for labels in ("with", "without") for step in (0, 3, 6)
+    ]
+    assert rows[0][1:] == rows[3][1:], "the same weights before"
+    assert rows[2][1:] != rows[5][1:], "labels change the training"
+    before, after = (float(rows[index][1]) for index in (3, 5))
+    assert before > 0 and before / 3 < after < 3 * before
+    assert run_main(benchmarks.unlabelled_training, monkeypatch, "--steps", 1) == 2
 
 
 def test_every_variant_of_the_ablations_is_a_valid_config():

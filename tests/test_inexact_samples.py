@@ -14,6 +14,7 @@ from dataset.junctions import gaussian_heatmap
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry, ViewKey
 from geometry.matrices import affine_about
+from geometry.points import warp_points
 from loss.candidates import passes_content_test, passes_geometric_test
 from loss.descriptor import choose_anchors, infonce_loss, positive_places
 from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
@@ -268,7 +269,55 @@ def test_l_pke_ignores_places_that_the_other_image_detects():
     assert fixed.detector.grad[0, 0, 44, 60] == 0
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_l_pke_does_not_train_the_border_of_unlabelled_views_as_background(labelled):
+    """Detections are not searched in the outer 4 px, so a response there is not judged."""
+    places = {"a": (30.0, 30.0)}
+    fixed = features(places)
+    with torch.no_grad():
+        fixed.detector[0, 0, 60, 3] = 0.9
+        fixed.detector[0, 0, 20, 4] = 0.05  # the first pixel inside, too weak for a detection
+    run_pair(fixed, features(places), pair_batch(labelled=labelled), admitted((30.0, 30.0))).losses[
+        "pke"
+    ].backward()
+    gradient = fixed.detector.grad[0, 0]
+    assert bool(gradient[60, 3] > 0) is labelled and bool(gradient[60, 3] == 0) is not labelled
+    assert gradient[20, 4] > 0
+
+
 # --- exact samples beside inexact ones ---
+
+
+@pytest.mark.parametrize("ignore_px", [0.0, 6.1])
+def test_l_des_of_an_exact_sample_is_infonce_at_the_mapped_places(monkeypatch, ignore_px):
+    """Bit for bit, with its gradients: descriptors at the places, one radius for all samples."""
+    H = torch.tensor(affine_about(10.0, 1.1, 0.0, [40, 30], [42, 33])).float()
+    anchors = {"a": (30.0, 30.0), "b": (34.0, 31.0), "c": (60.0, 44.0)}
+    maps = features(anchors), features({"a": (31.0, 32.0), "c": (63.0, 50.0)})
+    batch = pair_batch(0.0, labelled=True, H_fix_to_mov=H, anchors=anchors)
+    run_pair(*maps, batch, ignore_px=ignore_px).losses["des"].backward()
+    found = [each.descriptors.grad.clone() for each in maps]
+    value = run_pair(*maps, batch, ignore_px=ignore_px).losses["des"]
+    points, valid = choose_anchors(inputs_of(monkeypatch, *maps, batch))
+    for each in maps:
+        each.descriptors.grad = None
+    wanted = infonce_loss(
+        sample_descriptors(maps[0].descriptors, points, 1),
+        sample_descriptors(maps[1].descriptors, warp_points(points, H[None]), 1),
+        points,
+        valid,
+        ignore_px=ignore_px,
+    ).mean()
+    wanted.backward()
+    assert torch.equal(value, wanted) and value > 0
+    for each, gradient in zip(maps, found, strict=True):
+        assert torch.equal(each.descriptors.grad, gradient) and gradient.abs().max() > 0
+
+
+def test_without_any_place_the_disc_is_searched_nowhere(monkeypatch):
+    inputs = inputs_of(monkeypatch, *shifted(0.0), pair_batch(4.0))
+    none = positive_places(inputs, torch.zeros(1, 0, 2), torch.zeros(1, 0, 32))
+    assert none.shape == (1, 0, 2)
 
 
 def test_exact_samples_are_bit_identical_beside_inexact_ones(generated_root):
