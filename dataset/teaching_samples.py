@@ -9,7 +9,7 @@ its transform, of whatever kind, into the frame of its fixed image.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -155,17 +155,10 @@ def landmark_sample(
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     check_residual(source, fit.residual_px)
-    sample = TeachingSample(
-        key=f"{item.key}_{LANDMARKS}",
-        eye=item.eye,
-        mode=item.root,
-        form=LANDMARKS,
-        fixed=item.fixed,
-        moving=item.moving,
+    sample = replace(
+        _sample(item, LANDMARKS, item.fixed, item.moving, weak_junctions),
         transform=fit.transform,
         tolerance_file_px=fit.tolerance_file_px,
-        weak_junctions=weak_junctions,
-        n_bytes=_bytes_of([item.fixed, item.moving]),
     )
     return sample, fit
 
@@ -178,16 +171,7 @@ def registered_sample(item: RealItem, weak_junctions: bool = False) -> TeachingS
         weak_junctions: see :class:`TeachingSample`.
     """
     assert item.moving is not None, "a pair"
-    return TeachingSample(
-        key=f"{item.key}_{REGISTERED}",
-        eye=item.eye,
-        mode=item.root,
-        form=REGISTERED,
-        fixed=item.fixed,
-        moving=item.moving,
-        weak_junctions=weak_junctions,
-        n_bytes=_bytes_of([item.fixed, item.moving]),
-    )
+    return _sample(item, REGISTERED, item.fixed, item.moving, weak_junctions)
 
 
 def self_samples(item: RealItem, weak_junctions: bool = False) -> list[TeachingSample]:
@@ -198,20 +182,28 @@ def self_samples(item: RealItem, weak_junctions: bool = False) -> list[TeachingS
         weak_junctions: see :class:`TeachingSample`.
     """
     images = {"fixed": item.fixed} | ({} if item.moving is None else {"moving": item.moving})
-    return [
-        TeachingSample(
-            key=f"{item.key}_{SELF}_{role}" if item.is_pair else f"{item.key}_{SELF}",
-            eye=item.eye,
-            mode=item.root,
-            form=SELF,
-            fixed=path,
-            moving=path,
-            transform=IDENTITY,
-            weak_junctions=weak_junctions,
-            n_bytes=_bytes_of([path, path]),
-        )
-        for role, path in images.items()
-    ]
+    samples = []
+    for role, path in images.items():
+        name = f"{SELF}_{role}" if item.is_pair else SELF
+        sample = _sample(item, SELF, path, path, weak_junctions)
+        samples.append(replace(sample, key=f"{item.key}_{name}", transform=IDENTITY))
+    return samples
+
+
+def _sample(
+    item: RealItem, form: str, fixed: Path, moving: Path, weak_junctions: bool
+) -> TeachingSample:
+    """The sample of two images of an item, without transform."""
+    return TeachingSample(
+        key=f"{item.key}_{form}",
+        eye=item.eye,
+        mode=item.root,
+        form=form,
+        fixed=fixed,
+        moving=moving,
+        weak_junctions=weak_junctions,
+        n_bytes=_bytes_of([fixed, moving]),
+    )
 
 
 def main() -> None:

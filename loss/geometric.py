@@ -68,6 +68,7 @@ def geometric_term(inputs: TermInputs) -> Term:
         own: list[torch.Tensor],
         tolerance_px: list[float],
     ) -> torch.Tensor:
+        """Labels of an image joined with spots at its admitted and its partner's detections."""
         partner = list(map(moved_to_detections, partner, own, tolerance_px))
         places = [torch.cat([a.to(b), b]) for a, b in zip(admitted, partner, strict=True)]
         return draw_places(batch[f"{role}_heatmap"], places, settings.junction_sigma_px)
