@@ -25,7 +25,7 @@ from geometry.matrices import Size, compose, translation_matrix, turn_about_cent
 from geometry.points import warp_points
 from geometry.rasters import register_onto_fixed
 from utils.errors import InputError
-from utils.image_files import MIN_SIDE_PX
+from utils.stored_image import MIN_SIDE_PX
 
 SIDES = ("left", "right", "top", "bottom")
 

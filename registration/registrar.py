@@ -18,7 +18,8 @@ from registration.transform_choice import TRANSFORMS
 from utils.device import pick_device
 from utils.errors import InputError
 from utils.files import write_bytes_atomically
-from utils.image_files import MIN_SIDE_PX, check_content, read_color, read_gray, to_unit_range
+from utils.image_files import check_content, read_color, read_gray, to_unit_range
+from utils.stored_image import MIN_SIDE_PX
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"

@@ -19,7 +19,7 @@ import train_multimodal_e2e
 from registration.pair_tables import PairToRegister
 from training.run_folder import run_folder
 from training.superretina_step import SuperRetinaConfig
-from utils import image_files
+from utils import stored_image
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.config import build, read_yaml
 from utils.errors import InputError
@@ -146,7 +146,7 @@ def test_names_cannot_lead_out_of_the_output_folder(
 def test_images_of_absurd_size_are_refused_before_they_are_unpacked(tmp_path, monkeypatch, suffix):
     path = tmp_path / f"bomb{suffix}"
     assert cv2.imwrite(str(path), np.zeros((400, 500), np.uint8))
-    monkeypatch.setattr(image_files, "MAX_PIXELS", 150_000)
+    monkeypatch.setattr(stored_image, "MAX_PIXELS", 150_000)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("unpacked"))
     for read in (read_gray, read_mask):
         with pytest.raises(InputError, match=f"bomb{suffix}: 500 x 400 px.*smaller"):

@@ -1,105 +1,22 @@
-"""Read and write images; all image files of the project pass through this module.
+"""Read and write images in [0, 1]; utils/image_decoding.py decodes the files.
 
 Arrays are float32 in [0, 1], of shape (H, W) for one channel and (H, W, 3) in RGB order.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
-import tifffile
-from PIL import Image
 
+from utils.dicom_files import DICOM_SUFFIXES
 from utils.errors import InputError
 from utils.files import write_bytes_atomically
+from utils.image_decoding import read_stored
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-MIN_SIDE_PX = 16
-# Limits against files that unpack to more than the memory. The largest fundus montages have about
-# 100 million pixels.
-MAX_PIXELS = 150_000_000
-MAX_SIDE_PX = 32_000
-MAX_FILE_BYTES = 2 << 30
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
 MIN_RANGE = 2.0 / 255.0  # an image with a smaller range of grey levels counts as blank
-EXPORT_AGAIN = "export it again as PNG, JPEG or TIFF"
-
-
-def _decode(path: str | Path) -> np.ndarray:
-    """Decode a file as stored: (H, W) or (H, W, C) in OpenCV's BGR order, 8 or 16 bit or float.
-
-    Raises:
-        InputError: missing, empty, truncated or undecodable file, or an image beyond the limits.
-    """
-    path = Path(path)
-    try:
-        # os.path.isfile returns False for impossible names (a NUL character, too long), for which
-        # pathlib raises exceptions.
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such image file; check the path.")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            limit = f"{MAX_FILE_BYTES >> 30} GB"
-            raise InputError(f"{path}: larger than {limit}; export a single image.")
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions and the "
-            "disk."
-        ) from error
-    if data.size == 0:
-        raise InputError(f"{path}: the file is empty; export or copy the image again.")
-    _check_size(path)
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise InputError(f"{path}: cannot be decoded ({error.err}); {EXPORT_AGAIN}.") from error
-    if image is None or _is_truncated(data):
-        raise InputError(f"{path}: unreadable or truncated image; {EXPORT_AGAIN}.")
-    if min(image.shape[:2]) < MIN_SIDE_PX:
-        raise InputError(
-            f"{path}: only {image.shape[1]} x {image.shape[0]} px; at least {MIN_SIDE_PX} px a "
-            "side needed."
-        )
-    return image
-
-
-def _check_size(path: Path) -> None:
-    """Check the size in the header before the image is decoded.
-
-    Raises:
-        InputError: more than ``MAX_PIXELS`` pixels, a side longer than ``MAX_SIDE_PX``, or an
-            unreadable header.
-    """
-    try:
-        width, height = _size_in_header(path)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: {error}; export it smaller.") from error
-    # A damaged header can make these readers raise any exception.
-    except Exception as error:
-        reason = f"unreadable or truncated image ({type(error).__name__})"
-        raise InputError(f"{path}: {reason}; {EXPORT_AGAIN}.") from error
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
-        raise InputError(
-            f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and "
-            f"{MAX_SIDE_PX} px a side are read. Export it smaller."
-        )
-
-
-def _size_in_header(path: Path) -> tuple[int, int]:
-    """Width and height without decoding, by Pillow, or by tifffile for float colour TIFFs."""
-    with warnings.catch_warnings():
-        # Pillow warns of large images; the limit that counts is MAX_PIXELS.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path) as image:
-                return image.size
-        except Image.UnidentifiedImageError:
-            with tifffile.TiffFile(path) as tiff:
-                page = tiff.pages.first
-                return page.imagewidth, page.imagelength
 
 
 def stores_more_than_8_bits(path: str | Path) -> bool:
@@ -111,19 +28,7 @@ def stores_more_than_8_bits(path: str | Path) -> bool:
     Raises:
         InputError: unreadable image.
     """
-    return _decode(path).dtype != np.uint8
-
-
-def _is_truncated(data: np.ndarray) -> bool:
-    """Whether a PNG or JPEG lacks its end marker; OpenCV fills missing parts with grey or black."""
-    tail = data[-64:].tobytes()
-    head = data[:8].tobytes()
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" not in tail
-    if head.startswith(b"\xff\xd8"):
-        # Some cameras append data after the end-of-image marker, so the second half is searched.
-        return b"\xff\xd9" not in data[data.size // 2 :].tobytes()
-    return False
+    return read_stored(path).pixels.dtype != np.uint8
 
 
 def to_unit_range(image: np.ndarray, path: str | Path) -> np.ndarray:
@@ -184,10 +89,23 @@ def read_gray(path: str | Path) -> np.ndarray:
     Raises:
         InputError: unreadable, truncated, blank or tiny image.
     """
-    image = _decode(path)
-    if image.ndim == 3:
-        image = image[..., 1] if image.shape[2] >= 3 else image[..., 0]
-    gray = to_unit_range(image, path)
+    return gray_of(read_stored(path).pixels, path)
+
+
+def gray_of(pixels: np.ndarray, path: str | Path) -> np.ndarray:
+    """One channel of pixels as stored, see :func:`read_gray`.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) RGB, uint8, uint16 or float.
+        path: named in messages.
+
+    Returns:
+        (H, W) float32 in [0, 1].
+
+    Raises:
+        InputError: blank image, or NaN or infinite pixels.
+    """
+    gray = to_unit_range(pixels[..., 1] if pixels.ndim == 3 else pixels, path)
     check_content(gray, path)
     return np.ascontiguousarray(gray)
 
@@ -204,14 +122,27 @@ def read_color(path: str | Path) -> np.ndarray:
     Raises:
         InputError: unreadable, truncated, blank or tiny image.
     """
-    image = _decode(path)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    elif image.shape[2] == 2:
-        image = np.repeat(image[..., :1], 3, axis=2)
-    color = to_unit_range(image[..., :3], path)
+    return color_of(read_stored(path).pixels, path)
+
+
+def color_of(pixels: np.ndarray, path: str | Path) -> np.ndarray:
+    """RGB of pixels as stored, see :func:`read_color`.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) RGB, uint8, uint16 or float.
+        path: named in messages.
+
+    Returns:
+        (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        InputError: blank image, or NaN or infinite pixels.
+    """
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    color = to_unit_range(pixels, path)
     check_content(color, path)
-    return np.ascontiguousarray(color[..., ::-1])
+    return np.ascontiguousarray(color)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -226,9 +157,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         InputError: unreadable or truncated file.
     """
-    image = _decode(path)
+    image = read_stored(path).pixels
     if image.ndim == 3:
-        image = image[..., :3].max(axis=2)
+        image = image.max(axis=2)
     return image > 0.5 * float(image.max())
 
 
