@@ -7,14 +7,17 @@ can reach a result. pydicom's own messages may quote other elements and are not 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, pixel_array
-from pydicom.uid import UID
+from pydicom.uid import HTJ2K, UID, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGExtended12Bit
 
 from utils.errors import InputError
 from utils.stored_image import (
@@ -59,6 +62,13 @@ ELEMENTS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+# Compressions that neither gdcm nor Pillow reads.
+FURTHER_DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
+    JPEGExtended12Bit: imagecodecs.jpeg_decode,
+    HTJ2K: imagecodecs.jpeg2k_decode,
+    HTJ2KLossless: imagecodecs.jpeg2k_decode,
+    HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
+}
 MAX_TEXT = 64  # characters of an element in the provenance, the limit of DICOM's LO
 
 
@@ -90,20 +100,30 @@ def read_dicom(path: Path, selector: str) -> StoredImage:
         header = _read_header(path)
         frame = choose_frame(path, selector, int(header.get("NumberOfFrames") or 1))
         try:
-            values = pixel_array(path, index=frame)
+            values = _decode(path, header, frame)
         # Damaged data raise any exception, in the readers of every compression. ``from None``,
         # because their messages may quote elements.
         except Exception as error:
             syntax = UID(header.file_meta.TransferSyntaxUID)
             raise InputError(
                 f"{path}: the pixels cannot be decoded ({type(error).__name__}; {syntax.name}); "
-                "the file is damaged, or its compression needs a further package (`pip install "
-                "pylibjpeg pylibjpeg-openjpeg`); or export it as PNG or TIFF."
+                "the file is damaged, or its compression is unknown; export it again, or as PNG or "
+                "TIFF."
             ) from None
         pixels = _upright_colors(values, header)
     return StoredImage(
         pixels, _spacing(header, frame), _laterality(header, frame), _provenance(header, frame)
     )
+
+
+def _decode(path: Path, header: Dataset, frame: int) -> np.ndarray:
+    """One frame, (H, W) or (H, W, 3), as pydicom gives it: RGB, unused bits cleared."""
+    decode = FURTHER_DECODERS.get(header.file_meta.TransferSyntaxUID)
+    if decode is None:
+        return pixel_array(path, index=frame)
+    stream = pydicom.dcmread(path, specific_tags=["PixelData"]).PixelData
+    n_frames = int(header.get("NumberOfFrames") or 1)
+    return decode(get_frame(stream, frame, number_of_frames=n_frames))
 
 
 def _read_header(path: Path) -> Dataset:

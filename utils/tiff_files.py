@@ -67,7 +67,7 @@ def read_tiff(path: Path, selector: str) -> StoredImage:
         with tifffile.TiffFile(path) as tiff:
             first = tiff.pages.first
             check_size(path, first.imagewidth, first.imagelength)
-            pages = [page for page in tiff.pages if _is_like(page, first)]
+            pages: list[Any] = [page for page in tiff.pages if _is_like(page, first)]
             if len(pages) == 1 and selector and _is_planar(first):
                 return _image_of(path, tiff, first, choose_frame(path, selector, 3))
             return _image_of(path, tiff, pages[choose_frame(path, selector, len(pages))], None)
@@ -133,7 +133,7 @@ def _to_grey_or_rgb(path: Path, page: TiffPage, values: np.ndarray) -> np.ndarra
     bits, photometric = int(page.bitspersample), page.photometric
     if photometric == PHOTOMETRIC.PALETTE:
         # Entries have 16 bits, of which photographs use the upper 8.
-        colors = page.colormap[:, values.astype(int)]
+        colors = np.asarray(page.colormap)[:, values.astype(int)]
         return np.moveaxis(colors >> 8 if colors.max() > 255 else colors, 0, -1).astype(np.uint8)
     if values.ndim == 3 and values.shape[2] == 2:
         values = values[..., 0]  # grey and opacity
@@ -142,9 +142,10 @@ def _to_grey_or_rgb(path: Path, page: TiffPage, values: np.ndarray) -> np.ndarra
     elif photometric == PHOTOMETRIC.SEPARATED and values.ndim == 3 and values.shape[2] >= 4:
         values = rgb_of_cmyk(values)
     elif photometric == PHOTOMETRIC.YCBCR and page.compression not in (6, 7):
-        values = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        values = np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
     elif photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR):
-        raise InputError(f"{path}: colours of the kind {photometric.name}; {EXPORT_AGAIN}, in RGB.")
+        kind = getattr(photometric, "name", photometric)
+        raise InputError(f"{path}: colours of the kind {kind}; {EXPORT_AGAIN}, in RGB.")
     if values.ndim == 3:
         values = values[..., :3] if values.shape[2] >= 3 else values[..., 0]
     return to_full_range(values, bits) if values.dtype == np.uint8 else values
@@ -171,10 +172,10 @@ def resolution_of(page: TiffPage) -> Resolution | None:
     Args:
         page: of a TIFF.
     """
-    tags = [page.tags.get(code) for code in (282, 283)]
-    if any(tag is None or not tag.value[1] for tag in tags):
+    values = [tag.value for code in (282, 283) if (tag := page.tags.get(code)) is not None]
+    if len(values) < 2 or any(not value[1] for value in values):
         return None
-    x, y = (tag.value[0] / tag.value[1] for tag in tags)
+    x, y = (value[0] / value[1] for value in values)
     unit = page.tags.get(296)
     return Resolution(x, y, 2 if unit is None else int(unit.value)) if x > 0 < y else None
 
