@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from geometry.transform_files import EXPORTS
-from registration.pair_outputs import PAIR_FILES, write_pair
+from registration.pair_outputs import PAIR_FILES
 from registration.pair_tables import (
     RESULT_COLUMNS,
     RESULTS_NAME,
@@ -63,7 +63,7 @@ def process_row(
             # Files of an earlier run must not remain if this one fails.
             (out / row.id / name).unlink(missing_ok=True)
         result = registrar.register(row.fixed, row.moving)
-        write_pair(out / row.id, row, result, registrar, exports)
+        result.save(out / row.id, exports)
     except (InputError, OSError) as error:
         return _failed_record(row, str(error))
     except Exception as error:

@@ -69,7 +69,7 @@ class TimedFunction(NamedTuple):
 
 # The time of a stage excludes the stages that it calls.
 TIMED_STAGES = (
-    TimedFunction(registration.registrar, "read_gray", "reading"),
+    TimedFunction(registration.registrar, "read_stored", "reading"),
     TimedFunction(registration.pipeline, "to_working_frame", "working frame"),
     TimedFunction(SuperRetinaMultimodal, "describe", "network"),
     TimedFunction(SuperRetinaMatcher, "describe", "keypoints"),

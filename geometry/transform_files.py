@@ -11,9 +11,11 @@ import csv
 import io
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from geometry.transform_dicts import transform_from_dict
 from geometry.transforms import Transform
 from utils.errors import InputError
 from utils.files import write_bytes_atomically, write_text_atomically
+from utils.stored_image import Spacing, usable_spacing
 
 # Name of the file in the folder of a pair, by kind of export.
 EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
@@ -40,11 +43,17 @@ class SavedTransform:
     Attributes:
         fix_to_mov: fixed pixels to moving pixels.
         fixed_size, moving_size: (height, width) of the images that it is valid for.
+        fixed_path, moving_path: of the images, as register.py was given them; "" where unknown.
+        fixed_spacing_mm, moving_spacing_mm: (x, y) size of a pixel, mm; None where unknown.
     """
 
     fix_to_mov: Transform
     fixed_size: Size
     moving_size: Size
+    fixed_path: str = ""
+    moving_path: str = ""
+    fixed_spacing_mm: Spacing | None = None
+    moving_spacing_mm: Spacing | None = None
 
     @cached_property
     def mov_to_fix(self) -> Transform:
@@ -95,7 +104,25 @@ def read_transform(path: str | Path) -> SavedTransform:
         transform = transform_from_dict(description)
     except InputError as error:
         raise InputError(f"{path}: {key}: {error}.") from error
-    return SavedTransform(fix_to_mov=transform, fixed_size=sizes[0], moving_size=sizes[1])
+    return SavedTransform(transform, *sizes, **_further_facts(content))
+
+
+def _further_facts(content: dict[str, Any]) -> dict[str, Any]:
+    """Paths and sizes of pixels of both images, where ``transform.json`` has them."""
+    facts: dict[str, Any] = {}
+    for role in ("fixed", "moving"):
+        facts[f"{role}_path"] = str(content[role].get("path") or "")
+        facts[f"{role}_spacing_mm"] = _spacing_of(content[role].get("spacing_mm"))
+    return facts
+
+
+def _spacing_of(value: Any) -> Spacing | None:
+    """The size of a pixel in ``transform.json``; None where it has none that can be used."""
+    try:
+        x_mm, y_mm = value
+        return usable_spacing(float(x_mm), float(y_mm))
+    except (TypeError, ValueError):
+        return None
 
 
 def itk_transform(H_fix_to_mov: np.ndarray) -> str:
@@ -193,7 +220,7 @@ def matches_npz(
 
 def export_files(
     folder: Path,
-    kinds: list[str],
+    kinds: Sequence[str],
     transform: Transform | None,
     H_fix_to_mov: np.ndarray | None,
     fixed_size: Size,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +13,19 @@ from geometry.curved_transforms import CURVED_KINDS
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import Size, size_of_image
 from geometry.rasters import register_onto_fixed
-from geometry.transform_files import EXPORTS, ITK_FIELD, export_files
+from geometry.transform_files import EXPORTS, ITK_FIELD, SavedTransform, export_files
 from geometry.transforms import Transform, displacement_after_affine
+from geometry.warped_frames import warp_frame
 from pictures.drawing import checkerboard, draw_displacement, draw_matches, encoded_figure
-from registration.pair_tables import PairToRegister
-from registration.registrar import Registrar, Result
+from registration.registered_pair import Registration
 from utils.files import write_bytes_atomically, write_text_atomically
-from utils.image_files import read_color, write_image
+from utils.image_files import color_of, to_unit_range, write_image
+from utils.stored_image import Spacing, StoredImage
+from utils.tiff_files import write_tiff
 
 PAIR_FILES = (
     "registered.png",
+    "registered.tif",
     "checkerboard.png",
     "checkerboard_affine.png",
     "displacement.png",
@@ -29,6 +34,8 @@ PAIR_FILES = (
     ITK_FIELD,
     *EXPORTS.values(),
 )
+GIVEN = "the given image"  # name of an array in messages
+TIFF_FORMATS = {"TIFF", "DICOM"}  # of an image; the result is also written as TIFF
 CONVENTION = (
     "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel "
     "centres at integers, origin top-left, both images at their own size; H_fix_to_mov is its "
@@ -36,31 +43,75 @@ CONVENTION = (
 )
 
 
-def write_pair(
-    folder: Path, row: PairToRegister, result: Result, registrar: Registrar, exports: list[str]
-) -> None:
+@dataclass(frozen=True)
+class RegisteredImages:
+    """What the files of a pair are made from.
+
+    Attributes:
+        registration: result of the pipeline.
+        fixed, moving: the images as stored.
+        fixed_path, moving_path: where they are; None for images that were given as arrays.
+        asked_for: the transform that was asked for.
+        weights: checkpoint.
+    """
+
+    registration: Registration
+    fixed: StoredImage
+    moving: StoredImage
+    fixed_path: str | None
+    moving_path: str | None
+    asked_for: str
+    weights: str
+
+
+def write_pair(folder: Path, pair: RegisteredImages, exports: Sequence[str]) -> None:
     """Write the figures of a pair, ``transform.json`` (docs/transform_json.md) and exports.
 
     Args:
         folder: of the pair.
-        row: the pair.
-        result: of its registration.
-        registrar: that registered it.
+        pair: its images and its registration.
         exports: keys of ``geometry.transform_files.EXPORTS``.
     """
-    fixed, moving = read_color(row.fixed), read_color(row.moving)
-    fixed_size, moving_size = size_of_image(fixed), size_of_image(moving)
-    write_image(folder / "matches.png", draw_matches(fixed, moving, *result.matches))
+    result = pair.registration
+    fixed, moving = (
+        color_of(image.pixels, path or GIVEN)
+        for image, path in ((pair.fixed, pair.fixed_path), (pair.moving, pair.moving_path))
+    )
+    matches = result.fixed_points, result.moving_points, result.inliers
+    write_image(folder / "matches.png", draw_matches(fixed, moving, *matches))
     if result.transform is not None:
-        registered = register_onto_fixed(moving, result.transform, fixed_size)
-        write_image(folder / "registered.png", registered)
+        registered = register_onto_fixed(moving, result.transform, size_of_image(fixed))
+        write_registered(folder, pair, result.transform)
         write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
         if result.transform.kind in CURVED_KINDS:
             assert result.H_affine is not None
             write_curved_figures(folder, fixed, moving, result.transform, result.H_affine)
-    content = _transform_json(row, result, registrar, fixed_size, moving_size)
+    content = _transform_json(pair)
     write_text_atomically(folder / "transform.json", json.dumps(content, indent=2) + "\n")
-    export_files(folder, exports, result.transform, result.matrix, fixed_size, *result.matches)
+    fixed_size = size_of_image(fixed)
+    export_files(folder, exports, result.transform, result.H_fix_to_mov, fixed_size, *matches)
+
+
+def write_registered(folder: Path, pair: RegisteredImages, transform: Transform) -> None:
+    """Write the moving image in the fixed frame, with its own depth and channels.
+
+    ``registered.png``; and ``registered.tif``, with the size of a pixel of the fixed image, where
+    one of the images is TIFF or DICOM, where that size is known, or where the pixels are floats,
+    which ``registered.png`` holds scaled to 8 bits.
+
+    Args:
+        folder: of the pair.
+        pair: its images.
+        transform: fixed to moving pixels.
+    """
+    fixed, moving = pair.fixed, pair.moving
+    sizes = size_of_image(fixed.pixels), size_of_image(moving.pixels)
+    warped = warp_frame(moving.pixels, SavedTransform(transform, *sizes))
+    is_float = warped.dtype == np.float32
+    formats = {fixed.provenance.get("format"), moving.provenance.get("format")}
+    if is_float or fixed.spacing_mm is not None or formats & TIFF_FORMATS:
+        write_tiff(folder / "registered.tif", warped, fixed.spacing_mm)
+    write_image(folder / "registered.png", to_unit_range(warped, GIVEN) if is_float else warped)
 
 
 def write_curved_figures(
@@ -93,30 +144,60 @@ def write_curved_figures(
     write_bytes_atomically(folder / "displacement.png", encoded_figure(figure, "png"))
 
 
-def _transform_json(
-    row: PairToRegister, result: Result, registrar: Registrar, fixed_size: Size, moving_size: Size
-) -> dict[str, object]:
-    """Content of ``transform.json``; sizes are (height, width)."""
+def _transform_json(pair: RegisteredImages) -> dict[str, object]:
+    """Content of ``transform.json``."""
+    result = pair.registration
     return {
         "version": 2,
         "convention": CONVENTION,
         "status": result.status,
         "reason": result.reason,
         "confidence": round(result.confidence, 4),
-        "asked_for": registrar.transform,
-        **_describe_transform(result, fixed_size),
+        "asked_for": pair.asked_for,
+        **_describe_transform(result, size_of_image(pair.fixed.pixels)),
         "H_fix_to_mov": None if result.H_fix_to_mov is None else result.H_fix_to_mov.tolist(),
         "H_affine": None if result.H_affine is None else result.H_affine.tolist(),
-        "fixed": {"path": row.fixed, "height": fixed_size[0], "width": fixed_size[1]},
-        "moving": {"path": row.moving, "height": moving_size[0], "width": moving_size[1]},
+        "in_mm": _in_mm(result.H_affine, pair.fixed.spacing_mm, pair.moving.spacing_mm),
+        "fixed": _describe_image(pair.fixed, pair.fixed_path),
+        "moving": _describe_image(pair.moving, pair.moving_path),
         "n_matches": result.n_matches,
         "n_inliers": result.n_inliers,
         "seconds": round(result.seconds, 4),
-        "weights": str(registrar.weights),
+        "weights": pair.weights,
     }
 
 
-def _describe_transform(result: Result, fixed_size: Size) -> dict[str, object]:
+def _describe_image(image: StoredImage, path: str | None) -> dict[str, object]:
+    """Path and size of an image, and what else its file says."""
+    height, width = size_of_image(image.pixels)
+    known = {
+        "spacing_mm": list(image.spacing_mm or ()),
+        "laterality": image.laterality,
+        "source": image.provenance,
+    }
+    named = {name: value for name, value in known.items() if value}
+    return {"path": path, "height": height, "width": width, **named}
+
+
+def _in_mm(
+    H_affine: np.ndarray | None, fixed_mm: Spacing | None, moving_mm: Spacing | None
+) -> dict[str, object] | None:
+    """The affine matrix in mm on the retina; None unless the size of both pixels is known.
+
+    Convention: fixed to moving, mm along (x, y) from the centre of the top-left pixel. The scale of
+    a right registration is near 1, unless a device states its size of a pixel wrongly.
+    """
+    if H_affine is None or fixed_mm is None or moving_mm is None:
+        return None
+    H = np.diag([*moving_mm, 1.0]) @ H_affine @ np.linalg.inv(np.diag([*fixed_mm, 1.0]))
+    return {
+        "H_fix_to_mov": H.tolist(),
+        "scale": float(np.sqrt(abs(np.linalg.det(H[:2, :2])))),
+        "rotation_deg": float(np.degrees(np.arctan2(H[1, 0] - H[0, 1], H[0, 0] + H[1, 1]))),
+    }
+
+
+def _describe_transform(result: Registration, fixed_size: Size) -> dict[str, object]:
     """Entries about the transform: its kind, the reason for it, its least Jacobian, itself."""
     transform = result.transform
     if transform is None:

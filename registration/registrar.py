@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,23 +10,25 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from geometry.rasters import register_onto_fixed
+from geometry.transform_files import EXPORTS
 from geometry.transforms import Transform
 from pictures.drawing import encoded_figure, plot_registration
+from registration.pair_outputs import GIVEN, PAIR_FILES, RegisteredImages, write_pair
 from registration.pipeline import register_pair
 from registration.registered_pair import Registration
 from registration.trained_matchers import load_matcher
 from registration.transform_choice import TRANSFORMS
 from utils.device import pick_device
 from utils.errors import InputError
-from utils.files import write_bytes_atomically
-from utils.image_files import check_content, read_color, read_gray, to_unit_range
-from utils.stored_image import MIN_SIDE_PX
+from utils.files import check_writable, write_bytes_atomically
+from utils.image_decoding import read_stored
+from utils.image_files import gray_of, read_color, to_unit_range
+from utils.stored_image import MIN_SIDE_PX, StoredImage, as_storable
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "save" / "pretrained"
 DEFAULT_WEIGHTS = PRETRAINED / "superretina_multimodal.pth"
 MIN_WORKING_PX = 64  # least working size, pixels
 MAX_WORKING_PX = 8192  # largest working size, pixels
-GIVEN = "the given image"  # name of an array in messages
 
 Image = np.ndarray | str | Path
 
@@ -49,11 +52,16 @@ class Result:
     Attributes:
         registration: result of the pipeline, with the working frames for debugging.
         fixed, moving: the images as they were given: paths or arrays (H, W) or (H, W, 3).
+        asked_for: the transform that was asked for.
+        weights: checkpoint that registered the pair.
     """
 
-    def __init__(self, registration: Registration, fixed: Image, moving: Image) -> None:
+    def __init__(
+        self, registration: Registration, fixed: Image, moving: Image, asked_for: str, weights: Path
+    ) -> None:
         self.registration = registration
         self.fixed, self.moving = fixed, moving
+        self.asked_for, self.weights = asked_for, weights
 
     def __repr__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
@@ -177,6 +185,35 @@ class Result:
         height, width = _as_picture(self.fixed).shape[:2]
         return register_onto_fixed(picture, self.transform, (height, width))
 
+    def save(self, folder: str | Path, exports: Sequence[str] = ()) -> None:
+        """Write the files that register.py writes for a pair (docs/registration.md).
+
+        Args:
+            folder: of the files; made if it is missing. Files of an earlier pair are replaced or
+                removed.
+            exports: of "itk", "csv", "numpy".
+
+        Raises:
+            InputError: an unknown export, or a folder that cannot be written to.
+        """
+        folder = Path(folder)
+        unknown = sorted(set(exports) - set(EXPORTS))
+        if unknown:
+            raise InputError(f"export {unknown[0]!r} is unknown; choose from {', '.join(EXPORTS)}.")
+        check_writable(folder, "save")
+        for name in PAIR_FILES:
+            (folder / name).unlink(missing_ok=True)
+        images = RegisteredImages(
+            registration=self.registration,
+            fixed=_as_stored(self.fixed),
+            moving=_as_stored(self.moving),
+            fixed_path=_path_of(self.fixed),
+            moving_path=_path_of(self.moving),
+            asked_for=self.asked_for,
+            weights=str(self.weights),
+        )
+        write_pair(folder, images, exports)
+
     def plot(self, path: str | Path | None = None) -> Figure:
         """Figure of the fixed image, the registered image, their checkerboard and the matches.
 
@@ -249,41 +286,55 @@ class Registrar:
             and a reason.
 
         Raises:
-            InputError: an image that cannot be used.
+            InputError: an image that cannot be used, or a right and a left eye.
         """
+        stored_fixed, stored_moving = _as_stored(fixed), _as_stored(moving)
+        _check_side(stored_fixed, stored_moving)
         registration = register_pair(
-            self.matcher, _as_gray(fixed), _as_gray(moving), self.transform, self.plausibility
+            self.matcher,
+            gray_of(stored_fixed.pixels, _path_of(fixed) or GIVEN),
+            gray_of(stored_moving.pixels, _path_of(moving) or GIVEN),
+            self.transform,
+            self.plausibility,
         )
-        return Result(registration, fixed, moving)
+        return Result(registration, fixed, moving, self.transform, self.weights)
 
 
-def _is_picture(image: np.ndarray) -> bool:
-    return image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)
+def _check_side(fixed: StoredImage, moving: StoredImage) -> None:
+    """Refuse a pair of which the files themselves say that it shows two different eyes."""
+    if {fixed.laterality, moving.laterality} == {"R", "L"}:
+        sides = {"R": "right", "L": "left"}
+        raise InputError(
+            f"the fixed image is of the {sides[fixed.laterality]} eye, the moving image of the "
+            f"{sides[moving.laterality]} eye, as their files say; give images of one eye."
+        )
 
 
-def _as_gray(image: Image) -> np.ndarray:
-    """(H, W) float32 in [0, 1]; the green channel of a colour image."""
+def _path_of(image: Image) -> str | None:
+    """The path of an image; None of an array."""
+    return None if isinstance(image, np.ndarray) else str(image)
+
+
+def _as_stored(image: Image) -> StoredImage:
+    """An image as stored; that of an array has uint8, uint16 or float32 pixels."""
     if isinstance(image, (str, Path)):
-        return read_gray(image)
+        return read_stored(image)
     if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
         raise InputError(
             f"an image was given as {getattr(image, 'dtype', type(image).__name__)}; a path or an "
             "array of uint8, uint16 or float is needed."
         )
-    if not _is_picture(image) or min(image.shape[:2]) < MIN_SIDE_PX:
+    is_picture = image.ndim == 2 or (image.ndim == 3 and image.shape[2] >= 3)
+    if not is_picture or min(image.shape[:2]) < MIN_SIDE_PX:
         raise InputError(
             f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) with at least "
             f"{MIN_SIDE_PX} px a side needed."
         )
-    gray = to_unit_range(image[..., 1] if image.ndim == 3 else image, GIVEN)
-    check_content(gray, GIVEN)
-    return gray
+    return StoredImage(as_storable(image if image.ndim == 2 else image[..., :3]))
 
 
 def _as_picture(image: Image) -> np.ndarray:
     """(H, W) or (H, W, 3) float32 in [0, 1]."""
     if not isinstance(image, np.ndarray):
         return read_color(image)
-    if not _is_picture(image):
-        raise InputError(f"an image of shape {image.shape} was given; (H, W) or (H, W, 3) needed.")
-    return to_unit_range(image if image.ndim == 2 else image[..., :3], GIVEN)
+    return to_unit_range(_as_stored(image).pixels, GIVEN)

@@ -12,12 +12,12 @@ import tifffile
 from helpers import blurred_noise, run_main
 
 from geometry import apply_transform
-from geometry.apply_transform import warp_frame
 from geometry.matrices import affine_about
 from geometry.points import warp_points
 from geometry.rasters import register_onto_fixed
 from geometry.transform_files import SavedTransform, read_transform
 from geometry.transforms import MatrixTransform
+from geometry.warped_frames import warp_frame
 from utils.errors import InputError
 from utils.image_files import read_color
 
@@ -32,16 +32,27 @@ def moving() -> np.ndarray:
 
 
 def write_transform(
-    path: Path, matrix: np.ndarray | None = H, status: str = "ok", reason: str = ""
+    path: Path,
+    matrix: np.ndarray | None = H,
+    status: str = "ok",
+    reason: str = "",
+    spacing_mm: tuple[float, float] | None = None,
 ) -> Path:
-    """Write a transform.json with the matrix ``H_fix_to_mov``; returns its path."""
+    """Write a transform.json with the matrix ``H_fix_to_mov``; returns its path.
+
+    ``spacing_mm`` is that of the fixed image.
+    """
     path.write_text(
         json.dumps(
             {
                 "status": status,
                 "reason": reason,
                 "H_fix_to_mov": None if matrix is None else matrix.tolist(),
-                "fixed": {"height": FIXED_SIZE[0], "width": FIXED_SIZE[1]},
+                "fixed": {
+                    "height": FIXED_SIZE[0],
+                    "width": FIXED_SIZE[1],
+                    "spacing_mm": spacing_mm,
+                },
                 "moving": {"height": MOVING_SIZE[0], "width": MOVING_SIZE[1]},
             }
         ),
@@ -72,7 +83,8 @@ def test_frames_keep_depth_channels_and_pages(moving, monkeypatch, tmp_path):
     )
     transform = write_transform(tmp_path / "transform.json")
     images = [tmp_path / name for name in ("deep.png", "color.png", "stack.tif", "colors.tiff")]
-    assert apply(monkeypatch, transform, "--out", tmp_path / "out", *images) == 0
+    given = ("--from", "moving", "--out", tmp_path / "out", *images)
+    assert apply(monkeypatch, transform, *given) == 0
     wanted = register_onto_fixed(moving, H, FIXED_SIZE)
     deep_out = cv2.imread(str(tmp_path / "out" / "deep.png"), cv2.IMREAD_UNCHANGED)
     assert deep_out.dtype == np.uint16 and np.abs(deep_out / 60000 - wanted).max() < 1e-4
@@ -89,7 +101,7 @@ def test_the_inverse_warp_restores_the_image(moving):
     shift = MatrixTransform(np.array([[1.0, 0, 5], [0, 1, 3], [0, 0, 1]]))
     transform = SavedTransform(shift, (100, 90), MOVING_SIZE)
     there = warp_frame(moving, transform)
-    back = warp_frame(there, transform, inverse=True)
+    back = warp_frame(there, transform, "fixed")
     assert there.shape == (100, 90) and back.shape == MOVING_SIZE
     assert np.abs(back - moving)[5:100, 7:90].max() < 1e-5
     labels = (moving > 0.5).astype(np.uint8) * 7
@@ -101,10 +113,10 @@ def test_points_go_from_fixed_to_moving_and_back(monkeypatch, tmp_path):
     there, back = tmp_path / "there.txt", tmp_path / "back.txt"
     points = np.array([[0.0, 0.0], [95.0, 79.0], [33.25, 17.5]])
     (tmp_path / "points.txt").write_text("0 0\n95, 79\n\n33.25 17.5\n", encoding="utf-8")
-    given = ("--points", tmp_path / "points.txt", "--out", there)
+    given = ("--from", "fixed", "--points", tmp_path / "points.txt", "--out", there)
     assert apply(monkeypatch, transform, *given) == 0
     assert np.abs(np.loadtxt(there) - warp_points(points, H)).max() < 1e-5
-    given = ("--points", there, "--out", back, "--inverse")
+    given = ("--from", "moving", "--points", there, "--out", back)
     assert apply(monkeypatch, transform, *given) == 0
     assert np.abs(np.loadtxt(back) - points).max() < 1e-5
 
@@ -117,7 +129,7 @@ def test_unusable_point_files_are_named(monkeypatch, tmp_path, capsys):
         ("broken.txt", "out.txt", "line 1"),
         ("points.txt", "points.txt", "overwrite"),
     ):
-        given = ("--points", tmp_path / name, "--out", tmp_path / out)
+        given = ("--from", "fixed", "--points", tmp_path / name, "--out", tmp_path / out)
         assert apply(monkeypatch, transform, *given) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "out.txt").exists()
@@ -139,11 +151,12 @@ def test_unusable_images_and_transforms_are_named(moving, monkeypatch, tmp_path,
         (tmp_path / "foreign.json", image, ["foreign.json"]),
         (tmp_path / "gone.json", image, ["gone.json"]),
     ):
-        assert apply(monkeypatch, transform, "--out", tmp_path / "out", path) == 2
+        given = ("--from", "moving", "--out", tmp_path / "out", path)
+        assert apply(monkeypatch, transform, *given) == 2
         message = capsys.readouterr().err
         assert all(word in message for word in words), message
     assert not list((tmp_path / "out").glob("*")), "no partial results"
-    assert apply(monkeypatch, good, "--out", tmp_path, image) == 2
+    assert apply(monkeypatch, good, "--from", "moving", "--out", tmp_path, image) == 2
     assert "overwrite itself" in capsys.readouterr().err
 
 

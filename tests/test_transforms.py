@@ -211,11 +211,12 @@ def saved(tmp_path):
 )
 def test_impossible_files_give_a_message_of_one_line(saved, change, tmp_path, monkeypatch, capsys):
     saved.write_text(json.dumps(json.loads(saved.read_text()) | change))
-    assert apply(monkeypatch, saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    given = ("--from", "moving", tmp_path / "a.png", "--out", tmp_path / "out")
+    assert apply(monkeypatch, saved, *given) == 2
     error = capsys.readouterr().err
     assert "transform.json" in error and len(error.strip().splitlines()) == 1
     saved.write_text("[" * 100_000)
-    assert apply(monkeypatch, saved, tmp_path / "a.png", "--out", tmp_path / "out") == 2
+    assert apply(monkeypatch, saved, *given) == 2
 
 
 def test_images_of_one_pixel_are_mapped():
@@ -226,10 +227,10 @@ def test_images_of_one_pixel_are_mapped():
 def test_points_are_mapped_by_curved_transforms(saved, tmp_path, monkeypatch):
     fixed, moving, back = (tmp_path / name for name in ("fixed.txt", "moving.txt", "back.txt"))
     write_points(fixed, LANDMARKS)
-    assert apply(monkeypatch, saved, "--points", fixed, "--out", moving) == 0
+    assert apply(monkeypatch, saved, "--from", "fixed", "--points", fixed, "--out", moving) == 0
     mapped = ALL["deformable on quadratic"].map(LANDMARKS)
     assert np.allclose(read_points(moving, 2), mapped, atol=1e-5)
-    assert apply(monkeypatch, saved, "--inverse", "--points", moving, "--out", back) == 0
+    assert apply(monkeypatch, saved, "--from", "moving", "--points", moving, "--out", back) == 0
     assert np.allclose(read_points(back, 2), LANDMARKS, atol=1e-3)
 
 
@@ -240,14 +241,15 @@ def test_images_are_warped_by_curved_transforms(saved, tmp_path, monkeypatch):
     image = sum(np.exp(-0.5 * ((xs - x) ** 2 + (ys - y) ** 2) / 3.0**2) for x, y in mapped)
     write_image(spots, np.clip(image, 0, 1).astype(np.float32))
     for extra in ([], ["--nearest"]):
-        assert apply(monkeypatch, saved, spots, "--out", warped, *extra) == 0
+        assert apply(monkeypatch, saved, "--from", "moving", spots, "--out", warped, *extra) == 0
         result = read_gray(warped / "spots.png")
         assert result.shape == SIZE
         for x, y in LANDMARKS.astype(int):
             window = result[y - 4 : y + 5, x - 4 : x + 5]
             row, column = np.unravel_index(window.argmax(), window.shape)
             assert window.max() > 0.9 and abs(row - 4) <= 1 and abs(column - 4) <= 1
-    assert apply(monkeypatch, saved, "--inverse", warped / "spots.png", "--out", back) == 0
+    given = ("--from", "fixed", warped / "spots.png", "--out", back)
+    assert apply(monkeypatch, saved, *given) == 0
     assert read_gray(back / "spots.png").shape == (120, 150)
     for x, y in mapped:
         assert read_gray(back / "spots.png")[round(y), round(x)] > 0.8

@@ -116,6 +116,20 @@ def read_dicom(path: Path, selector: str) -> StoredImage:
     )
 
 
+def count_frames(path: Path) -> int:
+    """Number of frames of a DICOM file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        InputError: no readable DICOM image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return int(_read_header(path).get("NumberOfFrames") or 1)
+
+
 def _decode(path: Path, header: Dataset, frame: int) -> np.ndarray:
     """One frame, (H, W) or (H, W, 3), as pydicom gives it: RGB, unused bits cleared."""
     decode = FURTHER_DECODERS.get(header.file_meta.TransferSyntaxUID)

@@ -44,7 +44,7 @@ def read_stored(path: str | Path) -> StoredImage:
             several images and none chosen.
     """
     file, selector = split_selector(path)
-    head = _read_head(file)
+    head = read_head(file)
     if is_dicom(head, file):
         stored = read_dicom(file, selector)
     elif is_oct_export(file):
@@ -62,8 +62,11 @@ def read_stored(path: str | Path) -> StoredImage:
     return stored
 
 
-def _read_head(path: Path) -> bytes:
-    """The first bytes of a file that is there and not too large.
+def read_head(path: Path) -> bytes:
+    """The first 132 bytes of a file that is there and not too large.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: it is not.
@@ -91,7 +94,7 @@ def _read_head(path: Path) -> bytes:
 def _read_picture(path: Path) -> StoredImage:
     """A file with one image: PNG, JPEG, BMP and whatever else OpenCV reads."""
     data = np.fromfile(path, dtype=np.uint8)
-    orientation = _check_header(path, data)
+    orientation = orientation_of(path, data)
     try:
         image = _decode_deep_jpeg(path, data)
         if image is None:
@@ -105,8 +108,12 @@ def _read_picture(path: Path) -> StoredImage:
     return StoredImage(as_storable(upright(image, orientation)))
 
 
-def _check_header(path: Path, data: np.ndarray) -> int:
-    """Check the size in the header; returns the orientation that EXIF gives, 1 without.
+def orientation_of(path: Path, data: np.ndarray) -> int:
+    """The orientation that EXIF gives, 1 to 8; 1 without. The size in the header is checked too.
+
+    Args:
+        path: of the file.
+        data: its content, (N,) uint8.
 
     Raises:
         InputError: an image beyond the limits, or an unreadable header.

@@ -184,17 +184,18 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an 8-bit image file atomically; missing parent folders are made.
+    """Write an image file atomically; missing parent folders are made.
 
     Args:
         path: of the file; its suffix selects the format, PNG without one.
-        image: (H, W) or (H, W, 3) RGB, float in [0, 1], uint8 or bool.
+        image: (H, W) or (H, W, 3) RGB; uint8 or uint16, or float in [0, 1] or bool, which are
+            written with 8 bits.
 
     Raises:
         InputError: a suffix that OpenCV cannot write.
     """
     path = Path(path)
-    if image.dtype != np.uint8:
+    if image.dtype not in (np.uint8, np.uint16):
         image = (np.clip(image.astype(np.float32), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     if image.ndim == 3:
         image = np.ascontiguousarray(image[..., ::-1])

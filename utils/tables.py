@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.stored_image import file_of
 
 MAX_TABLE_BYTES = 256 << 20  # larger tables are refused
 
@@ -70,6 +71,6 @@ def locate(value: str, table_folder: Path) -> str:
     in_table_folder = table_folder / value
     # os.path, unlike pathlib, treats an impossible name as a missing file, which is reported with
     # its row later.
-    if value and not os.path.exists(value) and os.path.exists(in_table_folder):
+    if value and not os.path.exists(file_of(value)) and os.path.exists(file_of(in_table_folder)):
         return str(in_table_folder)
     return value

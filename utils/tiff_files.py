@@ -68,7 +68,7 @@ def read_tiff(path: Path, selector: str) -> StoredImage:
             first = tiff.pages.first
             check_size(path, first.imagewidth, first.imagelength)
             pages: list[Any] = [page for page in tiff.pages if _is_like(page, first)]
-            if len(pages) == 1 and selector and _is_planar(first):
+            if len(pages) == 1 and selector and is_planar(first):
                 return _image_of(path, tiff, first, choose_frame(path, selector, 3))
             return _image_of(path, tiff, pages[choose_frame(path, selector, len(pages))], None)
     except InputError:
@@ -85,8 +85,12 @@ def _is_like(page: Any, first: TiffPage) -> bool:
     return sizes[0] == sizes[1] and not getattr(page, "is_reduced", False)
 
 
-def _is_planar(page: TiffPage) -> bool:
-    """Whether the samples of a page are stored one after the other, (S, H, W)."""
+def is_planar(page: TiffPage) -> bool:
+    """Whether the samples of a page are stored one after the other, (S, H, W).
+
+    Args:
+        page: of a TIFF.
+    """
     return page.samplesperpixel > 1 and page.planarconfig == 2
 
 
@@ -105,7 +109,7 @@ def _image_of(
     turn = 1 if orientation is None else int(orientation.value)
     if spacing is not None and turn in (5, 6, 7, 8):
         spacing = spacing[::-1]
-    return StoredImage(as_storable(upright(values, turn)), spacing)
+    return StoredImage(as_storable(upright(values, turn)), spacing, "", {"format": "TIFF"})
 
 
 def decode_page(path: Path, page: TiffPage) -> np.ndarray:
@@ -128,7 +132,7 @@ def decode_page(path: Path, page: TiffPage) -> np.ndarray:
 
 def _to_grey_or_rgb(path: Path, page: TiffPage, values: np.ndarray) -> np.ndarray:
     """Grey (H, W) or RGB (H, W, 3) from the colours of a page."""
-    if _is_planar(page):
+    if is_planar(page):
         values = np.moveaxis(values, 0, -1)
     bits, photometric = int(page.bitspersample), page.photometric
     if photometric == PHOTOMETRIC.PALETTE:
