@@ -39,6 +39,7 @@ from utils.device import DEVICES
 from utils.errors import InputError, run_script
 from utils.files import check_writable
 from utils.names import is_plain_name
+from utils.version import add_version
 
 
 def process_row(
@@ -151,6 +152,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()),
     )
     parser.add_argument("--device", default="auto", choices=DEVICES)
+    add_version(parser)
     return parser
 
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dataset.layouts import LAYOUT_BY_NAME, LAYOUTS
 from dataset.real_pair_files import FIXED_ROLES, RealPairFiles
 from dataset.real_pairs import find_pairs, load_pair
-from dataset.samples import MODE_FILES, Sample, discover_samples, problems_between
+from dataset.samples import MODE_FILES, Sample, discover_samples, ignored_folders, problems_between
 from dataset.split import MIN_EYES
 from geometry.point_files import read_points
 from utils.errors import InputError, run_script
@@ -135,11 +135,7 @@ def check_generated(root: Path, modes: Sequence[str] | None) -> Findings:
         by_folder.values(), desc="check", unit="folder", leave=False, disable=len(by_folder) < 20
     ):
         _check_folder(group, findings)
-    findings.notes += [
-        f"{path}: ignored, because it is not named <num>_<letter>."
-        for path in sorted(root.iterdir())
-        if path.is_dir() and "_" not in path.name
-    ]
+    findings.notes += ignored_folders(root)
     return findings
 
 

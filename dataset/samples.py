@@ -131,6 +131,19 @@ def discover_samples(root: str | Path, modes: Sequence[str]) -> tuple[list[Sampl
     return samples, lacking
 
 
+def ignored_folders(root: str | Path) -> list[str]:
+    """A line for every folder that is no sample because of its name.
+
+    Args:
+        root: folder of the data set.
+    """
+    return [
+        f"{path}: ignored, because it is not named <num>_<letter>."
+        for path in sorted(Path(root).iterdir())
+        if path.is_dir() and "_" not in path.name and not path.name.startswith(".")
+    ]
+
+
 def _sample_of(folder: Path, mode: str) -> Sample | str:
     """The sample of a folder in a mode, or a line that names the missing files."""
     suffixes = MODE_FILES[mode]

@@ -15,6 +15,7 @@ from evaluation.stress import CURVES
 from registration.transform_choice import TRANSFORMS, matrix_kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
+from utils.version import add_version
 
 DEFAULT_ROTATIONS = (0.0, 15.0, 30.0, 45.0, 90.0, 180.0)  # degrees
 
@@ -28,6 +29,7 @@ def get_args_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     parser.add_argument("--device", default="auto", choices=DEVICES)
     _add_real(parser.add_argument_group("real pairs"))
     _add_generated(parser.add_argument_group("generated pairs"))

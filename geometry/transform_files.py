@@ -104,7 +104,7 @@ def read_transform(path: str | Path) -> SavedTransform:
         transform = transform_from_dict(description)
     except InputError as error:
         raise InputError(f"{path}: {key}: {error}.") from error
-    return SavedTransform(transform, *sizes, **_further_facts(content))
+    return SavedTransform(transform, sizes[0], sizes[1], **_further_facts(content))
 
 
 def _further_facts(content: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataset.view_sources import REAL_FORMS
 from training.processes import PRECISIONS
 from utils.device import DEVICES
 from utils.errors import InputError
+from utils.version import add_version
 
 DEFAULT_DATA = "data/generated"
 # Arguments that define a run but are no settings, with their defaults; a checkpoint holds them.
@@ -38,6 +39,7 @@ def get_parser(description: str | None, default_config: str) -> argparse.Argumen
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_version(parser)
     add_run_arguments(parser, default_config)
     add_data_arguments(parser)
     add_loop_arguments(parser)

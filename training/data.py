@@ -12,7 +12,7 @@ from typing import Any
 from dataset.aligned_pairs import AlignedPairs, DataSettings
 from dataset.real_pair_files import ALL_PARTS
 from dataset.real_pairs import RealPair, describe_pairs, load_real_pairs
-from dataset.samples import Sample, discover_samples
+from dataset.samples import Sample, discover_samples, ignored_folders
 from dataset.split import MAX_NAMED_EYES, Split, fold_by_eye, split_as_in, split_by_eye
 from dataset.teaching_samples import TeachingSample
 from dataset.view_sources import FORMS
@@ -161,6 +161,11 @@ def find_samples(
             log(f"left out: {line}")
         if len(lacking) > MAX_LISTED:
             log(f"left out: {len(lacking) - MAX_LISTED} more samples that lack a file")
+        ignored = ignored_folders(root)
+        for line in ignored[:MAX_LISTED]:
+            log(f"left out: {line}")
+        if len(ignored) > MAX_LISTED:
+            log(f"left out: {len(ignored) - MAX_LISTED} more folders of other names")
         if len(roots) > 1:
             samples = [
                 replace(sample, key=f"{name}_{sample.key}", eye=f"{name}/{sample.eye}")
