@@ -144,7 +144,11 @@ def test_names_with_the_mark_of_a_selector(tmp_path):
     write_image(tmp_path / "visit#2.png", picture())
     assert split_selector(tmp_path / "visit#2.png") == (tmp_path / "visit#2.png", "")
     assert read_gray(tmp_path / "visit#2.png").shape == (HEIGHT, WIDTH)
-    assert file_of("some#folder/a.dcm") == file_of("some#folder/a.dcm#3")
+    (tmp_path / "some#folder").mkdir()
+    (tmp_path / "some#folder" / "a.dcm").write_bytes(b"-")
+    assert file_of(tmp_path / "some#folder" / "a.dcm#3") == tmp_path / "some#folder" / "a.dcm"
+    with pytest.raises(InputError, match=r"gone#1.png: no such image"):
+        read_gray(tmp_path / "gone#1.png")
     write_image(tmp_path / "a.png", picture())
     assert np.array_equal(read_gray(tmp_path / "a.png#1"), read_gray(tmp_path / "a.png"))
     with pytest.raises(InputError, match="holds 1 frame;"):

@@ -53,12 +53,12 @@ def split_selector(path: str | Path) -> tuple[Path, str]:
         path: of an image, with or without ``#<selector>``.
 
     Returns:
-        The file and what follows the last ``#``; "" without, or where a file has the whole name.
+        The file and what follows the last ``#``; the whole path and "" where there is no such file.
     """
     text = os.fspath(path)
     name, mark, selector = text.rpartition("#")
     # os.path.exists returns False for impossible names, for which pathlib raises exceptions.
-    if not mark or not name or os.path.exists(text) or set(selector) & {"/", "\\"}:
+    if not mark or os.path.exists(text) or not os.path.isfile(name):
         return Path(path), ""
     return Path(name), selector.strip().lower()
 
