@@ -17,6 +17,7 @@ import numpy as np
 
 from geometry.matrices import affine_about, image_centre
 from geometry.rasters import register_onto_fixed
+from synthesis.eyes import file_names
 from synthesis.generated_set import write_generated_set
 from utils.files import write_bytes_atomically
 from utils.image_files import read_color, read_gray
@@ -40,18 +41,18 @@ def write_example_pair(out: Path) -> tuple[Path, Path]:
     with tempfile.TemporaryDirectory() as folder:
         (name,) = write_generated_set(Path(folder) / "eyes", 1, SEED, SIDE_PX, progress=False)
         sample = Path(folder) / "eyes" / name
-        fixed = read_color(next(sample.glob("*_cf*.png")))
-        angiogram = read_gray(sample / f"{name}_fa_gen.png")
+        files = file_names(name, SIDE_PX)
+        fixed, angiogram = read_color(sample / files["cf"]), read_gray(sample / files["fa"])
     H_fix_to_mov = affine_about(
         TURN_DEG, SCALE, 0.0, image_centre(angiogram.shape), image_centre(MOVING_SIZE) + [6.0, -9.0]
     )
     moving = register_onto_fixed(angiogram, np.linalg.inv(H_fix_to_mov), MOVING_SIZE)
-    files = out / "cf.jpg", out / "fa.jpg"
-    for path, image in zip(files, (fixed[..., ::-1], moving), strict=True):
+    paths = out / "cf.jpg", out / "fa.jpg"
+    for path, image in zip(paths, (fixed[..., ::-1], moving), strict=True):
         grey_levels = np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
         _, data = cv2.imencode(".jpg", grey_levels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         write_bytes_atomically(path, data.tobytes())
-    return files
+    return paths
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ def test_the_pair_in_the_repository_is_registered_by_the_shipped_weights():
 def test_an_installation_in_place_works_from_any_folder(tmp_path):
     pytest.importorskip("setuptools")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
-    python = next((tmp_path / "env").glob("*/python*"))
+    python = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     packages = next((tmp_path / "env").rglob("site-packages"))
     (packages / "shared.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]

@@ -54,6 +54,8 @@ def read_stored(path: str | Path) -> StoredImage:
     else:
         choose_frame(file, selector, 1)
         stored = _read_picture(file)
+    if stored.pixels.ndim not in (2, 3):  # of a damaged header
+        raise InputError(f"{path}: unreadable or truncated image; {EXPORT_AGAIN}.")
     height, width = stored.pixels.shape[:2]
     if min(height, width) < MIN_SIDE_PX:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from utils.stored_image import (
     usable_spacing,
 )
 
+# What it says of damaged files is said by an InputError.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF and BigTIFF, both byte orders
 # Resolutions that describe paper or screens, not the retina, pixels per inch.
 PRINT_DPI = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 350, 400, 600, 1200, 2400)
