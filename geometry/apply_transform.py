@@ -25,10 +25,9 @@ from geometry.frame_files import warp_file
 from geometry.point_files import read_point_table, read_points, write_points
 from geometry.transform_files import SavedTransform, read_transform
 from geometry.warped_frames import FIXED, FRAMES, MOVING
-from utils.dicom_files import DICOM_SUFFIXES
 from utils.errors import InputError, run_script
 from utils.files import write_text_atomically
-from utils.stored_image import split_selector
+from utils.stored_image import DICOM_SUFFIXES, split_selector
 
 
 def map_point_file(path: Path, out: Path, transform: SavedTransform, frame: str) -> int:

@@ -13,11 +13,11 @@ import tifffile
 
 from geometry.transform_files import SavedTransform
 from geometry.warped_frames import FIXED, warp_frame
-from utils.dicom_files import count_frames, is_dicom, read_dicom
+from utils.dicom_files import count_frames, read_dicom
 from utils.errors import InputError
 from utils.files import replace_atomically, write_bytes_atomically
 from utils.image_decoding import orientation_of, read_head
-from utils.stored_image import Spacing, split_selector, upright
+from utils.stored_image import Spacing, is_dicom, split_selector, upright
 from utils.tiff_files import is_planar, is_tiff, resolution_arguments, resolution_of
 
 ORIENTATION = 274  # number of the tag

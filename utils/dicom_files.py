@@ -30,7 +30,6 @@ from utils.stored_image import (
     usable_spacing,
 )
 
-DICOM_SUFFIXES = (".dcm", ".dicom")
 COLORS = (
     "MONOCHROME1",
     "MONOCHROME2",
@@ -70,16 +69,6 @@ FURTHER_DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
     HTJ2KLosslessRPCL: imagecodecs.jpeg2k_decode,
 }
 MAX_TEXT = 64  # characters of an element in the provenance, the limit of DICOM's LO
-
-
-def is_dicom(head: bytes, path: Path) -> bool:
-    """Whether a file is DICOM, by its content or else by its name.
-
-    Args:
-        head: its first bytes, at least 132 where it has so many.
-        path: of the file.
-    """
-    return head[128:132] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
 
 
 def read_dicom(path: Path, selector: str) -> StoredImage:

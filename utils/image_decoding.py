@@ -11,7 +11,6 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from utils.dicom_files import is_dicom, read_dicom
 from utils.errors import InputError
 from utils.oct_files import is_oct_export, read_oct_export
 from utils.stored_image import (
@@ -22,6 +21,7 @@ from utils.stored_image import (
     as_storable,
     check_size,
     choose_frame,
+    is_dicom,
     split_selector,
     upright,
 )
@@ -46,6 +46,9 @@ def read_stored(path: str | Path) -> StoredImage:
     file, selector = split_selector(path)
     head = read_head(file)
     if is_dicom(head, file):
+        # Imported here because it takes a quarter of a second.
+        from utils.dicom_files import read_dicom  # noqa: PLC0415
+
         stored = read_dicom(file, selector)
     elif is_oct_export(file):
         stored = read_oct_export(file, selector)

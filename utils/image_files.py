@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.dicom_files import DICOM_SUFFIXES
 from utils.errors import InputError
 from utils.files import write_bytes_atomically
 from utils.image_decoding import read_stored
+from utils.stored_image import DICOM_SUFFIXES
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
 MIN_RANGE = 2.0 / 255.0  # an image with a smaller range of grey levels counts as blank

@@ -25,6 +25,8 @@ EXPORT_AGAIN = "export it again as PNG, JPEG or TIFF"
 # degrees (13 mm) has 0.003 mm, a 64 x 64 OCTA of 12 mm 0.19 mm.
 MIN_SPACING_MM, MAX_SPACING_MM = 0.0005, 0.25
 
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
 Spacing = tuple[float, float]  # width and height of a pixel, mm on the retina
 
 
@@ -44,6 +46,16 @@ class StoredImage:
     spacing_mm: Spacing | None = None
     laterality: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
+
+
+def is_dicom(head: bytes, path: Path) -> bool:
+    """Whether a file is DICOM, by its content or else by its name.
+
+    Args:
+        head: its first bytes, at least 132 where it has so many.
+        path: of the file.
+    """
+    return head[128:132] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
 
 
 def split_selector(path: str | Path) -> tuple[Path, str]:
