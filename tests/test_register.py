@@ -127,7 +127,7 @@ def test_a_featureless_pair_fails_with_a_reason(run_register, tmp_path, cf):
     ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32), (80, 1))
     write_image(tmp_path / "ramp.png", ramp)
     code, (row,) = run_register(cf, tmp_path / "ramp.png")
-    assert code == 0 and row["status"] == "failed" and row["reason"]
+    assert code == 1 and row["status"] == "failed" and row["reason"]
     assert all(row[name] == "" for name in MATRIX)
     folder = tmp_path / "out" / row["id"]
     content = json.loads((folder / "transform.json").read_text(encoding="utf-8"))

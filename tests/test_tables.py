@@ -29,7 +29,7 @@ def test_every_encoding_and_delimiter_gives_the_same_rows(tmp_path, encoding, de
 
 def test_the_header_may_have_any_case_and_further_columns_keep_theirs(tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("Moving, FIXED ,Visit Date\na,b,\"x;y\n1\"\n,,\n", encoding="utf-8")
+    path.write_text('Moving, FIXED ,Visit Date\na,b,"x;y\n1"\n,,\n', encoding="utf-8")
     rows, columns = read_table(path, ("fixed", "moving"), ("id",))
     assert columns == ["moving", "fixed", "Visit Date"]
     assert rows == [{"moving": "a", "fixed": "b", "Visit Date": "x;y\n1"}]

@@ -12,7 +12,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _row_of(columns: Sequence[str], values: Sequence[str]) -> dict[str, str]:
     return {name: value for name, value in zip(columns, filled, strict=False) if name}
 
 
-def _csv_rows(path: Path) -> Iterable[list[str]]:
+def _csv_rows(path: Path) -> Iterator[list[str]]:
     text = decode_table(path)
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
 
@@ -142,7 +142,7 @@ def _is_common_chinese(character: str) -> bool:
         return False
 
 
-def _excel_rows(path: Path) -> Iterable[list[str]]:
+def _excel_rows(path: Path) -> Iterator[list[str]]:
     """The rows of the first sheet; formulas give their last computed value."""
     workbook = load_workbook(path, read_only=True, data_only=True)
     try:
