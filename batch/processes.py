@@ -43,6 +43,15 @@ ONE_THREAD = {
 _do: Callable[[PairToRegister], Record] | None = None  # in a worker: what it does with a pair
 
 
+def begin_worker() -> None:
+    """Tie this process to the first one, before it waits for anything."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Ctrl-C reaches all processes of a terminal; the first one decides.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def open_worker(work: Work) -> int:
     """Prepare this process as a worker.
 
@@ -53,11 +62,6 @@ def open_worker(work: Work) -> int:
         Its process id.
     """
     global _do
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Ctrl-C reaches all processes of a terminal; the first one decides.
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if torch.cuda.is_available():
         torch.cuda.set_device(os.getpid() % torch.cuda.device_count())
     _do = work.open()
@@ -106,7 +110,7 @@ class Processes:
 
     def start(self, work: Work) -> tuple[_Process, Future]:
         """Start a worker; the call ends when it is ready."""
-        executor = ProcessPoolExecutor(1, mp_context=self._context)
+        executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=begin_worker)
         with environment(ONE_THREAD):
             opened = executor.submit(open_worker, work)
         return _Process(executor, opened), opened
