@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,16 @@ from pathlib import Path
 from batch.engine import Engine, InProcess, StopRequest
 from batch.folder import LOG_NAME, belongs_to_others, check_folders, locked, prepare
 from batch.journal import JOURNAL_NAME, Journal
-from batch.ledger import Ledger, recorded_images
+from batch.ledger import Ledger, last_lines
 from batch.processes import Processes
 from batch.ray_cluster import RayCluster
-from batch.results import write_parquet
+from batch.results import write_tables
 from batch.run import Batch, log
 from batch.run_record import RunRecord, record_of
 from batch.work import RegistrationWork
 from batch.worker_pool import WorkerPool
 from registration.pair_names import name_pairs
-from registration.pair_tables import RESULTS_NAME, PairToRegister, write_results
+from registration.pair_tables import RESULTS_NAME, PairToRegister
 from utils.errors import InputError, RunStoppedError
 
 
@@ -83,6 +83,7 @@ def register_pairs(
     work: RegistrationWork,
     options: BatchOptions,
     is_table: bool = True,
+    on_done: Callable[[int], None] | None = None,
 ) -> Summary:
     """Register pairs, and write the tables of their results.
 
@@ -91,6 +92,7 @@ def register_pairs(
         work: on the pairs; its ``out`` is the folder of the results.
         options: of the batch.
         is_table: False for one pair that was given alone.
+        on_done: called with the number of rows that were finished, after each.
 
     Raises:
         InputError: a folder, table or setting that cannot be used.
@@ -103,7 +105,7 @@ def register_pairs(
         with Journal(out / JOURNAL_NAME) as journal:
             ledger = _ledger_of(rows, journal, out, run, options)
             _say_what_is_kept(ledger)
-            n_new = _run(ledger, work, options, stop)
+            n_new = _run(ledger, work, options, stop, on_done)
             _write_tables(out, ledger)
             summary = Summary(len(rows), ledger.n_ok, ledger.n_kept, n_new)
             log.info("%s", summary)
@@ -127,13 +129,14 @@ def _ledger_of(
     Raises:
         InputError: ids whose folders belong to other images.
     """
-    recorded = recorded_images(journal)
+    lines = last_lines(journal)
+    recorded = {name: line.images for name, line in lines.items()}
     named = name_pairs(
         rows,
         {paths: name for name, paths in recorded.items()},
         lambda name, paths: belongs_to_others(out, name, paths, recorded) is None,
     )
-    ledger = Ledger(journal, out, named, run.fingerprint, options.retry_failed)
+    ledger = Ledger(journal, lines, out, named, run.fingerprint, options.retry_failed)
     usable = [row for index, row in enumerate(named) if index not in ledger.refused]
     check_folders(out, usable, recorded, options.overwrite)
     for index, reason in ledger.refused.items():
@@ -161,14 +164,20 @@ def _say_what_is_kept(ledger: Ledger) -> None:
         log.info("; ".join(said))
 
 
-def _run(ledger: Ledger, work: RegistrationWork, options: BatchOptions, stop: StopRequest) -> int:
+def _run(
+    ledger: Ledger,
+    work: RegistrationWork,
+    options: BatchOptions,
+    stop: StopRequest,
+    on_done: Callable[[int], None] | None,
+) -> int:
     """Register the rows that are not done. Returns how many were finished."""
     n_to_do = sum(1 for _ in ledger.to_do())
     if not n_to_do:
         return 0
     with closing(make_engine(work, options, n_to_do)) as engine:
         log.info("%d pairs to register with %s: %s", n_to_do, engine.name, work)
-        batch = Batch(ledger, engine, Path(work.out), options.timeout)
+        batch = Batch(ledger, engine, Path(work.out), options.timeout, on_done)
         try:
             with stop.at_once():
                 batch.run(stop)
@@ -184,9 +193,7 @@ def _write_tables(out: Path, ledger: Ledger) -> None:
         InputError: no space.
     """
     try:
-        write_results(out / RESULTS_NAME, ledger.records(), ledger.extra_columns())
-        if not write_parquet(out, ledger.records(), ledger.extra_columns()):
-            log.info("results.parquet is not written: it needs requirements-cluster.txt")
+        write_tables(out, ledger.records(), ledger.extra_columns())
     except OSError as error:
         raise InputError(
             f"{out / RESULTS_NAME}: cannot be written ({error.strerror or error}); the rows are "

@@ -6,8 +6,9 @@ Only the place of each row in the journal is held in memory, not its content.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from batch.folder import is_valid_id
 from batch.journal import Journal
@@ -19,11 +20,45 @@ from registration.pair_tables import PairToRegister
 NOT_DONE = -1
 
 
+class Line(NamedTuple):
+    """What is needed of a line of the journal to know whether its row is kept.
+
+    Attributes:
+        offset: of the line.
+        key: checksum of all that the row depends on.
+        images: paths of the fixed and of the moving image.
+        has_files: whether the folder of the pair was written.
+        is_ok: whether the pair was registered.
+    """
+
+    offset: int
+    key: str
+    images: Paths
+    has_files: bool
+    is_ok: bool
+
+
+def last_lines(journal: Journal) -> dict[str, Line]:
+    """The last line of every id of a journal; only that counts.
+
+    Args:
+        journal: open.
+    """
+    lines = {}
+    for offset, content in journal.entries():
+        record = content["record"]
+        images = (record["fixed"], record["moving"])
+        is_ok = record["status"] == "ok"
+        lines[content["id"]] = Line(offset, content["key"], images, content["files"], is_ok)
+    return lines
+
+
 class Ledger:
     """The rows of a table beside the journal.
 
     Args:
         journal: open.
+        lines: last line of every id of the journal, from :func:`last_lines`.
         out: folder of the results.
         rows: of the table, all with an id.
         run_fingerprint: of weights and settings.
@@ -41,6 +76,7 @@ class Ledger:
     def __init__(
         self,
         journal: Journal,
+        lines: Mapping[str, Line],
         out: Path,
         rows: Sequence[PairToRegister],
         run_fingerprint: str,
@@ -54,32 +90,28 @@ class Ledger:
         self._other_columns: dict[str, None] = {}
         self._n_ok = 0
         self.n_changed = 0
-        self._read_journal(retry_failed)
+        self._find_kept(lines, retry_failed)
         self.n_kept = sum(offset != NOT_DONE for offset in self._offsets)
 
-    def _read_journal(self, retry_failed: bool) -> None:
-        """Find the last line of every row; only that counts."""
+    def _find_kept(self, lines: Mapping[str, Line], retry_failed: bool) -> None:
         index_of = {row.id: i for i, row in enumerate(self.rows) if i not in self.refused}
         images = {(self.rows[i].fixed, self.rows[i].moving) for i in index_of.values()}
-        last: dict[int, tuple[int, str, bool, bool]] = {}
-        for offset, content in self.journal.entries():
-            record, index = content["record"], index_of.get(content["id"])
+        for name, line in lines.items():
+            index = index_of.get(name)
             if index is None:
                 # The same images under an id that the table no longer has are not a row twice.
-                if (record["fixed"], record["moving"]) not in images:
-                    self._others[content["id"]] = offset
-                    self._other_columns |= dict.fromkeys(content["extra"])
-            else:
-                last[index] = (offset, content["key"], content["files"], record["status"] == "ok")
-        for index, (offset, key, has_files, is_ok) in last.items():
-            row = self.rows[index]
-            changed = key != key_of(row, self._fingerprint) or (
-                has_files and not (self._out / row.id / "transform.json").is_file()
+                if line.images not in images:
+                    self._others[name] = line.offset
+                    extra = self.journal.at(line.offset)["extra"]
+                    self._other_columns |= dict.fromkeys(extra)
+                continue
+            changed = line.key != self.key_of(index) or (
+                line.has_files and not (self._out / name / "transform.json").is_file()
             )
             self.n_changed += changed
-            if not changed and (is_ok or not retry_failed):
-                self._offsets[index] = offset
-                self._n_ok += is_ok
+            if not changed and (line.is_ok or not retry_failed):
+                self._offsets[index] = line.offset
+                self._n_ok += line.is_ok
 
     @property
     def n_ok(self) -> int:
@@ -169,18 +201,3 @@ def refused_rows(rows: Sequence[PairToRegister], out: Path) -> dict[int, str]:
             reasons[index] = f"id {row.id} occurs twice; the first row keeps it."
         seen.add(row.id.casefold())
     return reasons
-
-
-def recorded_images(journal: Journal) -> dict[str, Paths]:
-    """Images of every id of a journal.
-
-    Args:
-        journal: open.
-    """
-    return {
-        entry.content["id"]: (
-            entry.content["record"]["fixed"],
-            entry.content["record"]["moving"],
-        )
-        for entry in journal.entries()
-    }

@@ -252,7 +252,7 @@ def register_all(rows: list[PairToRegister], registrar: Registrar, out: Path) ->
     out.mkdir(parents=True)
     with Journal(out / "journal.jsonl") as journal:
         named = name_pairs(rows, {}, lambda name, paths: True)
-        ledger = Ledger(journal, out, named, "")
+        ledger = Ledger(journal, {}, out, named, "")
         Batch(ledger, InProcess(GivenWork(registrar, out), None), out).run(StopRequest())
         write_results(out / "results.csv", ledger.records(), ledger.extra_columns())
     return list(read_results(out / "results.csv"))
