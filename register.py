@@ -27,6 +27,7 @@ from batch.command import BatchOptions, register_pairs
 from batch.pairing import describe_pairs, find_pairs
 from batch.work import RegistrationWork
 from geometry.transform_files import EXPORTS
+from registration.pair_outputs import PICTURES
 from registration.pair_tables import RESULTS_NAME, PairToRegister, absolute, read_pairs
 from registration.registrar import Registrar, Result
 from registration.transform_choice import TRANSFORMS
@@ -71,6 +72,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="also write, per pair, "
         + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()),
     )
+    parser.add_argument(
+        "--pictures",
+        default="all",
+        choices=PICTURES,
+        help="all, registered.png alone, or none; of large images they take most of the time and "
+        "space (default all)",
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES)
     _add_batch(parser)
     return parser
@@ -112,7 +120,8 @@ def _add_batch(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         metavar="ADDRESS",
         help="run on a Ray cluster: its address, auto, or local (requirements-cluster.txt); "
-        "--workers is then the number of actors (default: one per GPU, else per core)",
+        "--workers is then the number of actors (default: one per GPU, else per core; more share "
+        "the GPUs)",
     )
     parser.add_argument(
         "--timeout",
@@ -175,6 +184,7 @@ def main() -> None:
         device=args.device,
         out=absolute(args.out),
         exports=tuple(args.export),
+        pictures=args.pictures,
         threads=1 if is_table else None,
     )
     options = BatchOptions(

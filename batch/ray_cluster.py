@@ -84,9 +84,11 @@ class RayCluster:
         resources = ray.cluster_resources()
         n_gpus = int(resources.get("GPU", 0))
         self.n_workers = n_workers or n_gpus or int(resources.get("CPU", 1))
-        # One GPU an actor where there are some; Ray shows each actor its own.
+        # One GPU an actor where there are some; Ray shows each actor its own. Only when more actors
+        # are asked for than there are GPUs do they share them.
+        share = 1.0 / -(-self.n_workers // n_gpus) if n_gpus else 0.0
         self._actor: Any = ray.remote(
-            num_cpus=1, num_gpus=1 if n_gpus else 0, max_restarts=0, max_task_retries=0
+            num_cpus=1, num_gpus=share, max_restarts=0, max_task_retries=0
         )(PairActor)
         self.name = f"{self.n_workers} Ray actors"
 

@@ -95,6 +95,7 @@ def record_of(work: RegistrationWork) -> RunRecord:
         "transform": work.transform,
         "img_size": work.img_size,
         "export": sorted(work.exports),
+        "pictures": work.pictures,
     }
     packages = {name: _version_of(name) for name in PACKAGES}
     own = {"project": _project_version(), "python": platform.python_version()}

@@ -45,6 +45,7 @@ class RegistrationWork:
         transform, img_size, device: of the :class:`registration.registrar.Registrar`.
         out: folder of the results.
         exports: further files to write, keys of ``geometry.transform_files.EXPORTS``.
+        pictures: that are written, one of ``registration.pair_outputs.PICTURES``.
         threads: number of threads of a worker; None leaves it to the libraries.
     """
 
@@ -55,6 +56,7 @@ class RegistrationWork:
     device: str
     out: str
     exports: tuple[str, ...]
+    pictures: str = "all"
     threads: int | None = 1
 
     def open(self) -> Callable[[PairToRegister], Record]:
@@ -70,7 +72,8 @@ class RegistrationWork:
             raise InputError(f"{self.weights}: differs from the weights of the run; copy it again.")
 
         def register(row: PairToRegister) -> Record:
-            return register_row(row, registrar, Path(self.out), list(self.exports))
+            exports = list(self.exports)
+            return register_row(row, registrar, Path(self.out), exports, self.pictures)
 
         return register
 
@@ -86,7 +89,11 @@ def limit_threads(count: int) -> None:
 
 
 def register_row(
-    row: PairToRegister, registrar: Registrar, out: Path, exports: list[str]
+    row: PairToRegister,
+    registrar: Registrar,
+    out: Path,
+    exports: list[str],
+    pictures: str = "all",
 ) -> Record:
     """Register one pair and write its files. An error becomes the ``reason`` of the row.
 
@@ -95,6 +102,7 @@ def register_row(
         registrar: that registers it.
         out: folder of the results.
         exports: further files to write.
+        pictures: that are written, one of ``registration.pair_outputs.PICTURES``.
 
     Returns:
         The row of the table of results.
@@ -103,7 +111,7 @@ def register_row(
         # Files of an earlier run must not remain if this one fails.
         clear_pair(out / row.id)
         result = registrar.register(row.fixed, row.moving)
-        write_pair(out / row.id, row, result, registrar, exports)
+        write_pair(out / row.id, row, result, registrar, exports, pictures)
     except (InputError, OSError) as error:
         return failed_record(row, str(error))
     except Exception as error:

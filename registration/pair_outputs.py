@@ -29,6 +29,7 @@ PAIR_FILES = (
     ITK_FIELD,
     *EXPORTS.values(),
 )
+PICTURES = ("all", "registered", "none")
 CONVENTION = (
     "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel "
     "centres at integers, origin top-left, both images at their own size; H_fix_to_mov is its "
@@ -37,7 +38,12 @@ CONVENTION = (
 
 
 def write_pair(
-    folder: Path, row: PairToRegister, result: Result, registrar: Registrar, exports: list[str]
+    folder: Path,
+    row: PairToRegister,
+    result: Result,
+    registrar: Registrar,
+    exports: list[str],
+    pictures: str = "all",
 ) -> None:
     """Write the figures of a pair, ``transform.json`` (docs/transform_json.md) and exports.
 
@@ -47,15 +53,18 @@ def write_pair(
         result: of its registration.
         registrar: that registered it.
         exports: keys of ``geometry.transform_files.EXPORTS``.
+        pictures: one of ``PICTURES``: all figures, ``registered.png`` alone, or none.
     """
     fixed, moving = read_color(row.fixed), read_color(row.moving)
     fixed_size, moving_size = size_of_image(fixed), size_of_image(moving)
-    write_image(folder / "matches.png", draw_matches(fixed, moving, *result.matches))
-    if result.transform is not None:
+    if pictures == "all":
+        write_image(folder / "matches.png", draw_matches(fixed, moving, *result.matches))
+    if result.transform is not None and pictures != "none":
         registered = register_onto_fixed(moving, result.transform, fixed_size)
         write_image(folder / "registered.png", registered)
-        write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
-        if result.transform.kind in CURVED_KINDS:
+        if pictures == "all":
+            write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
+        if pictures == "all" and result.transform.kind in CURVED_KINDS:
             assert result.H_affine is not None
             write_curved_figures(folder, fixed, moving, result.transform, result.H_affine)
     content = _transform_json(row, result, registrar, fixed_size, moving_size)
