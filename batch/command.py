@@ -9,6 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from batch.engine import Engine, InProcess, StopRequest
 from batch.folder import LOG_NAME, belongs_to_others, check_folders, locked, prepare
 from batch.journal import JOURNAL_NAME, Journal
@@ -22,7 +24,11 @@ from batch.work import RegistrationWork
 from batch.worker_pool import WorkerPool
 from registration.pair_names import name_pairs
 from registration.pair_tables import RESULTS_NAME, PairToRegister
+from utils.device import pick_device
 from utils.errors import InputError, RunStoppedError
+
+# Each process holds about half a GB of a GPU for itself; chosen by hand.
+MAX_PER_GPU = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,17 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_workers(device: str) -> int:
+    """Number of processes of this machine: one per core; on GPUs at most ``MAX_PER_GPU`` for each.
+
+    Args:
+        device: of the registration, as in ``utils.device.pick_device``.
+    """
+    if pick_device(device).type == "cuda":
+        return min(n_cores(), MAX_PER_GPU * torch.cuda.device_count())
+    return n_cores()
+
+
 def make_engine(work: RegistrationWork, options: BatchOptions, n_to_do: int) -> Engine:
     """The engine that the options ask for.
 
@@ -72,7 +89,7 @@ def make_engine(work: RegistrationWork, options: BatchOptions, n_to_do: int) -> 
     """
     if options.cluster is not None:
         return WorkerPool(RayCluster(options.cluster, options.workers), work, options.timeout)
-    n_workers = min(options.workers or n_cores(), max(n_to_do, 1))
+    n_workers = min(options.workers or default_workers(work.device), max(n_to_do, 1))
     if n_workers == 1:
         return InProcess(work, options.timeout)
     return WorkerPool(Processes(n_workers), work, options.timeout)

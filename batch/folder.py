@@ -51,8 +51,8 @@ def locked(out: Path) -> Iterator[None]:
     try:
         _holder_file(out).write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
-        _holder_file(out).unlink(missing_ok=True)
     finally:
+        _holder_file(out).unlink(missing_ok=True)
         lock.release()
 
 

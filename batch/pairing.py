@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from registration.pair_tables import PairToRegister, absolute
+from registration.pair_tables import RESULT_COLUMNS, PairToRegister, absolute
 from utils.errors import InputError
 
 MAX_NAMED = 5  # files that a message names
@@ -35,7 +35,8 @@ def find_pairs(
         skip_unpaired: leave files without a partner out.
 
     Returns:
-        The pairs without ids; values of groups are further columns.
+        The pairs; their id is the value of the group ``id``, else "". Values of other groups are
+        further columns.
 
     Raises:
         InputError: no files, files without a partner, or several fixed images for a moving one.
@@ -46,19 +47,24 @@ def find_pairs(
             f"--fixed {fixed_pattern} --moving {moving_pattern}: both need the same groups in "
             "braces, or none."
         )
+    taken = sorted({*names} & {*RESULT_COLUMNS} - {"id"})
+    if taken:
+        raise InputError(f"{{{taken[0]}}}: a column of the results has this name; choose another.")
     fixed = _files_by_key("--fixed", fixed_pattern, names)
     moving = _files_by_key("--moving", moving_pattern, names)
     _check_ambiguous(fixed, moving)
     if not skip_unpaired:
         _check_unpaired(fixed, moving)
-    return [
-        PairToRegister(
-            "", absolute(fixed[key][0]), absolute(path), dict(zip(names, key, strict=False))
-        )
-        for key in fixed
-        for path in moving.get(key, ())
-        if path != fixed[key][0]
-    ]
+    rows = []
+    for key in fixed:
+        extra = dict(zip(names, key, strict=False))
+        name = extra.pop("id", "")
+        paths = [path for path in moving.get(key, ()) if path != fixed[key][0]]
+        for path in paths:
+            # Several moving images of one id are named by their files.
+            own = name if len(paths) == 1 else ""
+            rows.append(PairToRegister(own, absolute(fixed[key][0]), absolute(path), extra))
+    return rows
 
 
 def _files_by_key(option: str, pattern: str, names: Sequence[str]) -> dict[Key, list[str]]:

@@ -8,6 +8,7 @@ same paths on all machines (a shared file system).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -74,6 +75,7 @@ class RayCluster:
                 address,
                 ignore_reinit_error=True,
                 log_to_driver=False,
+                logging_level=logging.WARNING,
                 runtime_env={"env_vars": ONE_THREAD | {"PYTHONPATH": path}},
             )
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:

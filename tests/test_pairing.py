@@ -47,6 +47,16 @@ def test_named_groups_pair_across_folders_and_become_columns(files):
     ]
 
 
+def test_the_group_id_names_the_pairs(files):
+    folder = files("cf_1.png", "fa_1.png", "cf_2.png", "fa_2.png", "fa_2b.png")
+    rows = find_pairs(f"{folder}/cf_{{id}}.png", f"{folder}/fa_{{id}}*.png", skip_unpaired=True)
+    assert [(row.id, Path(row.moving).name, row.extra) for row in rows] == [
+        ("1", "fa_1.png", {}),
+        ("", "fa_2.png", {}),
+        ("", "fa_2b.png", {}),
+    ]
+
+
 def test_a_group_that_is_repeated_has_one_value(files):
     folder = files("P1/P1_cf.png", "P1/P2_cf.png", "P1/P1_fa.png")
     found = pairs_of(folder, "{p}/{p}_cf.png", "{p}/{p}_fa.png")
@@ -62,6 +72,7 @@ def test_a_group_that_is_repeated_has_one_value(files):
         (["P1/cf1.png", "P1/cf2.png", "P1/fa.png"], "P*/cf*", "P*/fa*", "2 fixed images for"),
         (["a/1.png", "b/1.png"], "a/*.png", "b/*.png", "without a partner.*{eye}"),
         (["a/1.png", "b/1.png"], "a/{n}.png", "b/*.png", "the same groups"),
+        (["a/1.png", "b/1.png"], "a/{status}.png", "b/{status}.png", "{status}: a column"),
         (["a/1.png", "a/2.png"], "a/1.png", "a/*1.png", "a/1.png: without a partner"),
     ],
 )
