@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from batch_works import case_work, rows_named, run_cases
-from helpers import read_table
+from helpers import read_table, run_main
 
+import benchmarks.batch
 from batch.command import BatchOptions, register_pairs
 from batch.engine import Fault, InProcess, StopRequest, Task
 from batch.folder import locked
@@ -244,3 +245,15 @@ def test_the_parquet_table_has_the_same_rows(out):
     assert [[row[name] for name in names] for row in table] == [
         [row[name] for name in names] for row in read_results(out / "results.csv")
     ]
+
+
+def test_the_measurement_of_rows(monkeypatch, tmp_path, capsys):
+    """Cost and memory of the rows themselves; the figures are in docs/scale.md."""
+    options = ("--pairs", 2500, "--out", tmp_path / "figures.jsonl")
+    assert run_main(benchmarks.batch, monkeypatch, "rows", *options) == 0
+    figures = json.loads((tmp_path / "figures.jsonl").read_text())
+    assert figures["rows"] == figures["restart_kept"] == 2500
+    assert len(figures["mb_by_tenth"]) == 10 and figures["journal_mb"] < 3
+    # Quadratic cost would show even in so few rows; processor time is not disturbed by others.
+    tenths = figures["processor_ms_a_row_by_tenth"]
+    assert sum(tenths[-3:]) < 3 * sum(tenths[:3])
