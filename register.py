@@ -193,7 +193,8 @@ def main() -> None:
         timeout=args.timeout or None,
         overwrite=args.overwrite,
         retry_failed=args.retry_failed,
-        command=shlex.join(["python", *sys.argv]),
+        # --overwrite would start anew once more.
+        command=shlex.join(["python", *(word for word in sys.argv if word != "--overwrite")]),
     )
     summary = register_pairs(rows, work, options, is_table)
     print(

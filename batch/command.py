@@ -128,8 +128,8 @@ def register_pairs(
             log.info("%s", summary)
             if stop.requested:
                 raise RunStoppedError(
-                    f"{ledger.n_done} of {len(rows)} rows are done and kept in {out}; the same "
-                    f"command goes on with the others: {options.command}".rstrip(": ")
+                    f"{ledger.n_done} of {len(rows)} rows are done and kept in {out}; to go on: "
+                    f"{options.command or 'start again'}"
                 )
     return summary
 

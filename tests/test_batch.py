@@ -194,8 +194,8 @@ def test_a_stop_keeps_what_is_done_and_names_the_command(out, monkeypatch, numbe
     rows = rows_named("a", "b", "c")
     with monkeypatch.context() as patch:
         patch.setattr(batch_works.CaseWork, "do", stopped)
-        with pytest.raises(RunStoppedError, match="2 of 3 rows .*: go on"):
-            run_cases(out, rows, command="go on")
+        with pytest.raises(RunStoppedError, match="2 of 3 rows .* to go on: the command"):
+            run_cases(out, rows, command="the command")
     assert ids_and_status(out) == [("a", "ok"), ("b", "ok")]
     assert run_cases(out, rows).n_new == 1
 

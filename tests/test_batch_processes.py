@@ -158,7 +158,7 @@ def test_sigterm_ends_with_one_line_and_the_batch_goes_on(tmp_path, to_group):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors, errors
     said = [line for line in errors.splitlines() if "stopped: " in line]
-    assert len(said) == 1 and said[0].endswith("goes on with the others: again")
+    assert len(said) == 1 and said[0].endswith("to go on: again")
     assert 2 < len(read_table(driver.out / "results.csv")) < driver.n_rows
     assert driver.start().wait(timeout=300) == 0
     driver.check_complete()
