@@ -1,7 +1,8 @@
 """Register a moving image (FA, OCT en-face, OCTA, CF) onto a fixed colour fundus photograph.
 
     python register.py FIXED MOVING --out DIR
-    python register.py --pairs pairs.csv --out DIR     # columns id,fixed,moving; others are kept
+    python register.py --pairs pairs.csv --out DIR     # columns fixed,moving[,id]; others are kept
+    python register.py --fixed 'P*/cf*.png' --moving 'P*/fa*.png' --out DIR
 
 From Python (examples/from_python.py):
 
@@ -12,105 +13,30 @@ From Python (examples/from_python.py):
 Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, and
 DIR/results.csv. ``--export`` adds transform.tfm for ITK and the matches as CSV or NumPy. The matrix
 ``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), of the original images
-(geometry/__init__.py).
+(geometry/__init__.py). A batch that was stopped goes on with the same command (docs/scale.md).
 """
 
 from __future__ import annotations
 
 import argparse
-import traceback
+import shlex
+import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+from batch.command import BatchOptions, register_pairs
+from batch.pairing import describe_pairs, find_pairs
+from batch.work import RegistrationWork
 from geometry.transform_files import EXPORTS
-from registration.pair_outputs import PAIR_FILES
-from registration.pair_tables import (
-    RESULT_COLUMNS,
-    RESULTS_NAME,
-    PairToRegister,
-    pair_name,
-    read_pairs,
-    write_results,
-)
+from registration.pair_outputs import PICTURES
+from registration.pair_tables import RESULTS_NAME, PairToRegister, absolute, read_pairs
 from registration.registrar import Registrar, Result
 from registration.transform_choice import TRANSFORMS
 from utils.device import DEVICES
-from utils.errors import InputError, run_script
-from utils.files import check_writable
-from utils.names import is_plain_name
+from utils.errors import run_script
+from utils.files import sha256_of
 from utils.version import add_version
 
-
-def process_row(
-    row: PairToRegister, registrar: Registrar, out: Path, seen: set[str], exports: list[str]
-) -> dict[str, object]:
-    """Register one row and write its files. An error becomes the ``reason`` of the row.
-
-    Args:
-        row: the pair.
-        registrar: that registers it.
-        out: folder of the results.
-        seen: ids of the rows before, in lower case; the id of this row is added.
-        exports: further files to write, keys of ``geometry.transform_files.EXPORTS``.
-
-    Returns:
-        The row of ``results.csv``.
-    """
-    try:
-        _check_id(row, out, seen)
-        seen.add(row.id.casefold())
-        for name in PAIR_FILES:
-            # Files of an earlier run must not remain if this one fails.
-            (out / row.id / name).unlink(missing_ok=True)
-        result = registrar.register(row.fixed, row.moving)
-        result.save(out / row.id, exports)
-    except (InputError, OSError) as error:
-        return _failed_record(row, str(error))
-    except Exception as error:
-        # One failing pair must not abort the batch. This is a fault of the program, so that the
-        # traceback is printed.
-        traceback.print_exc()
-        return _failed_record(
-            row, f"internal error, please report it: {type(error).__name__}: {error}"
-        )
-    return _record(row, result)
-
-
-def _check_id(row: PairToRegister, out: Path, seen: set[str]) -> None:
-    if not is_plain_name(row.id) or row.id.casefold() == RESULTS_NAME:
-        raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
-    if row.id.casefold() in seen:
-        raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
-
-
-def _failed_record(row: PairToRegister, reason: str) -> dict[str, object]:
-    return {
-        **{name: "" for name in RESULT_COLUMNS},
-        "id": row.id,
-        "status": "failed",
-        "reason": reason,
-        "confidence": 0.0,
-        "n_matches": 0,
-        "n_inliers": 0,
-        "seconds": 0.0,
-        **row.extra,
-    }
-
-
-def _record(row: PairToRegister, result: Result) -> dict[str, object]:
-    record = _failed_record(row, result.reason) | {
-        "status": result.status,
-        "confidence": f"{result.confidence:.3f}",
-        "n_matches": result.n_matches,
-        "n_inliers": result.n_inliers,
-        "seconds": f"{result.seconds:.3f}",
-    }
-    if result.H_fix_to_mov is not None:
-        for i in range(3):
-            for j in range(3):
-                record[f"h{i}{j}"] = repr(float(result.H_fix_to_mov[i, j]))
-    return record
+__all__ = ["Registrar", "Result"]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -118,11 +44,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "fixed", nargs="?", metavar="FIXED", help="fixed image (colour fundus photograph)"
-    )
-    parser.add_argument("moving", nargs="?", metavar="MOVING", help="moving image")
-    parser.add_argument("--pairs", metavar="CSV", help="table with columns id,fixed,moving")
+    _add_pairs(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument(
         "--weights",
@@ -151,39 +73,137 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="also write, per pair, "
         + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()),
     )
+    parser.add_argument(
+        "--pictures",
+        default="all",
+        choices=PICTURES,
+        help="all, registered.png alone, or none; of large images they take most of the time and "
+        "space (default all)",
+    )
     parser.add_argument("--device", default="auto", choices=DEVICES)
+    _add_batch(parser)
     add_version(parser)
     return parser
+
+
+def _add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "fixed_image", nargs="?", metavar="FIXED", help="fixed image (colour fundus photograph)"
+    )
+    parser.add_argument("moving_image", nargs="?", metavar="MOVING", help="moving image")
+    parser.add_argument(
+        "--pairs", metavar="TABLE", help="table with columns fixed,moving[,id]: CSV or .xlsx"
+    )
+    parser.add_argument(
+        "--fixed",
+        metavar="PATTERN",
+        help="fixed images, such as 'P*/cf*.png'; paired with --moving by folder, or by what "
+        "{name} stands for in both patterns",
+    )
+    parser.add_argument("--moving", metavar="PATTERN", help="moving images, such as 'P*/fa*.png'")
+    parser.add_argument(
+        "--skip_unpaired",
+        action="store_true",
+        help="leave out files of --fixed and --moving that have no partner",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="only show the pairs, register nothing"
+    )
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes, one thread each (default: all cores for a table); 1: this process itself",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: its address, auto, or local (requirements-cluster.txt); "
+        "--workers is then the number of actors (default: one per GPU, else per core; more share "
+        "the GPUs)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="a pair that takes longer fails; 0 for no limit (default 600)",
+    )
+    parser.add_argument(
+        "--retry_failed", action="store_true", help="do rows again that have failed"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove the results of DIR and start anew"
+    )
+
+
+def _pairs_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[PairToRegister]:
+    """The pairs of the command line; those of patterns are shown."""
+    ways = [bool(args.pairs), bool(args.fixed_image), bool(args.fixed or args.moving)]
+    halves = (args.fixed_image, args.moving_image), (args.fixed, args.moving)
+    if sum(ways) != 1 or any(bool(fixed) != bool(moving) for fixed, moving in halves):
+        parser.error(
+            "give either FIXED and MOVING, or --pairs TABLE, or --fixed and --moving PATTERN"
+        )
+    if args.pairs:
+        rows = read_pairs(args.pairs)
+    elif args.fixed:
+        rows = find_pairs(args.fixed, args.moving, args.skip_unpaired)
+    else:
+        images = absolute(args.fixed_image), absolute(args.moving_image)
+        rows = [PairToRegister("", *images, {})]
+    if args.fixed or args.dry_run:
+        print(describe_pairs(rows), flush=True)
+    return rows
 
 
 def main() -> None:
     """Read the pairs, register each, write the results.
 
-    Exit code 0 when all rows were processed, 2 for wrong usage.
+    Exit code 0 when at least one pair is registered (or the table is empty), 1 when none is, 2 for
+    wrong usage, 130 when it was stopped.
     """
     parser = get_args_parser()
     args = parser.parse_args()
-    if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
-        parser.error("give either FIXED and MOVING, or --pairs CSV")
-    if args.pairs:
-        rows = read_pairs(args.pairs)
-    else:
-        rows = [PairToRegister(pair_name(args.fixed, args.moving), args.fixed, args.moving, {})]
+    if args.workers is not None and args.workers < 1:
+        parser.error("--workers must be at least 1")
+    if args.timeout < 0:
+        parser.error("--timeout must not be negative")
+    rows = _pairs_of(args, parser)
+    if args.dry_run:
+        return
+    is_table = args.fixed_image is None
+    # Unusable weights are found before any worker is started.
     registrar = Registrar(args.weights, args.transform, args.img_size, args.device)
-    out = Path(args.out)
-    records: list[dict[str, object]] = []
-    seen: set[str] = set()
-    extra = list(rows[0].extra) if rows else []
-    check_writable(out, "--out")
-    write_results(out / RESULTS_NAME, [], extra)
-    for row in tqdm(rows, desc="register", unit="pair", disable=len(rows) < 2):
-        record = process_row(row, registrar, out, seen, args.export)
-        records.append(record)
-        write_results(out / RESULTS_NAME, records, extra)
-        reason = f" ({record['reason']})" if record["reason"] else ""
-        tqdm.write(f"{row.id}: {record['status']}{reason}")
-    n_ok = sum(record["status"] == "ok" for record in records)
-    print(f"{n_ok} of {len(records)} pairs registered; see {out / RESULTS_NAME}")
+    work = RegistrationWork(
+        weights=absolute(str(registrar.weights)),
+        weights_sha256=sha256_of(registrar.weights),
+        transform=args.transform,
+        img_size=args.img_size,
+        device=args.device,
+        out=absolute(args.out),
+        exports=tuple(args.export),
+        pictures=args.pictures,
+        threads=1 if is_table else None,
+    )
+    options = BatchOptions(
+        workers=args.workers if is_table else 1,
+        cluster=args.cluster,
+        timeout=args.timeout or None,
+        overwrite=args.overwrite,
+        retry_failed=args.retry_failed,
+        # --overwrite would start anew once more.
+        command=shlex.join(["python", *(word for word in sys.argv if word != "--overwrite")]),
+    )
+    summary = register_pairs(rows, work, options, is_table)
+    print(
+        f"{summary.n_ok} of {summary.n_rows} pairs registered; see {Path(args.out) / RESULTS_NAME}"
+    )
+    if summary.n_rows and not summary.n_ok:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

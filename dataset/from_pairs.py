@@ -87,7 +87,11 @@ def read_accepted(
     Raises:
         InputError: unusable table, review or setting, or an accepted pair without a mode.
     """
-    rows, columns = read_table(table, ["id", "status"])
+    # Cells that a spreadsheet would take for a formula have an apostrophe in front.
+    rows = [
+        {name: cell.removeprefix("'") for name, cell in row.items()}
+        for row in read_table(table, ["id", "status"])[0]
+    ]
     verdicts = read_verdicts(table.parent)
     pairs: list[AcceptedPair] = []
     left_out: dict[str, list[str]] = {}

@@ -169,7 +169,7 @@ def _of_single_images(root: Path) -> _Found:
 
 
 def _of_table(path: Path) -> _Found:
-    rows, _ = read_table(path, ("fixed", "moving"))
+    rows, _ = read_table(path, ("fixed", "moving"), ("id", "eye", *LANDMARK_COLUMNS))
     if not rows:
         raise InputError(f"{path}: has no rows.")
     found: _Found = []

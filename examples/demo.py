@@ -191,7 +191,16 @@ def main() -> None:
         args.data, args.run / "split.yaml", results / "example"
     )
     weights = args.run / "best.pth"
-    run("register.py", fixed, moving, "--weights", weights, "--out", results / "registered")
+    run(
+        "register.py",
+        fixed,
+        moving,
+        "--weights",
+        weights,
+        "--out",
+        results / "registered",
+        "--overwrite",
+    )
 
     evaluate(args.run, args.data, real, results)
     if not real:

@@ -34,6 +34,7 @@ PAIR_FILES = (
     ITK_FIELD,
     *EXPORTS.values(),
 )
+PICTURES = ("all", "registered", "none")
 GIVEN = "the given image"  # name of an array in messages
 TIFF_FORMATS = {"TIFF", "DICOM"}  # of an image; the result is also written as TIFF
 CONVENTION = (
@@ -64,13 +65,16 @@ class RegisteredImages:
     weights: str
 
 
-def write_pair(folder: Path, pair: RegisteredImages, exports: Sequence[str]) -> None:
+def write_pair(
+    folder: Path, pair: RegisteredImages, exports: Sequence[str], pictures: str = "all"
+) -> None:
     """Write the figures of a pair, ``transform.json`` (docs/transform_json.md) and exports.
 
     Args:
         folder: of the pair.
         pair: its images and its registration.
         exports: keys of ``geometry.transform_files.EXPORTS``.
+        pictures: one of ``PICTURES``: all figures, ``registered.png`` alone, or none.
     """
     result = pair.registration
     fixed, moving = (
@@ -78,10 +82,12 @@ def write_pair(folder: Path, pair: RegisteredImages, exports: Sequence[str]) -> 
         for image, path in ((pair.fixed, pair.fixed_path), (pair.moving, pair.moving_path))
     )
     matches = result.fixed_points, result.moving_points, result.inliers
-    write_image(folder / "matches.png", draw_matches(fixed, moving, *matches))
-    if result.transform is not None:
-        registered = register_onto_fixed(moving, result.transform, size_of_image(fixed))
+    if pictures == "all":
+        write_image(folder / "matches.png", draw_matches(fixed, moving, *matches))
+    if result.transform is not None and pictures != "none":
         write_registered(folder, pair, result.transform)
+    if result.transform is not None and pictures == "all":
+        registered = register_onto_fixed(moving, result.transform, size_of_image(fixed))
         write_image(folder / "checkerboard.png", checkerboard(fixed, registered))
         if result.transform.kind in CURVED_KINDS:
             assert result.H_affine is not None

@@ -185,13 +185,14 @@ class Result:
         height, width = _as_picture(self.fixed).shape[:2]
         return register_onto_fixed(picture, self.transform, (height, width))
 
-    def save(self, folder: str | Path, exports: Sequence[str] = ()) -> None:
+    def save(self, folder: str | Path, exports: Sequence[str] = (), pictures: str = "all") -> None:
         """Write the files that register.py writes for a pair (docs/registration.md).
 
         Args:
             folder: of the files; made if it is missing. Files of an earlier pair are replaced or
                 removed.
             exports: of "itk", "csv", "numpy".
+            pictures: "all", "registered" for registered.png alone, or "none".
 
         Raises:
             InputError: an unknown export, or a folder that cannot be written to.
@@ -212,7 +213,7 @@ class Result:
             asked_for=self.asked_for,
             weights=str(self.weights),
         )
-        write_pair(folder, images, exports)
+        write_pair(folder, images, exports, pictures)
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Figure of the fixed image, the registered image, their checkerboard and the matches.

@@ -28,6 +28,7 @@ ROOMS = (
     "model",
     "loss",
     "registration",
+    "batch",
     "evaluation",
     "training",
 )

@@ -12,7 +12,8 @@ from helpers import read_table, run_main
 import register
 
 COLUMNS = (
-    "id,status,reason,confidence,n_matches,n_inliers,seconds,h00,h01,h02,h10,h11,h12,h20,h21,h22"
+    "id,status,reason,confidence,agreement,n_matches,n_inliers,seconds,transform,transform_reason,"
+    "matrix,h00,h01,h02,h10,h11,h12,h20,h21,h22,fixed,moving"
 ).split(",")
 MATRIX = [f"h{row}{column}" for row in range(3) for column in range(3)]
 RunRegister = Callable[..., tuple[int, list[dict[str, str]]]]
@@ -29,6 +30,8 @@ def register_runner(out: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def run(*arguments: object) -> tuple[int, list[dict[str, str]]]:
         options = ("--out", out, "--weights", weights, "--device", "cpu")
+        if "--workers" not in arguments:
+            options += ("--workers", 1)
         code = run_main(register, monkeypatch, *arguments, *options)
         return code, read_table(out / "results.csv") if (out / "results.csv").is_file() else []
 

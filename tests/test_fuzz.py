@@ -6,8 +6,10 @@ Hypothesis draws more than 800 cases per run, always the same ones. No other exc
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,14 +20,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import evaluate
-import register
+from batch.engine import InProcess, StopRequest
+from batch.journal import Journal
+from batch.ledger import Ledger
+from batch.run import Batch
+from batch.work import register_row
 from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.check import check
 from dataset.real_pairs import load_real_pairs
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from geometry.point_files import read_points
-from registration.pair_tables import PairToRegister
+from registration.pair_names import name_pairs
+from registration.pair_tables import PairToRegister, read_pairs, read_results, write_results
 from registration.registrar import Registrar
 from training.superretina_step import SuperRetinaConfig
 from utils.checkpoint import read_checkpoint
@@ -230,6 +237,27 @@ CELLS = st.one_of(
 )
 
 
+class GivenWork(NamedTuple):
+    """Registration with a registrar that exists already."""
+
+    registrar: Registrar
+    out: Path
+
+    def open(self) -> Callable[[PairToRegister], dict]:
+        return lambda row: register_row(row, self.registrar, self.out, [])
+
+
+def register_all(rows: list[PairToRegister], registrar: Registrar, out: Path) -> list[dict]:
+    """Rows of the table of results, after a batch in this process."""
+    out.mkdir(parents=True)
+    with Journal(out / "journal.jsonl") as journal:
+        named = name_pairs(rows, {}, lambda name, paths: True)
+        ledger = Ledger(journal, {}, out, named, "")
+        Batch(ledger, InProcess(GivenWork(registrar, out), None), out).run(StopRequest())
+        write_results(out / "results.csv", ledger.records(), ledger.extra_columns())
+    return list(read_results(out / "results.csv"))
+
+
 @cases(80)
 @given(
     content=st.one_of(
@@ -245,16 +273,14 @@ def test_tables_given_to_register(tmp_path_factory, registrar, content):
     (folder / "pairs.csv").write_bytes(content)
     write_image(folder / "good.png", np.random.default_rng(0).random((40, 48)).astype(np.float32))
     before = set(folder.parent.iterdir())
+    shutil.rmtree(folder / "out", ignore_errors=True)
     try:
-        rows = register.read_pairs(folder / "pairs.csv")
+        rows = read_pairs(folder / "pairs.csv")
     except InputError as error:
         assert "pairs.csv" in str(error)
         return
-    seen: set[str] = set()
-    records = [register.process_row(row, registrar, folder / "out", seen, []) for row in rows]
-    register.write_results(
-        folder / "out" / "results.csv", records, list(rows[0].extra) if rows else []
-    )
+    records = register_all(rows, registrar, folder / "out")
+    assert len(records) == len(rows)
     for record in records:
         assert record["status"] in ("ok", "failed"), record
         assert "internal error" not in record["reason"], record
@@ -322,8 +348,8 @@ def test_real_data_sets(tmp_path_factory, small_sets, untrained_weights, data):
 @cases(30)
 @given(row=st.tuples(CELLS, CELLS, CELLS))
 def test_single_rows(tmp_path_factory, registrar, row):
-    record = register.process_row(
-        PairToRegister(*row, {}), registrar, tmp_path_factory.getbasetemp() / "rows", set(), []
-    )
+    out = tmp_path_factory.getbasetemp() / "rows"
+    shutil.rmtree(out, ignore_errors=True)
+    (record,) = register_all([PairToRegister(*row, {})], registrar, out)
     assert record["status"] == "failed" and record["reason"]
     assert "internal error" not in record["reason"]

@@ -127,7 +127,7 @@ def test_a_featureless_pair_fails_with_a_reason(run_register, tmp_path, cf):
     ramp = np.tile(np.linspace(0.2, 0.8, 96, dtype=np.float32), (80, 1))
     write_image(tmp_path / "ramp.png", ramp)
     code, (row,) = run_register(cf, tmp_path / "ramp.png")
-    assert code == 0 and row["status"] == "failed" and row["reason"]
+    assert code == 1 and row["status"] == "failed" and row["reason"]
     assert all(row[name] == "" for name in MATRIX)
     folder = tmp_path / "out" / row["id"]
     content = json.loads((folder / "transform.json").read_text(encoding="utf-8"))
@@ -173,3 +173,13 @@ def test_images_of_every_format_give_the_same_matrix(run_register, cf, tmp_path)
         assert row["status"] == "ok", row
         H = np.array([float(row[name]) for name in MATRIX]).reshape(3, 3)
         assert np.abs(warp_points(corners, H) - corners).max() < 0.5, row["id"]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "names"),
+    [("none", ["transform.json"]), ("registered", ["registered.png", "transform.json"])],
+)
+def test_fewer_pictures_on_request(run_register, cf, tmp_path, pictures, names):
+    code, (row,) = run_register(cf, cf, "--pictures", pictures)
+    assert code == 0 and row["status"] == "ok"
+    assert sorted(path.name for path in (tmp_path / "out" / row["id"]).iterdir()) == names

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from helpers import read_table, run_main
+from openpyxl import Workbook
 from register_runs import COLUMNS, MATRIX, RunRegister, register_runner, write_table
 
 import register
@@ -36,7 +37,6 @@ def test_one_bad_row_does_not_stop_the_batch(run_register, cf, tmp_path):
         ("gone", tmp_path / "gone.png", cf, "gone.png"),
         ("../x", cf, cf, "plain name"),
         ("first", cf, cf, "twice"),
-        ("", cf, cf, "plain name"),
         ("a/b", cf, cf, "plain name"),
         (".hidden", cf, cf, "plain name"),
         ("folder", cf.parent, cf, str(cf.parent.name)),
@@ -143,7 +143,7 @@ def test_a_table_without_rows(run_register, tmp_path):
 
 
 def test_wrong_usage_is_exit_code_2(run_register, cf, tmp_path):
-    (tmp_path / "pairs.csv").write_text("name,fixed,moving\na,b,c\n", encoding="utf-8")
+    (tmp_path / "pairs.csv").write_text("id,fixed,other\na,b,c\n", encoding="utf-8")
     for arguments in (
         (),
         (cf,),
@@ -177,3 +177,51 @@ def test_from_the_shell(cf, untrained_weights, tmp_path):
     )
     assert done.returncode == 0 and "1 of 1 pairs registered" in done.stdout
     assert read_table(tmp_path / "out" / "results.csv")[0]["status"] == "ok"
+
+
+def test_two_patients_with_equal_file_names_keep_their_own_results(run_register, cf, tmp_path):
+    """One after the other, each from its own folder."""
+    for name in ("P1", "P2"):
+        write_image(tmp_path / name / "cf.png", read_color(cf))
+    for name, n_rows in (("P1", 1), ("P2", 2), ("P1", 2)):
+        image = tmp_path / name / "cf.png"
+        code, rows = run_register(image, image)
+        assert code == 0 and len(rows) == n_rows
+    assert {row["id"]: row["fixed"] for row in rows} == {
+        "cf_cf": str(tmp_path / "P1" / "cf.png"),
+        "P2_cf_cf": str(tmp_path / "P2" / "cf.png"),
+    }
+
+
+def test_patterns_show_the_pairing_and_register_it(run_register, cf, tmp_path, capsys):
+    for name in ("P1", "P2"):
+        for kind in ("cf_1", "fa_1"):
+            write_image(tmp_path / "in" / name / f"{kind}.png", read_color(cf))
+    patterns = ("--fixed", tmp_path / "in/P*/cf*.png", "--moving", tmp_path / "in/P*/fa*.png")
+    assert run_register(*patterns, "--dry_run") == (0, [])
+    assert "P2/cf_1.png <- " in capsys.readouterr().out and not (tmp_path / "out").exists()
+    code, rows = run_register(*patterns)
+    assert code == 0 and [row["id"] for row in rows] == ["P1_cf_1_fa_1", "P2_cf_1_fa_1"]
+    assert "2 pairs (id: fixed <- moving)" in capsys.readouterr().out
+
+
+def test_an_excel_table_without_ids(run_register, cf, tmp_path):
+    book = Workbook()
+    for row in (["Fixed", "Moving", "Auge"], [str(cf), str(cf), "=1+1"], [str(cf), "no.png", "-"]):
+        book.active.append(row)
+    book.active["C2"].data_type = "s"
+    book.save(tmp_path / "pairs.xlsx")
+    code, rows = run_register("--pairs", tmp_path / "pairs.xlsx")
+    assert code == 0 and [row["status"] for row in rows] == ["ok", "failed"]
+    assert [row["id"] for row in rows] == ["1_A_cf_1_A_cf", "1_A_cf_no"]
+    assert [row["Auge"] for row in rows] == ["'=1+1", "'-"]
+
+
+def test_the_table_says_what_the_matrix_is(run_register, cf, monkeypatch):
+    """For a curved transform h00 ... h22 are its affine part."""
+    _, (row,) = run_register(cf, cf)
+    assert row["transform"] == "affine" and row["matrix"] == "whole transform"
+    assert float(row["agreement"]) > 0 and row["fixed"] == row["moving"] == str(cf)
+    monkeypatch.setattr("batch.work.CURVED_KINDS", ("affine",))
+    _, (row,) = run_register(cf, cf, "--overwrite")
+    assert row["matrix"] == "affine part"

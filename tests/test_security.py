@@ -16,6 +16,7 @@ from helpers import run_main
 
 import register
 import train_multimodal_e2e
+from batch.ledger import refused_rows
 from registration.pair_tables import PairToRegister
 from training.run_folder import run_folder
 from training.superretina_step import SuperRetinaConfig
@@ -126,12 +127,8 @@ def test_names_cannot_lead_out_of_the_output_folder(
         run_folder(tmp_path, "cffa", name)
     row = PairToRegister(name, "a.png", "b.png", {})
     before = sorted(tmp_path.rglob("*"))
-    record = register.process_row(row, None, tmp_path / "out", set(), [])
-    assert (
-        record["status"] == "failed"
-        and "plain name" in record["reason"]
-        and sorted(tmp_path.rglob("*")) == before
-    )
+    reasons = refused_rows([row], tmp_path / "out")
+    assert "plain name" in reasons[0] and sorted(tmp_path.rglob("*")) == before
     import evaluate
 
     options = f"--real {numbered_root[0]} --weights {untrained_weights} --out {tmp_path / 'out'}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,3 +80,13 @@ def write_text_atomically(path: str | Path, text: str) -> None:
         text: its content.
     """
     write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 checksum of a file, in hexadecimal.
+
+    Args:
+        path: of the file.
+    """
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
