@@ -253,10 +253,14 @@ def measure_workers(folder: Path, n_pairs: int, rounds: int) -> dict[str, object
 
     Args:
         folder: for pairs and results.
-        n_pairs: number of pairs of 512 px.
+        n_pairs: number of pairs of 500 px.
         rounds: number of runs of each kind.
+
+    Raises:
+        InputError: no pair was registered.
     """
-    rows = read_pairs(write_pairs(folder, n_pairs, 512))
+    # Sets of 512 px have other file names.
+    rows = read_pairs(write_pairs(folder, n_pairs, 500))
     rates: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
         for workers in rates:
@@ -271,7 +275,9 @@ def measure_workers(folder: Path, n_pairs: int, rounds: int) -> dict[str, object
                 exports=(),
             )
             options = BatchOptions(workers)
-            register_pairs(rows, work, options, on_done=_stopwatch(times))
+            summary = register_pairs(rows, work, options, on_done=_stopwatch(times))
+            if not summary.n_ok:
+                raise InputError(f"{work.out}: no pair was registered, so no time was measured.")
             # The first pair of each worker is warm-up.
             rates[workers].append((n_pairs - workers) / (times[-1] - times[workers - 1]))
     best = {workers: max(found) for workers, found in rates.items()}
