@@ -184,6 +184,15 @@ def compose(*matrices: Array) -> Array:
     return result
 
 
+def inverse(H: torch.Tensor) -> torch.Tensor:
+    """Inverse of matrices (B, 3, 3) without waiting for the device.
+
+    ``torch.linalg.inv`` reads on the host whether a matrix is singular. Here the inverse of a
+    singular one is not finite, and neither is what is computed from it.
+    """
+    return torch.linalg.inv_ex(H).inverse
+
+
 def local_linear_part(H_fix_to_mov: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Jacobian of a matrix transform at a point; for an affine matrix its linear part.
 

@@ -17,7 +17,7 @@ import torch
 from kornia.geometry.transform import remap, warp_perspective
 from torch.nn.functional import avg_pool2d
 
-from geometry.matrices import Size, resize_matrix, size_of_raster
+from geometry.matrices import Size, inverse, resize_matrix, size_of_raster
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
 NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed
@@ -63,7 +63,7 @@ def warp_image(
         fine_size = (2 * out_size[0], 2 * out_size[1])
         H_fine_to_out = torch.from_numpy(resize_matrix(fine_size, out_size)).to(H_out_to_source)
         return avg_pool2d(warp_image(source, H_out_to_source @ H_fine_to_out, fine_size, mode), 2)
-    H_source_to_out = torch.linalg.inv(H_out_to_source.double()).to(source.dtype)
+    H_source_to_out = inverse(H_out_to_source.double()).to(source.dtype)
     return warp_perspective(
         source, H_source_to_out, out_size, mode=mode, padding_mode="zeros", align_corners=True
     )

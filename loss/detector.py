@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from geometry.point_sets import PointSet
 from loss.common import Term, average, dice_loss
 from loss.keypoint_places import near_places
 from loss.term_inputs import TermInputs
@@ -42,7 +43,7 @@ def detector_term(inputs: TermInputs) -> Term:
     )
 
 
-def _valid_pixels(inputs: TermInputs, role: str, places: list[torch.Tensor]) -> torch.Tensor:
+def _valid_pixels(inputs: TermInputs, role: str, places: PointSet) -> torch.Tensor:
     """(B, 1, H, W), 1 inside the field of view, except near admitted places that are not seeds.
 
     0 everywhere for a sample without labels.

@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from geometry.matrices import inverse
 from geometry.rasters import valid_overlap
-from loss.agreement import Agreement, count_agreeing
+from loss.agreement import count_agreeing
 from loss.candidates import count_repeated, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
 from loss.detections import Detections, KeypointExtractor, find_detections
 from loss.detector import detector_term
 from loss.forms import GENERATED_ONLY, form_figures
 from loss.geometric import geometric_term, plan_term
-from loss.keypoint_places import AdmittedPlaces, admitted_places
+from loss.keypoint_places import AdmittedPlaces, Memory, admitted_places
+from loss.observations import BatchObservations
 from loss.pke import pke_term
 from loss.term_inputs import (
     DescriptorSampler,
@@ -31,7 +33,7 @@ from loss.term_inputs import (
     TermSettings,
 )
 from loss.tolerance import Tolerances, moved_to_detections
-from loss.value_map import Observation, ValueMap
+from loss.value_map import ValueMap
 from utils.errors import InputError
 
 
@@ -94,39 +96,28 @@ class ObjectiveSettings(TermSettings):
         return self.weights.get(name, 0.0)
 
 
-class SampleObservation(NamedTuple):
-    """What a step observes of one sample.
-
-    Attributes:
-        places: update of the value map.
-        agreement: of the student's matches with the transform.
-    """
-
-    places: Observation
-    agreement: Agreement
-
-
 class ObjectiveResult(NamedTuple):
     """Result of the joint objective for a batch.
 
     Attributes:
         losses: each term by name, then ``total``; scalars with graph. Then, in a run of several
             forms of samples, the weighted terms for each form, without graph.
-        n_valid: number of samples that contributed to each term.
-        counts: for the log.
-        observations: one per sample.
+        n_valid: number of samples that contributed to each term; scalars.
+        counts: for the log; scalars.
+        observations: of the samples.
     """
 
     losses: dict[str, torch.Tensor]
-    n_valid: dict[str, int]
-    counts: dict[str, float]
-    observations: list[SampleObservation]
+    n_valid: dict[str, torch.Tensor]
+    counts: dict[str, torch.Tensor]
+    observations: BatchObservations
 
 
 class JointObjective:
     """Computes all terms of a batch and their weighted sum.
 
-    Independent of the network: the functions that interpolate its maps are passed in.
+    Independent of the network: the functions that interpolate its maps are passed in. No operation
+    loops over the samples of a batch or reads a value on the host, so that a GPU need not wait.
 
     Args:
         settings: weights and settings.
@@ -174,18 +165,21 @@ class JointObjective:
         losses = {name: term.mean() for name, term in terms.items()}
         weighted = [self.settings.weight(name) * loss for name, loss in losses.items()]
         losses["total"] = sum(weighted[1:], start=weighted[0])
-        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
-        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        n_valid = {name: term.valid.sum() for name, term in terms.items()}
+        counts = {f"empty_{name}": term.n_empty() for name, term in terms.items()}
         weighted_terms = {name: terms[name] for name in terms if self.settings.weight(name) > 0}
         by_form, n_valid_by_form = form_figures(weighted_terms, batch["form"], self.forms)
         with torch.no_grad():
-            places, pke_counts = observe_candidates(inputs, value_map)
+            places, pke_counts = observe_candidates(inputs)
             pke_counts |= count_repeated(inputs)
+            matches = count_agreeing(inputs)
         return ObjectiveResult(
             losses=losses | by_form,
             n_valid=n_valid | n_valid_by_form,
             counts=counts | pke_counts,
-            observations=list(map(SampleObservation, places, count_agreeing(inputs))),
+            observations=BatchObservations(
+                batch["key"], batch["form"], inputs.memory.own.points, places, matches
+            ),
         )
 
     def _inputs(
@@ -197,12 +191,13 @@ class JointObjective:
     ) -> TermInputs:
         """What the terms of a batch are computed from."""
         extract = self.extract_keypoints
-        H_mov_to_fix = torch.linalg.inv(batch["H_fix_to_mov"])
+        H_mov_to_fix = inverse(batch["H_fix_to_mov"])
         overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
         fixed_detections = find_detections(extract, fixed.detector, batch["fixed_fov"])
         moving_detections = find_detections(extract, moving.detector, batch["moving_fov"])
         tolerances = Tolerances.of(batch)
-        places = admitted_places(batch, value_map, overlap)
+        memory = Memory.of(batch, value_map)
+        places = admitted_places(memory, batch, overlap)
         return TermInputs(
             fixed=fixed,
             moving=moving,
@@ -213,6 +208,7 @@ class JointObjective:
             junctions=find_detections(extract, batch["fixed_heatmap"], overlap).points,
             fixed_detections=fixed_detections,
             moving_detections=moving_detections,
+            memory=memory,
             places=_at_detections(places, fixed_detections, moving_detections, tolerances),
             tolerances=tolerances,
             settings=self.settings,
@@ -228,9 +224,9 @@ def _at_detections(
     A place is remembered in one frame. Where the transform is inexact, the spot of a label would
     otherwise be drawn beside the keypoint that the other image shows.
     """
+    if not tolerances.inexact:
+        return places
     return places._replace(
-        in_fixed=list(map(moved_to_detections, places.in_fixed, fixed.points, tolerances.in_fixed)),
-        in_moving=list(
-            map(moved_to_detections, places.in_moving, moving.points, tolerances.in_moving)
-        ),
+        in_fixed=moved_to_detections(places.in_fixed, fixed.points, tolerances.in_fixed),
+        in_moving=moved_to_detections(places.in_moving, moving.points, tolerances.in_moving),
     )

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
+from geometry.point_sets import PointSet
 from loss.common import Term
 from loss.detections import Detections
-from loss.keypoint_places import AdmittedPlaces
+from loss.keypoint_places import AdmittedPlaces, Memory
 from loss.tolerance import Tolerances
 from loss.value_map import PKESettings
 from utils.errors import InputError
@@ -98,9 +99,9 @@ class TermInputs:
         H_mov_to_fix: (B, 3, 3), inverse of ``H_fix_to_mov``, pixels.
         overlap, moving_overlap: (B, 1, H, W), 1 where both images show retina, in the fixed and in
             the moving frame.
-        junctions: per sample (N, 2), vessel junctions of the fixed image inside the overlap, fixed
-            pixels.
+        junctions: vessel junctions of the fixed image inside the overlap, fixed pixels.
         fixed_detections, moving_detections: of both detector maps.
+        memory: places that the value map remembers.
         places: admitted places of the keypoint expansion; those with a detection of the image
             within the tolerance are at that detection.
         tolerances: within which the transform of each sample is known.
@@ -114,9 +115,10 @@ class TermInputs:
     H_mov_to_fix: torch.Tensor
     overlap: torch.Tensor
     moving_overlap: torch.Tensor
-    junctions: list[torch.Tensor]
+    junctions: PointSet
     fixed_detections: Detections
     moving_detections: Detections
+    memory: Memory
     places: AdmittedPlaces
     tolerances: Tolerances
     settings: TermSettings

@@ -1,4 +1,4 @@
-"""Seeded batches of the joint objective whose results are recorded in ``data/joint_step.npz``.
+"""Seeded batches of the joint objective whose results are recorded in ``records/joint_step.npz``.
 
 The record was made by the objective that looped over the samples of a batch.
 ``python tests/step_cases.py`` (with ``PYTHONPATH=.``) writes it again, from the objective as it is.
@@ -20,9 +20,9 @@ from geometry.points import warp_points
 from loss.joint_objective import TERMS, JointObjective, ObjectiveResult, ObjectiveSettings
 from loss.term_inputs import AnchorShares
 from loss.value_map import Observation, PKESettings, ValueMap
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 
-RECORD = Path(__file__).parent / "data" / "joint_step.npz"
+RECORD = Path(__file__).parent / "records" / "joint_step.npz"
 FIXED_SIZE, MOVING_SIZE, OWN_SIZE = (64, 96), (80, 72), (128, 160)  # pixels
 STRIDE, DIM = 4, 16  # pixels per cell of the descriptor maps, and their channels
 N_PLACES, N_ANCHORS, N_STEPS = 40, 48, 3
@@ -94,7 +94,7 @@ def objective_of(case: Case) -> JointObjective:
     return JointObjective(
         case.settings,
         lambda maps, points: sample_descriptors(maps, points, STRIDE),
-        lambda maps, allowed: extract_keypoints(
+        lambda maps, allowed: find_keypoints(
             maps, pke.min_probability, 3, case.max_keypoints, allowed, pke.border_px
         ),
         tuple(dict.fromkeys(("generated", *case.forms))),
@@ -227,7 +227,7 @@ def figures_of(
             signs = np.random.default_rng(5).choice([-1.0, 1.0], (gradient.shape[1], N_PATTERNS))
             norms = np.linalg.norm(gradient, axis=1, keepdims=True)
             found[f"gradient {role} {name}"] = np.concatenate([norms, gradient @ signs], axis=1)
-    for index, (places, agreement) in enumerate(result.observations):
+    for index, (places, agreement) in enumerate(result.observations.unpacked()):
         found[f"passed {index}"] = places.passed.numpy()
         found[f"missed {index}"] = places.missed.numpy()
         found[f"agreement {index}"] = np.array(agreement[2:], dtype=np.float64)
@@ -242,7 +242,7 @@ def run_case(name: str) -> list[dict[str, np.ndarray]]:
         fixed, moving, batch = make_batch(case, 10 + step)
         result = objective(fixed, moving, batch, memory)
         steps.append(figures_of(result, (fixed, moving)))
-        memory.apply([each.places for each in result.observations])
+        memory.apply([each.places for each in result.observations.unpacked()])
     return steps
 
 

@@ -21,7 +21,7 @@ from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
 from loss.term_inputs import AnchorShares
 from loss.tolerance import Tolerances, linear_scale, moved_to_detections, places_within
 from loss.value_map import Observation, PKESettings, ValueMap
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 from registration.trained_matchers import build_model
 
 NONE = torch.zeros(0, 2)
@@ -329,7 +329,7 @@ def test_exact_samples_are_bit_identical_beside_inexact_ones(generated_root):
     objective = JointObjective(
         ObjectiveSettings(ignore_px=6.1, weights=dict.fromkeys(TERMS, 1.0)),
         lambda maps, points: sample_descriptors(maps, points, model.descriptor_stride),
-        lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+        lambda maps, allowed: find_keypoints(maps, 0.01, 4, 64, allowed),
         ("generated", "landmarks"),
     )
     exact["form"] = ["generated", "landmarks"]

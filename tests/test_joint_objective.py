@@ -17,7 +17,7 @@ from loss.joint_objective import TERMS, JointObjective, LossTerm, ObjectiveSetti
 from loss.term_inputs import AnchorShares, TermInputs
 from loss.value_map import Observation, PKESettings, ValueMap
 from model.super_retina_multimodal import ModelSettings
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 from registration.trained_matchers import build_model
 from utils.config import build, to_plain
 from utils.errors import InputError
@@ -27,7 +27,7 @@ def make_objective(stride: int, **settings) -> JointObjective:
     return JointObjective(
         ObjectiveSettings(**settings),
         lambda maps, points: sample_descriptors(maps, points, stride),
-        lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+        lambda maps, allowed: find_keypoints(maps, 0.01, 4, 64, allowed),
     )
 
 
@@ -224,7 +224,7 @@ def test_anchors_are_mixed_by_their_shares(batch, value_map):
         objective = JointObjective(
             ObjectiveSettings(anchors=shares),
             sampler,
-            lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+            lambda maps, allowed: find_keypoints(maps, 0.01, 4, 64, allowed),
         )
         objective(*features, batch, value_map)
         points = seen["points"][0]
