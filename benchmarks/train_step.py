@@ -37,7 +37,7 @@ from training.loftr_config import LoFTRConfig
 from training.loftr_step import LoFTRStep
 from training.processes import PRECISIONS, make_fabric
 from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
-from training.task import StepOutput
+from training.step_output import StepOutput
 from utils.config import build, read_config
 from utils.device import DEVICES
 from utils.errors import InputError, run_script

@@ -10,7 +10,8 @@ import torch
 
 from loss.agreement import Agreement
 from loss.forms import GENERATED_ONLY
-from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings, SampleObservation
+from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
+from loss.observations import SampleObservation
 from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
@@ -19,7 +20,7 @@ from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
-from training.task import StepOutput
+from training.step_output import StepOutput
 
 
 def add_superretina_arguments(parser: argparse.ArgumentParser) -> None:
