@@ -14,16 +14,20 @@ import torch
 
 from geometry.points import inside, sample_map, warp_points
 
+# Where a value can be read without waiting for queued work. Without any, a CPU computes what a GPU
+# computes.
+FREE_READ_DEVICES = ("cpu",)
+
 
 def reads_are_free(tensor: torch.Tensor) -> bool:
-    """Whether a value can be read without waiting for queued work: on a CPU.
+    """Whether a value can be read without waiting for queued work.
 
     Use it only to leave out work that does not change the result.
 
     Args:
         tensor: of any shape.
     """
-    return tensor.device.type == "cpu"
+    return tensor.device.type in FREE_READ_DEVICES
 
 
 def may_hold(flags: torch.Tensor) -> bool:
@@ -136,9 +140,7 @@ class PointSet(NamedTuple):
         Returns:
             (B, N, M), pixels; infinite to padding of the others.
         """
-        gap = torch.cdist(
-            self.points, others.points, compute_mode="donot_use_mm_for_euclid_dist"
-        )
+        gap = torch.cdist(self.points, others.points, compute_mode="donot_use_mm_for_euclid_dist")
         return gap.masked_fill(~others.valid[:, None], float("inf"))
 
     def near(self, others: PointSet, radius_px: torch.Tensor | float) -> torch.Tensor:

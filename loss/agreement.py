@@ -59,10 +59,9 @@ def count_agreeing(inputs: TermInputs) -> MatchCounts:
     Args:
         inputs: features and supervision of the batch.
     """
-    fixed = inputs.fixed_detections.points.on(inputs.overlap)
-    moving = inputs.moving_detections.points.on(inputs.moving_overlap)
+    fixed, moving = inputs.fixed_detections.in_overlap, inputs.moving_detections.in_overlap
     radius_px = inputs.tolerances.in_moving.clamp(min=inputs.settings.pke.max_reprojection_px)
-    gaps = fixed.warped(inputs.batch["H_fix_to_mov"]).gaps(moving)  # infinite to padding
+    gaps = inputs.fixed_detections.in_other.gaps(moving)  # infinite to padding
     is_near = gaps <= radius_px[:, None, None]
     matched, nearest = _mutual_neighbours(inputs, fixed, moving)
     right = is_near.gather(2, nearest[..., None])[..., 0] & matched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -88,30 +89,16 @@ class _Side(NamedTuple):
 
     features: FeatureMaps
     detections: Detections
-    overlap: torch.Tensor
     heatmap: torch.Tensor
-    H_to_other: torch.Tensor
-    other_tolerance_px: torch.Tensor  # (B,), pixels of the other image
+    tolerance_px: torch.Tensor  # (B,), pixels of this image
 
 
 def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
-    batch = inputs.batch
+    batch, tolerances = inputs.batch, inputs.tolerances
     return (
+        _Side(inputs.fixed, inputs.fixed_detections, batch["fixed_heatmap"], tolerances.in_fixed),
         _Side(
-            inputs.fixed,
-            inputs.fixed_detections,
-            inputs.overlap,
-            batch["fixed_heatmap"],
-            batch["H_fix_to_mov"],
-            inputs.tolerances.in_moving,
-        ),
-        _Side(
-            inputs.moving,
-            inputs.moving_detections,
-            inputs.moving_overlap,
-            batch["moving_heatmap"],
-            inputs.H_mov_to_fix,
-            inputs.tolerances.in_fixed,
+            inputs.moving, inputs.moving_detections, batch["moving_heatmap"], tolerances.in_moving
         ),
     )
 
@@ -162,22 +149,26 @@ def observe_candidates(inputs: TermInputs) -> tuple[Places, dict[str, torch.Tens
     passed = passed.joined(from_moving.only(~from_moving.near(passed, merge_px)))
     missed = _could_be_found(inputs) & ~inputs.memory.own.near(passed, merge_px)
     counts = {
-        "pke_candidates": sum(each.candidates.valid.sum() for each in tested),
-        "pke_geometric": sum((each.candidates.valid & each.geometric).sum() for each in tested),
-        "pke_passed": in_fixed.valid.sum() + in_moving.valid.sum(),
+        "pke_candidates": _total(each.candidates for each in tested),
+        "pke_geometric": _total(each.candidates.only(each.geometric) for each in tested),
+        "pke_passed": _total((in_fixed, in_moving)),
     }
     return Places(passed, missed), counts
 
 
+def _total(sets: Iterable[PointSet]) -> torch.Tensor:
+    """Number of points of several sets, a scalar."""
+    return torch.cat([each.numbers() for each in sets]).sum()
+
+
 def _test(inputs: TermInputs, side: _Side, other: _Side) -> Tested:
     """Both tests of the candidates of one image of each pair."""
-    settings, tolerances = inputs.settings.pke, inputs.tolerances
-    detected = side.detections.points
-    heat = sample_map(side.heatmap, detected.points)[..., 0]
-    candidates = detected.only(heat <= settings.seed_heat).on(side.overlap)
-    mapped = warp_points(candidates.points, side.H_to_other)
+    settings = inputs.settings.pke
+    heat = sample_map(side.heatmap, side.detections.points.points)[..., 0]
+    candidates = side.detections.in_overlap.only(heat <= settings.seed_heat)
+    mapped = side.detections.in_other.points
     elsewhere = other.detections.points
-    tolerance_px = side.other_tolerance_px if tolerances.inexact else None
+    tolerance_px = other.tolerance_px if inputs.tolerances.inexact else None
 
     def described(features: FeatureMaps, places: torch.Tensor) -> torch.Tensor:
         return inputs.sample_descriptors(features.descriptors, places).float()

@@ -204,11 +204,11 @@ def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
     batch, shares = inputs.batch, inputs.settings.anchors
     n_points = batch["anchors"].shape[1]
     unlabelled = batch["has_junctions"][:, None] <= 0.5
-    from_moving = inputs.moving_detections.points.warped(inputs.H_mov_to_fix)
+    from_moving = inputs.moving_detections.in_other
     labels = inputs.junctions.joined(
         inputs.places.in_both, from_moving.only(unlabelled).on(inputs.overlap)
     )
-    detected = inputs.fixed_detections.points.on(inputs.overlap)
+    detected = inputs.fixed_detections.in_overlap
     vessels = PointSet(batch["anchors"], batch["anchor_valid"])
     chosen = labels.first(round(shares.junctions * n_points)).joined(
         detected.first(round(shares.detections * n_points)), vessels

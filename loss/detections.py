@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from geometry.point_sets import PointSet
 
-
-class Keypoints(Protocol):
-    """Keypoints of each image of a batch, such as :class:`registration.keypoints.Keypoints`."""
-
-    @property
-    def points(self) -> PointSet:
-        """Pixels (x, y), by decreasing probability."""
-
-    @property
-    def probabilities(self) -> torch.Tensor:
-        """(B, N) in [0, 1]."""
-
-
-# (detector map, allowed), both (B, 1, H, W) -> keypoints of each image.
-KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], Keypoints]
+# (detector map, allowed), both (B, 1, H, W) -> keypoints of each image, pixels (x, y), by
+# decreasing probability, and their probabilities (B, N) in [0, 1].
+KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], tuple[PointSet, torch.Tensor]]
 
 
 class Detections(NamedTuple):
@@ -32,18 +20,22 @@ class Detections(NamedTuple):
     Attributes:
         points: pixels (x, y), by decreasing probability.
         probabilities: (B, N) in [0, 1]; any value at padding.
+        in_other: the same detections in pixels of the other image, inside of it or not.
+        in_overlap: those that lie on the overlap, pixels of this image.
     """
 
     points: PointSet
     probabilities: torch.Tensor
-
-    def above(self, probability: float) -> PointSet:
-        """The points of more than a probability in [0, 1]."""
-        return self.points.only(self.probabilities > probability)
+    in_other: PointSet
+    in_overlap: PointSet
 
 
 def find_detections(
-    extract: KeypointExtractor, detector: torch.Tensor, field_of_view: torch.Tensor
+    extract: KeypointExtractor,
+    detector: torch.Tensor,
+    field_of_view: torch.Tensor,
+    overlap: torch.Tensor,
+    H_to_other: torch.Tensor,
 ) -> Detections:
     """Detections inside the field of view.
 
@@ -51,6 +43,8 @@ def find_detections(
         extract: finds the local maxima of a map.
         detector: (B, 1, H, W) probabilities.
         field_of_view: (B, 1, H, W), 0 or 1.
+        overlap: (B, 1, H, W), 1 where both images show retina.
+        H_to_other: (B, 3, 3), pixels of this image to those of the other.
     """
-    found = extract(detector, field_of_view)
-    return Detections(found.points, found.probabilities)
+    points, probabilities = extract(detector, field_of_view)
+    return Detections(points, probabilities, points.warped(H_to_other), points.on(overlap))

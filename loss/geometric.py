@@ -54,10 +54,12 @@ def geometric_term(inputs: TermInputs) -> Term:
     """
     batch, settings = inputs.batch, inputs.settings
     from_moving, from_fixed = (
-        detections.above(settings.partner_probability).warped(H).on(visible)
-        for detections, H, visible in (
-            (inputs.moving_detections, inputs.H_mov_to_fix, inputs.overlap),
-            (inputs.fixed_detections, batch["H_fix_to_mov"], inputs.moving_overlap),
+        detections.in_other.only(detections.probabilities > settings.partner_probability).on(
+            visible
+        )
+        for detections, visible in (
+            (inputs.moving_detections, inputs.overlap),
+            (inputs.fixed_detections, inputs.moving_overlap),
         )
     )
 

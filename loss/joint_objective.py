@@ -193,8 +193,13 @@ class JointObjective:
         extract = self.extract_keypoints
         H_mov_to_fix = inverse(batch["H_fix_to_mov"])
         overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
-        fixed_detections = find_detections(extract, fixed.detector, batch["fixed_fov"])
-        moving_detections = find_detections(extract, moving.detector, batch["moving_fov"])
+        moving_overlap = valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"])
+        fixed_detections = find_detections(
+            extract, fixed.detector, batch["fixed_fov"], overlap, batch["H_fix_to_mov"]
+        )
+        moving_detections = find_detections(
+            extract, moving.detector, batch["moving_fov"], moving_overlap, H_mov_to_fix
+        )
         tolerances = Tolerances.of(batch)
         memory = Memory.of(batch, value_map)
         places = admitted_places(memory, batch, overlap)
@@ -204,8 +209,8 @@ class JointObjective:
             batch=batch,
             H_mov_to_fix=H_mov_to_fix,
             overlap=overlap,
-            moving_overlap=valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"]),
-            junctions=find_detections(extract, batch["fixed_heatmap"], overlap).points,
+            moving_overlap=moving_overlap,
+            junctions=extract(batch["fixed_heatmap"], overlap)[0],
             fixed_detections=fixed_detections,
             moving_detections=moving_detections,
             memory=memory,

@@ -1,4 +1,4 @@
-"""Remembered places of the keypoint expansion, in the frames of a batch of views, and their spots."""
+"""Remembered places of the keypoint expansion in the frames of a batch of views; their spots."""
 
 from __future__ import annotations
 

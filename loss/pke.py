@@ -89,13 +89,13 @@ def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
     if role == "fixed":
         own, other, admitted = (
             inputs.fixed_detections.points,
-            inputs.moving_detections.points.warped(inputs.H_mov_to_fix),
+            inputs.moving_detections.in_other,
             inputs.places.in_fixed,
         )
     else:
         own, other, admitted = (
             inputs.moving_detections.points,
-            inputs.fixed_detections.points.warped(batch["H_fix_to_mov"]),
+            inputs.fixed_detections.in_other,
             inputs.places.in_moving,
         )
     sigma_px = inputs.settings.junction_sigma_px

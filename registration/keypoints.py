@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch.nn import functional as F
 
@@ -60,18 +58,6 @@ def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
     return peaks.to(heatmap.dtype) + shift
 
 
-class Keypoints(NamedTuple):
-    """Keypoints of each image of a batch, by decreasing probability; without graph.
-
-    Attributes:
-        points: pixels (x, y).
-        probabilities: (B, N) in [0, 1]; any value at padding.
-    """
-
-    points: PointSet
-    probabilities: torch.Tensor
-
-
 def find_keypoints(
     heatmap: torch.Tensor,
     min_probability: float,
@@ -79,7 +65,7 @@ def find_keypoints(
     max_keypoints: int,
     allowed: torch.Tensor | None = None,
     border_px: int = 4,
-) -> Keypoints:
+) -> tuple[PointSet, torch.Tensor]:
     """Local maxima of detector maps at sub-pixel positions.
 
     Not differentiable.
@@ -91,6 +77,10 @@ def find_keypoints(
         max_keypoints: number of keypoints per image.
         allowed: (B, 1, H, W) bool or 0/1, where keypoints may lie; everywhere when None.
         border_px: width of the border without keypoints, pixels.
+
+    Returns:
+        The keypoints, pixels (x, y), by decreasing probability, and their probabilities (B, N),
+        any value at padding.
     """
     heatmap = heatmap.detach().float()
     is_peak = non_maximum_suppression(heatmap, nms_radius_px) & (heatmap > min_probability)
@@ -105,7 +95,7 @@ def find_keypoints(
     peaks = torch.stack([pixels % width, pixels // width], dim=-1)
     valid &= ~_near_earlier_peak(PointSet(peaks.float(), valid), nms_radius_px)
     points = PointSet(refine_peaks(heatmap[:, 0], peaks), valid)
-    return Keypoints(points, heatmap.flatten(1).gather(1, pixels))
+    return points, heatmap.flatten(1).gather(1, pixels)
 
 
 def extract_keypoints(
@@ -125,14 +115,11 @@ def extract_keypoints(
     Returns:
         Per image the keypoints (N, 2) float, pixels (x, y), and their probabilities (N,).
     """
-    found = find_keypoints(
+    (points, valid), scores = find_keypoints(
         heatmap, min_probability, nms_radius_px, max_keypoints, allowed, border_px
     )
-    scores = zip(found.probabilities, found.points.valid, strict=True)
-    return [
-        (points, each[valid])
-        for points, (each, valid) in zip(found.points.unpacked(), scores, strict=True)
-    ]
+    images = zip(points, scores, valid, strict=True)
+    return [(place[chosen], score[chosen]) for place, score, chosen in images]
 
 
 def _strongest(

@@ -108,7 +108,7 @@ class World:
             "anchor_valid": torch.arange(4)[None] < len(seeds[0]),
         }
         result = self.objective(*(self.features(places) for places in shown), batch, self.value_map)
-        self.value_map.apply([each.places for each in result.observations])
+        self.value_map.apply([each.places for each in result.observations.unpacked()])
         return result
 
     def is_near_one_of(self, place: tuple[float, float], places: torch.Tensor) -> bool:

@@ -193,7 +193,7 @@ class Engine:
         parts = split_batch(batch, self.settings.accumulate)
         seed_step(self.seed, epoch, self.progress.steps, self.fabric.global_rank)
         self.optimizer.zero_grad(set_to_none=True)
-        outputs: list[StepOutput] = []
+        done: list[tuple[dict[str, Any], StepOutput]] = []
         for number, part in enumerate(parts, start=1):
             # The gradients of several processes are averaged once, after the last part.
             with self.fabric.no_backward_sync(self.model, enabled=number < len(parts)):
@@ -201,11 +201,9 @@ class Engine:
                     output = self.task.step(self.model, part)
                 with self._timed("backward"):
                     self.fabric.backward(output.losses["total"] / len(parts))
-            outputs.append(output.without_graph())
+            done.append((part, output.without_graph()))
         with self._timed("optimizer"):
-            figures, observations = self._update_weights(
-                batch, list(zip(parts, outputs, strict=True)), epoch
-            )
+            figures, observations = self._update_weights(batch, done, epoch)
         with self._timed("value map"):
             self.task.learn(self._observations_of_all(observations))
         figures.add("skipped_views", n_skipped)
@@ -217,10 +215,8 @@ class Engine:
     ) -> tuple[StepFigures, list[Any]]:
         """Step the optimizer and the schedule, unless a loss or a gradient is not finite.
 
-        Everything that the step yields is read here, once, after all its work is queued.
-
-        Returns:
-            Figures for the log, and the observations of this process.
+        Everything that the step yields is read here, once, after all its work is queued. Returns
+        figures for the log, and the observations of this process.
         """
         max_norm = self.settings.max_gradient_norm
         gradient_norm = self.fabric.clip_gradients(

@@ -88,16 +88,14 @@ class LoFTRStep:
         losses["total"] = self.objective.total(losses)
         n_valid = {name: term.valid.sum() for name, term in terms.items()}
         by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
-        counts: dict[str, torch.Tensor | float] = {
-            f"empty_{name}": term.n_empty() for name, term in terms.items()
-        }
+        empty = {f"empty_{name}": term.n_empty() for name, term in terms.items()}
         strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
         on_vessels = matches.pick(strict.on_vessel(matches))
-        counts |= cost_of_last_step | count_matches(features.similarity, on_vessels)
+        counted = count_matches(features.similarity, on_vessels)
         return StepOutput(
             losses=losses | by_form,
             n_valid=n_valid | n_valid_by_form,
-            counts=counts,
+            counts=empty | cost_of_last_step | counted,
         )
 
     def _possible(self, batch: dict) -> torch.Tensor | None:

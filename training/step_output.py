@@ -45,7 +45,9 @@ class StepOutput(NamedTuple):
 
     def tensors(self) -> list[torch.Tensor]:
         """Everything that has to be read, of any shapes."""
-        values = [value for part in (self.losses, self.n_valid, self.counts) for value in part.values()]
+        values = [
+            value for part in (self.losses, self.n_valid, self.counts) for value in part.values()
+        ]
         observed = [] if self.observations is None else self.observations.tensors()
         return [value for value in values if isinstance(value, torch.Tensor)] + observed
 
