@@ -151,10 +151,10 @@ class PointSet(NamedTuple):
             radius_px: of all images, or (B,) of each, pixels.
 
         Returns:
-            (B, N) bool.
+            (B, N) bool, false at padding.
         """
         radius = radius_px[:, None] if isinstance(radius_px, torch.Tensor) else radius_px
-        return self.gaps(others).amin(2) <= radius
+        return self.valid & (self.gaps(others).amin(2) <= radius)
 
     def flat(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The points of all images in one list; on a CPU without the padding.

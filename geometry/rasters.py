@@ -87,6 +87,32 @@ def valid_overlap(
     return ((seen > 0.5) & (fixed_fov > 0.5)).to(fixed_fov.dtype)
 
 
+def valid_overlaps(
+    H_fix_to_mov: torch.Tensor,
+    H_mov_to_fix: torch.Tensor,
+    fixed_fov: torch.Tensor,
+    moving_fov: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlap of both fields of view in either frame; one warp where the images have one size.
+
+    Args:
+        H_fix_to_mov, H_mov_to_fix: (B, 3, 3), inverse to each other.
+        fixed_fov, moving_fov: see :func:`valid_overlap`.
+
+    Returns:
+        (B, 1, H, W) and (B, 1, Hm, Wm), 1 where both images show retina, else 0.
+    """
+    if fixed_fov.shape != moving_fov.shape:
+        return (
+            valid_overlap(H_fix_to_mov, fixed_fov, moving_fov),
+            valid_overlap(H_mov_to_fix, moving_fov, fixed_fov),
+        )
+    here, there = torch.cat([fixed_fov, moving_fov]), torch.cat([moving_fov, fixed_fov])
+    both = valid_overlap(torch.cat([H_fix_to_mov, H_mov_to_fix]), here, there)
+    of_fixed, of_moving = both.chunk(2)
+    return of_fixed, of_moving
+
+
 def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:
     """Resample rasters by a dense map, with bilinear interpolation.
 

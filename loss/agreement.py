@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-from geometry.point_sets import PointSet
 from loss.term_inputs import TermInputs
 
 
@@ -63,23 +62,26 @@ def count_agreeing(inputs: TermInputs) -> MatchCounts:
     radius_px = inputs.tolerances.in_moving.clamp(min=inputs.settings.pke.max_reprojection_px)
     gaps = inputs.fixed_detections.in_other.gaps(moving)  # infinite to padding
     is_near = gaps <= radius_px[:, None, None]
-    matched, nearest = _mutual_neighbours(inputs, fixed, moving)
+    similarity = torch.bmm(
+        inputs.fixed_detections.descriptors, inputs.moving_detections.descriptors.mT
+    )
+    matched, nearest = _mutual_neighbours(similarity, fixed.valid, moving.valid)
     right = is_near.gather(2, nearest[..., None])[..., 0] & matched
     near = is_near & matched[..., None]
     return MatchCounts(matched.sum(1), right.sum(1), near.sum((1, 2)), moving.numbers())
 
 
 def _mutual_neighbours(
-    inputs: TermInputs, fixed: PointSet, moving: PointSet
+    similarity: torch.Tensor, fixed: torch.Tensor, moving: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which fixed points have a match, (B, N) bool, and the moving point of each, (B, N) long."""
-    similarity = torch.bmm(
-        inputs.sample_descriptors(inputs.fixed.descriptors, fixed.points).float(),
-        inputs.sample_descriptors(inputs.moving.descriptors, moving.points).float().mT,
-    )
-    lowest = float("-inf")
-    nearest = similarity.masked_fill(~moving.valid[:, None], lowest).argmax(2)
-    back = similarity.masked_fill(~fixed.valid[:, :, None], lowest).argmax(1)
+    """Which fixed points have a match, (B, N) bool, and the moving point of each, (B, N) long.
+
+    Args:
+        similarity: (B, N, M) of the descriptors.
+        fixed, moving: (B, N) and (B, M) bool, points that may match.
+    """
+    nearest = similarity.masked_fill(~moving[:, None], float("-inf")).argmax(2)
+    back = similarity.masked_fill(~fixed[:, :, None], float("-inf")).argmax(1)
     rows = torch.arange(nearest.shape[1], device=nearest.device)
-    mutual = (back.gather(1, nearest) == rows) & fixed.valid
-    return mutual & moving.valid.gather(1, nearest), nearest
+    mutual = (back.gather(1, nearest) == rows) & fixed
+    return mutual & moving.gather(1, nearest), nearest

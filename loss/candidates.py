@@ -9,8 +9,8 @@ import torch
 
 from geometry.point_sets import PointSet, in_mask
 from geometry.points import inside, sample_map, warp_points
-from loss.detections import Detections
-from loss.term_inputs import FeatureMaps, TermInputs
+from loss.detections import Detections, FeatureMaps
+from loss.term_inputs import TermInputs
 from loss.tolerance import places_within
 
 
@@ -167,18 +167,13 @@ def _test(inputs: TermInputs, side: _Side, other: _Side) -> Tested:
     heat = sample_map(side.heatmap, side.detections.points.points)[..., 0]
     candidates = side.detections.in_overlap.only(heat <= settings.seed_heat)
     mapped = side.detections.in_other.points
-    elsewhere = other.detections.points
     tolerance_px = other.tolerance_px if inputs.tolerances.inexact else None
-
-    def described(features: FeatureMaps, places: torch.Tensor) -> torch.Tensor:
-        return inputs.sample_descriptors(features.descriptors, places).float()
-
     content = passes_content_test(
-        described(side.features, candidates.points),
+        side.detections.descriptors,
         mapped,
-        described(other.features, mapped),
-        elsewhere,
-        described(other.features, elsewhere.points),
+        inputs.sample_descriptors(other.features.descriptors, mapped).float(),
+        other.detections.points,
+        other.detections.descriptors,
         settings.max_reprojection_px,
         settings.max_distance_ratio,
         tolerance_px,
@@ -202,14 +197,11 @@ def count_repeated(inputs: TermInputs) -> dict[str, torch.Tensor]:
     """
     places, tolerances = inputs.places.in_both, inputs.tolerances
     least_px = inputs.settings.pke.max_reprojection_px
-    repeated = (
-        places.valid
-        & places.near(inputs.fixed_detections.points, tolerances.in_fixed.clamp(min=least_px))
-        & places.warped(inputs.batch["H_fix_to_mov"]).near(
-            inputs.moving_detections.points, tolerances.in_moving.clamp(min=least_px)
-        )
+    in_fixed = places.near(inputs.fixed_detections.points, tolerances.in_fixed.clamp(min=least_px))
+    in_moving = places.warped(inputs.batch["H_fix_to_mov"]).near(
+        inputs.moving_detections.points, tolerances.in_moving.clamp(min=least_px)
     )
-    return {"pke_labels": places.valid.sum(), "pke_repeated": repeated.sum()}
+    return {"pke_labels": places.valid.sum(), "pke_repeated": (in_fixed & in_moving).sum()}
 
 
 def _could_be_found(inputs: TermInputs) -> torch.Tensor:

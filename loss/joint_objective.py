@@ -14,24 +14,24 @@ from typing import Any, NamedTuple
 import torch
 
 from geometry.matrices import inverse
-from geometry.rasters import valid_overlap
+from geometry.rasters import valid_overlaps
 from loss.agreement import count_agreeing
 from loss.candidates import count_repeated, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
-from loss.detections import Detections, KeypointExtractor, find_detections
+from loss.detections import (
+    DescriptorSampler,
+    Detections,
+    FeatureMaps,
+    KeypointExtractor,
+    find_detections,
+)
 from loss.detector import detector_term
 from loss.forms import GENERATED_ONLY, form_figures
 from loss.geometric import geometric_term, plan_term
-from loss.keypoint_places import AdmittedPlaces, Memory, admitted_places
+from loss.keypoint_places import AdmittedPlaces, Memory, admitted_places, near_places
 from loss.observations import BatchObservations
 from loss.pke import pke_term
-from loss.term_inputs import (
-    DescriptorSampler,
-    FeatureMaps,
-    TermFunction,
-    TermInputs,
-    TermSettings,
-)
+from loss.term_inputs import TermFunction, TermInputs, TermSettings
 from loss.tolerance import Tolerances, moved_to_detections
 from loss.value_map import ValueMap
 from utils.errors import InputError
@@ -190,31 +190,42 @@ class JointObjective:
         value_map: ValueMap,
     ) -> TermInputs:
         """What the terms of a batch are computed from."""
-        extract = self.extract_keypoints
-        H_mov_to_fix = inverse(batch["H_fix_to_mov"])
-        overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
-        moving_overlap = valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"])
-        fixed_detections = find_detections(
-            extract, fixed.detector, batch["fixed_fov"], overlap, batch["H_fix_to_mov"]
-        )
-        moving_detections = find_detections(
-            extract, moving.detector, batch["moving_fov"], moving_overlap, H_mov_to_fix
-        )
+        H = batch["H_fix_to_mov"], inverse(batch["H_fix_to_mov"])
+        overlaps = valid_overlaps(*H, batch["fixed_fov"], batch["moving_fov"])
+        detections = [
+            find_detections(
+                self.extract_keypoints,
+                self.sample_descriptors,
+                features,
+                batch[f"{role}_fov"],
+                overlap,
+                H_to_other,
+            )
+            for role, features, overlap, H_to_other in zip(
+                ("fixed", "moving"), (fixed, moving), overlaps, H, strict=True
+            )
+        ]
         tolerances = Tolerances.of(batch)
         memory = Memory.of(batch, value_map)
-        places = admitted_places(memory, batch, overlap)
+        places = admitted_places(memory, batch, overlaps[0])
+        if tolerances.inexact:
+            places = _at_detections(places, *detections, tolerances)
         return TermInputs(
             fixed=fixed,
             moving=moving,
             batch=batch,
-            H_mov_to_fix=H_mov_to_fix,
-            overlap=overlap,
-            moving_overlap=moving_overlap,
-            junctions=extract(batch["fixed_heatmap"], overlap)[0],
-            fixed_detections=fixed_detections,
-            moving_detections=moving_detections,
+            H_mov_to_fix=H[1],
+            overlap=overlaps[0],
+            moving_overlap=overlaps[1],
+            junctions=self.extract_keypoints(batch["fixed_heatmap"], overlaps[0])[0],
+            fixed_detections=detections[0],
+            moving_detections=detections[1],
             memory=memory,
-            places=_at_detections(places, fixed_detections, moving_detections, tolerances),
+            places=places,
+            near_admitted={
+                role: near_places(batch[f"{role}_fov"], shown, self.settings.junction_sigma_px)
+                for role, shown in (("fixed", places.in_fixed), ("moving", places.in_moving))
+            },
             tolerances=tolerances,
             settings=self.settings,
             sample_descriptors=self.sample_descriptors,
@@ -229,8 +240,6 @@ def _at_detections(
     A place is remembered in one frame. Where the transform is inexact, the spot of a label would
     otherwise be drawn beside the keypoint that the other image shows.
     """
-    if not tolerances.inexact:
-        return places
     return places._replace(
         in_fixed=moved_to_detections(places.in_fixed, fixed.points, tolerances.in_fixed),
         in_moving=moved_to_detections(places.in_moving, moving.points, tolerances.in_moving),

@@ -86,23 +86,13 @@ def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
     unlabelled = batch["has_junctions"] < 0.5
     if not may_hold(unlabelled):
         return fov
-    if role == "fixed":
-        own, other, admitted = (
-            inputs.fixed_detections.points,
-            inputs.moving_detections.in_other,
-            inputs.places.in_fixed,
-        )
-    else:
-        own, other, admitted = (
-            inputs.moving_detections.points,
-            inputs.fixed_detections.in_other,
-            inputs.places.in_moving,
-        )
-    sigma_px = inputs.settings.junction_sigma_px
-    detected = own.joined(other.on(fov))
+    own, other = inputs.fixed_detections, inputs.moving_detections
+    if role == "moving":
+        own, other = other, own
+    detected = own.points.joined(other.in_other.on(fov))
     searched = _away_from_border(fov, inputs.settings.pke.border_px)
-    silent = searched & ~near_places(fov, detected, sigma_px)
-    judged = silent | near_places(fov, admitted, sigma_px)
+    silent = searched & ~near_places(fov, detected, inputs.settings.junction_sigma_px)
+    judged = silent | inputs.near_admitted[role]
     return torch.where(unlabelled[:, None, None, None], fov * judged, fov)
 
 

@@ -79,8 +79,9 @@ def test_a_gpu_does_not_wait_for_the_objective(name):
     A read of a value raises an error there, because there is none.
     """
     case = CASES[name]
-    objective, memory = objective_of(case), filled_map(case)
     fixed, moving, batch = make_batch(case, 10)
+    packed = filled_map(case).packed(batch["key"])
+    memory, objective = SimpleNamespace(packed=lambda keys: packed), objective_of(case)
 
     def on_gpu(value: object) -> object:
         if not isinstance(value, torch.Tensor):
@@ -149,8 +150,12 @@ def test_gaps_between_points_are_closed_and_the_rest_is_cut():
 
 def test_padding_is_near_nothing():
     points, others = example(), PointSet.packed([torch.zeros(1, 2)] * 3)
-    assert points.near(others, 1.0).tolist() == [[True, False, False], [True] * 3, [False] * 3]
-    radius = torch.tensor([4.0, -1.0, 2.0])
-    assert points.near(others, radius).tolist()[2] == [True, True, True], "padding lies at 0"
+    assert points.near(others, 1.0).tolist() == [[True, False, False], [False] * 3, [False] * 3]
+    radius = torch.tensor([4.0, 1.0, 2.0])
+    assert points.near(others, radius).tolist() == [
+        [True, True, False],
+        [False] * 3,
+        [True, False, False],
+    ]
     nobody = others.only(torch.zeros(3, 1, dtype=torch.bool))
     assert not points.near(nobody, 1e9).any() and points.gaps(nobody).isinf().all()

@@ -33,7 +33,7 @@ def read_together(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
     """
     if not tensors:
         return []
-    flat = torch.cat([each.detach().reshape(-1).float() for each in tensors]).cpu().numpy()
+    flat = torch.cat([each.reshape(-1) for each in tensors]).detach().float().cpu().numpy()
     ends = np.cumsum([each.numel() for each in tensors])
     return [
         part.reshape(each.shape)
