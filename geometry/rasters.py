@@ -113,6 +113,19 @@ def valid_overlaps(
     return of_fixed, of_moving
 
 
+def away_from_border(raster: torch.Tensor, border_px: int) -> torch.Tensor:
+    """Pixels of a raster (..., H, W) that are not on its border: (H, W) bool.
+
+    Args:
+        raster: whose size and device count.
+        border_px: width of the border, pixels; 0 = none.
+    """
+    height, width = size_of_raster(raster)
+    inner = torch.zeros(height, width, dtype=torch.bool, device=raster.device)
+    inner[border_px : height - border_px, border_px : width - border_px] = True
+    return inner
+
+
 def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:
     """Resample rasters by a dense map, with bilinear interpolation.
 

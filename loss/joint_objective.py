@@ -165,8 +165,10 @@ class JointObjective:
         losses = {name: term.mean() for name, term in terms.items()}
         weighted = [self.settings.weight(name) * loss for name, loss in losses.items()]
         losses["total"] = sum(weighted[1:], start=weighted[0])
-        n_valid = {name: term.valid.sum() for name, term in terms.items()}
-        counts = {f"empty_{name}": term.n_empty() for name, term in terms.items()}
+        valid = torch.stack([term.valid for term in terms.values()])
+        n_valid = dict(zip(terms, valid.sum(1).unbind(), strict=True))
+        empty = dict(zip(terms, (~valid).sum(1).unbind(), strict=True))
+        counts = {f"empty_{name}": number for name, number in empty.items()}
         weighted_terms = {name: terms[name] for name in terms if self.settings.weight(name) > 0}
         by_form, n_valid_by_form = form_figures(weighted_terms, batch["form"], self.forms)
         with torch.no_grad():
@@ -209,7 +211,7 @@ class JointObjective:
         memory = Memory.of(batch, value_map)
         places = admitted_places(memory, batch, overlaps[0])
         if tolerances.inexact:
-            places = _at_detections(places, *detections, tolerances)
+            places = _at_detections(places, detections[0], detections[1], tolerances)
         return TermInputs(
             fixed=fixed,
             moving=moving,

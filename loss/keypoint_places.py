@@ -102,17 +102,15 @@ def draw_places(heatmap: torch.Tensor, places: PointSet, sigma_px: float) -> tor
     points = points.to(heatmap)
     reach = math.ceil(SPOT_SIGMAS * sigma_px)
     window = torch.arange(-reach, reach + 1, device=heatmap.device)
-    x, y = (points.round().long()[:, :, None] + window).unbind(1)  # (N, K) of the window
-
-    def profile(pixels: torch.Tensor, centres: torch.Tensor, size: int) -> torch.Tensor:
-        """Height of the spots along one axis; 0 outside of the image, which adds nothing."""
-        along = torch.exp(-0.5 * ((pixels - centres[:, None]) / sigma_px) ** 2)
-        return torch.where((pixels >= 0) & (pixels < size), along, 0.0)
-
-    along_x = profile(x, points[:, 0], width) * valid[:, None]
-    values = profile(y, points[:, 1], height)[:, :, None] * along_x[:, None]
-    rows = images[:, None] * height + y.clamp(0, height - 1)
-    target = rows[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+    pixels = points.round().long()[:, :, None] + window  # (N, 2, K): x and y of the window
+    along = torch.exp(-0.5 * ((pixels - points[:, :, None]) / sigma_px) ** 2)
+    x, y = pixels.unbind(1)
+    inner_x, inner_y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    # Padding and what is outside of the image have a height of 0, which adds nothing.
+    along_x = along[:, 0] * ((inner_x == x) & valid[:, None])
+    values = (along[:, 1] * (inner_y == y))[:, :, None] * along_x[:, None]
+    rows = images[:, None] * height + inner_y
+    target = rows[:, :, None] * width + inner_x[:, None]
     drawn = heatmap.flatten().scatter_reduce(0, target.flatten(), values.flatten(), "amax")
     return drawn.reshape(heatmap.shape)
 

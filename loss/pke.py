@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import torch
 
-from geometry.matrices import size_of_raster
 from geometry.point_sets import may_hold
-from geometry.points import inside, pixel_grid
+from geometry.rasters import away_from_border
 from loss.common import Term, average, dice_loss
 from loss.keypoint_places import draw_places, near_places
 from loss.term_inputs import TermInputs
@@ -90,13 +89,7 @@ def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
     if role == "moving":
         own, other = other, own
     detected = own.points.joined(other.in_other.on(fov))
-    searched = _away_from_border(fov, inputs.settings.pke.border_px)
+    searched = away_from_border(fov, inputs.settings.pke.border_px)
     silent = searched & ~near_places(fov, detected, inputs.settings.junction_sigma_px)
     judged = silent | inputs.near_admitted[role]
     return torch.where(unlabelled[:, None, None, None], fov * judged, fov)
-
-
-def _away_from_border(raster: torch.Tensor, border_px: int) -> torch.Tensor:
-    """(H, W) bool: pixels of a raster (..., H, W) where detections are searched."""
-    size = size_of_raster(raster)
-    return inside(pixel_grid(size, raster.device), size, border_px).reshape(size)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from geometry.point_sets import PointSet, reads_are_free
 from geometry.points import inside, sample_map
+from geometry.rasters import away_from_border
 
 MIN_CURVATURE = 1e-6  # of a peak; flatter peaks keep their integer position
 MAX_OFFSET_PX = 0.5  # largest sub-pixel offset along x and y
@@ -86,10 +87,7 @@ def find_keypoints(
     is_peak = non_maximum_suppression(heatmap, nms_radius_px) & (heatmap > min_probability)
     if allowed is not None:
         is_peak &= allowed > 0.5
-    if border_px > 0:
-        inner = torch.zeros_like(is_peak)
-        inner[..., border_px:-border_px, border_px:-border_px] = True
-        is_peak &= inner
+    is_peak &= away_from_border(heatmap, border_px)
     pixels, valid = _strongest(heatmap.flatten(1), is_peak.flatten(1), max_keypoints)
     width = heatmap.shape[-1]
     peaks = torch.stack([pixels % width, pixels // width], dim=-1)
