@@ -206,7 +206,7 @@ class Engine:
             figures, observations = self._update_weights(batch, done, epoch)
         with self._timed("value map"):
             self.task.learn(self._observations_of_all(observations))
-        figures.add("skipped_views", n_skipped)
+        figures.values = {"skipped_views": n_skipped} | figures.values
         self.progress.add(figures)
         return figures.values["total"]
 
