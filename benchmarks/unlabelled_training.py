@@ -25,9 +25,10 @@ from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from geometry.matrices import size_of_raster
+from geometry.point_sets import in_mask
 from geometry.points import inside, warp_points
-from loss.keypoint_places import in_mask
 from registration.keypoints import extract_keypoints
+from training.step_output import read_outputs
 from training.superretina_step import SuperRetinaConfig, SuperRetinaStep
 from utils.checkpoint import load_strictly, read_checkpoint
 from utils.config import build, read_config
@@ -94,9 +95,8 @@ def score_detector(
             ):
                 mapped = warp_points(own, matrix)
                 field = batch[f"{role}_fov"][index]
-                mapped = mapped[
-                    in_mask(mapped, field) & inside(mapped, size_of_raster(field), BORDER_PX)
-                ]
+                seen = in_mask(mapped[None], field[None])[0]
+                mapped = mapped[seen & inside(mapped, size_of_raster(field), BORDER_PX)]
                 n_visible += len(mapped)
                 n_repeated += int((torch.cdist(mapped, other) <= REPEAT_PX).any(1).sum())
             n_views += 1
@@ -139,7 +139,8 @@ def train(labelled: bool, args: argparse.Namespace) -> list[DetectorState]:
         optimizer.zero_grad()
         output.losses["total"].backward()
         optimizer.step()
-        step.learn(output.observations)
+        (read,), _ = read_outputs([output])
+        step.learn(read.observations)
         if number + 1 in (args.steps // 2, args.steps):
             states.append(score_detector(model, views, args.probability))
     return states

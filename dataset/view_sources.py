@@ -12,6 +12,7 @@ REGISTERED = "registered"  # a real pair under a transform that the network has 
 SELF = "self"  # the same real image twice: the transform is exact
 REAL_FORMS = (LANDMARKS, REGISTERED, SELF)
 FORMS = (GENERATED, *REAL_FORMS)
+EXACT_FORMS = (GENERATED, SELF)  # their tolerance is 0
 
 
 class ViewSource(Protocol):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from geometry.matrices import Size, size_of_raster
+from geometry.matrices import Size, inverse, size_of_raster
 from geometry.points import inside, pixel_grid, sample_map, warp_points
 
 
@@ -139,9 +139,7 @@ def find_cell_matches(
     )
     mapped = warp_points(fixed_centres, H_fix_to_mov)
     to_moving, on_moving = nearest_cell(mapped, moving_size, stride, offset_px)
-    back = warp_points(
-        moving_centres, torch.linalg.inv(H_fix_to_mov.double()).to(H_fix_to_mov.dtype)
-    )
+    back = warp_points(moving_centres, inverse(H_fix_to_mov.double()).to(H_fix_to_mov.dtype))
     to_fixed, on_fixed = nearest_cell(back, fixed_size, stride, offset_px)
     numbers = torch.arange(fixed_centres.shape[1], device=device)
     mutual = (

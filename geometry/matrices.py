@@ -184,6 +184,18 @@ def compose(*matrices: Array) -> Array:
     return result
 
 
+def inverse(H: torch.Tensor) -> torch.Tensor:
+    """Inverse of matrices (B, 3, 3) without waiting for a GPU.
+
+    ``torch.linalg.inv`` reads on the host whether a matrix is singular. So on a GPU the inverse of
+    a singular one is not finite, and neither is what is computed from it; on a CPU it is an error.
+
+    Raises:
+        torch.linalg.LinAlgError: a singular matrix, on a CPU.
+    """
+    return torch.linalg.inv_ex(H).inverse if H.is_cuda else torch.linalg.inv(H)
+
+
 def local_linear_part(H_fix_to_mov: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Jacobian of a matrix transform at a point; for an affine matrix its linear part.
 

@@ -94,10 +94,15 @@ def sample_map(
     """
     height, width = feature_map.shape[-2:]
     cells = pixels_to_cells(points, stride)
-    size = torch.tensor([width, height], dtype=cells.dtype, device=cells.device)
-    grid = ((2.0 * cells + 1.0) / size - 1.0)[:, :, None].to(feature_map.dtype)
+    # The sizes stay numbers: a tensor of them would have to be copied to the device first.
+    x, y = (2.0 * cells + 1.0).unbind(-1)
+    grid = torch.stack([x / width - 1.0, y / height - 1.0], dim=-1)[:, :, None]
     sampled = torch.nn.functional.grid_sample(
-        feature_map, grid, mode="bilinear", padding_mode="border", align_corners=False
+        feature_map,
+        grid.to(feature_map.dtype),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )
     return sampled[..., 0].transpose(1, 2)
 

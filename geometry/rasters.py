@@ -17,7 +17,7 @@ import torch
 from kornia.geometry.transform import remap, warp_perspective
 from torch.nn.functional import avg_pool2d
 
-from geometry.matrices import Size, resize_matrix, size_of_raster
+from geometry.matrices import Size, inverse, resize_matrix, size_of_raster
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
 NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed
@@ -63,7 +63,7 @@ def warp_image(
         fine_size = (2 * out_size[0], 2 * out_size[1])
         H_fine_to_out = torch.from_numpy(resize_matrix(fine_size, out_size)).to(H_out_to_source)
         return avg_pool2d(warp_image(source, H_out_to_source @ H_fine_to_out, fine_size, mode), 2)
-    H_source_to_out = torch.linalg.inv(H_out_to_source.double()).to(source.dtype)
+    H_source_to_out = inverse(H_out_to_source.double()).to(source.dtype)
     return warp_perspective(
         source, H_source_to_out, out_size, mode=mode, padding_mode="zeros", align_corners=True
     )
@@ -85,6 +85,45 @@ def valid_overlap(
     fixed_size = size_of_raster(fixed_fov)
     seen = warp_image(moving_fov, H_fix_to_mov, fixed_size)
     return ((seen > 0.5) & (fixed_fov > 0.5)).to(fixed_fov.dtype)
+
+
+def valid_overlaps(
+    H_fix_to_mov: torch.Tensor,
+    H_mov_to_fix: torch.Tensor,
+    fixed_fov: torch.Tensor,
+    moving_fov: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overlap of both fields of view in either frame; one warp where the images have one size.
+
+    Args:
+        H_fix_to_mov, H_mov_to_fix: (B, 3, 3), inverse to each other.
+        fixed_fov, moving_fov: see :func:`valid_overlap`.
+
+    Returns:
+        (B, 1, H, W) and (B, 1, Hm, Wm), 1 where both images show retina, else 0.
+    """
+    if fixed_fov.shape != moving_fov.shape:
+        return (
+            valid_overlap(H_fix_to_mov, fixed_fov, moving_fov),
+            valid_overlap(H_mov_to_fix, moving_fov, fixed_fov),
+        )
+    here, there = torch.cat([fixed_fov, moving_fov]), torch.cat([moving_fov, fixed_fov])
+    both = valid_overlap(torch.cat([H_fix_to_mov, H_mov_to_fix]), here, there)
+    of_fixed, of_moving = both.chunk(2)
+    return of_fixed, of_moving
+
+
+def away_from_border(raster: torch.Tensor, border_px: int) -> torch.Tensor:
+    """Pixels of a raster (..., H, W) that are not on its border: (H, W) bool.
+
+    Args:
+        raster: whose size and device count.
+        border_px: width of the border, pixels; 0 = none.
+    """
+    height, width = size_of_raster(raster)
+    inner = torch.zeros(height, width, dtype=torch.bool, device=raster.device)
+    inner[border_px : height - border_px, border_px : width - border_px] = True
+    return inner
 
 
 def resample(source: torch.Tensor, source_xy: np.ndarray) -> torch.Tensor:

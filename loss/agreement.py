@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-from geometry.points import warp_points
-from loss.keypoint_places import in_mask
 from loss.term_inputs import TermInputs
 
 
@@ -34,8 +32,24 @@ class Agreement(NamedTuple):
     expected_right: float
 
 
+class MatchCounts(NamedTuple):
+    """Counts of the matches of a batch, one number for each sample.
+
+    Attributes:
+        n_matches, n_right: (B,) long, see :class:`Agreement`.
+        n_near: (B,) long, pairs of the fixed point of a match and a moving detection near its
+            mapped place.
+        n_moving: (B,) long, moving detections inside the overlap.
+    """
+
+    n_matches: torch.Tensor
+    n_right: torch.Tensor
+    n_near: torch.Tensor
+    n_moving: torch.Tensor
+
+
 @torch.no_grad()
-def count_agreeing(inputs: TermInputs) -> list[Agreement]:
+def count_agreeing(inputs: TermInputs) -> MatchCounts:
     """Mutual nearest neighbours by descriptor, and how many the transform confirms.
 
     Right is a match whose points are at most ``pke.max_reprojection_px``, or the tolerance of the
@@ -43,43 +57,31 @@ def count_agreeing(inputs: TermInputs) -> list[Agreement]:
 
     Args:
         inputs: features and supervision of the batch.
-
-    Returns:
-        One entry per sample, in the order of the batch.
     """
-    agreements = []
-    for index, (key, form) in enumerate(
-        zip(inputs.batch["key"], inputs.batch["form"], strict=True)
-    ):
-        fixed = inputs.fixed_detections.points[index]
-        fixed = fixed[in_mask(fixed, inputs.overlap[index])]
-        moving = inputs.moving_detections.points[index]
-        moving = moving[in_mask(moving, inputs.moving_overlap[index])]
-        if len(fixed) == 0 or len(moving) == 0:
-            agreements.append(Agreement(key, form, 0, 0, 0.0))
-            continue
-        radius_px = max(inputs.settings.pke.max_reprojection_px, inputs.tolerances.in_moving[index])
-        mapped = warp_points(fixed, inputs.batch["H_fix_to_mov"][index])
-        is_near = torch.cdist(mapped, moving) <= radius_px
-        rows, columns = _mutual_neighbours(inputs, index, fixed, moving)
-        n_right = is_near[rows, columns].sum()
-        n_near = is_near[rows].sum()
-        agreements.append(
-            Agreement(key, form, len(rows), int(n_right), float(n_near) / len(moving))
-        )
-    return agreements
+    fixed, moving = inputs.fixed_detections.in_overlap, inputs.moving_detections.in_overlap
+    radius_px = inputs.tolerances.in_moving.clamp(min=inputs.settings.pke.max_reprojection_px)
+    gaps = inputs.fixed_detections.in_other.gaps(moving)  # infinite to padding
+    is_near = gaps <= radius_px[:, None, None]
+    similarity = torch.bmm(
+        inputs.fixed_detections.descriptors, inputs.moving_detections.descriptors.mT
+    )
+    matched, nearest = _mutual_neighbours(similarity, fixed.valid, moving.valid)
+    right = is_near.gather(2, nearest[..., None])[..., 0] & matched
+    near = is_near & matched[..., None]
+    return MatchCounts(matched.sum(1), right.sum(1), near.sum((1, 2)), moving.numbers())
 
 
 def _mutual_neighbours(
-    inputs: TermInputs, index: int, fixed: torch.Tensor, moving: torch.Tensor
+    similarity: torch.Tensor, fixed: torch.Tensor, moving: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of fixed (N, 2) and of moving points (M, 2) of pair ``index`` that match, both (K,)."""
-    view = slice(index, index + 1)
-    similarity = (
-        inputs.sample_descriptors(inputs.fixed.descriptors[view], fixed[None])[0].float()
-        @ inputs.sample_descriptors(inputs.moving.descriptors[view], moving[None])[0].float().T
-    )
-    nearest = similarity.argmax(1)
-    rows = torch.arange(len(fixed), device=fixed.device)
-    mutual = similarity.argmax(0)[nearest] == rows
-    return rows[mutual], nearest[mutual]
+    """Which fixed points have a match, (B, N) bool, and the moving point of each, (B, N) long.
+
+    Args:
+        similarity: (B, N, M) of the descriptors.
+        fixed, moving: (B, N) and (B, M) bool, points that may match.
+    """
+    nearest = similarity.masked_fill(~moving[:, None], float("-inf")).argmax(2)
+    back = similarity.masked_fill(~fixed[:, :, None], float("-inf")).argmax(1)
+    rows = torch.arange(nearest.shape[1], device=nearest.device)
+    mutual = (back.gather(1, nearest) == rows) & fixed
+    return mutual & moving.gather(1, nearest), nearest

@@ -2,214 +2,189 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
+from geometry.point_sets import PointSet, in_mask
 from geometry.points import inside, sample_map, warp_points
-from loss.detections import Detections
-from loss.keypoint_places import in_mask, own_to_fixed
-from loss.term_inputs import FeatureMaps, TermInputs
+from loss.detections import Detections, FeatureMaps
+from loss.term_inputs import TermInputs
 from loss.tolerance import places_within
-from loss.value_map import Observation, ValueMap
 
 
 def passes_geometric_test(
     mapped: torch.Tensor,
     detector: torch.Tensor,
-    min_probability: float,
-    tolerance_px: float = 0.0,
+    min_probability: torch.Tensor,
+    tolerance_px: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Which mapped candidates the detector of the other image responds to (ECCV 2022, sec. 3.2).
 
     Args:
-        mapped: (N, 2) candidates in pixels of the other image.
-        detector: (1, H, W) probabilities of the other image.
-        min_probability: least probability at the mapped place, [0, 1].
-        tolerance_px: the largest probability within this distance counts, pixels of the other
-            image.
+        mapped: (B, N, 2) candidates in pixels of the other image.
+        detector: (B, 1, H, W) probabilities of the other image.
+        min_probability: (B,), least probability at the mapped place.
+        tolerance_px: (B,), the largest probability within this distance counts, pixels of the other
+            image; None: all are 0.
 
     Returns:
-        (N,) bool; false outside of the image.
+        (B, N) bool; false outside of the image.
     """
     height, width = detector.shape[-2:]
-    places = places_within(mapped, tolerance_px)
-    response = sample_map(detector[None].float(), places.reshape(1, -1, 2))[0, :, 0]
+    places = mapped[:, :, None] if tolerance_px is None else places_within(mapped, tolerance_px)
+    response = sample_map(detector.float(), places.flatten(1, 2))[..., 0]
     found = inside(places, (height, width)) & (
-        response.reshape(places.shape[:2]) >= min_probability
+        response.reshape(places.shape[:3]) >= min_probability[:, None, None]
     )
-    return inside(mapped, (height, width)) & found.any(1)
+    return inside(mapped, (height, width)) & found.any(2)
 
 
 def passes_content_test(
     descriptors: torch.Tensor,
     mapped: torch.Tensor,
     mapped_descriptors: torch.Tensor,
-    other_points: torch.Tensor,
+    others: PointSet,
     other_descriptors: torch.Tensor,
     max_reprojection_px: float,
     max_distance_ratio: float,
-    tolerance_px: float = 0.0,
+    tolerance_px: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Which candidates have their nearest descriptor, by a ratio, at the mapped place.
 
     Args:
-        descriptors: (N, D) unit descriptors of the candidates.
-        mapped: (N, 2) candidates in pixels of the other image.
-        mapped_descriptors: (N, D) unit descriptors of the other image at these places.
-        other_points: (M, 2) *all* detections of the other image, seeds included.
-        other_descriptors: (M, D) their unit descriptors.
+        descriptors: (B, N, D) unit descriptors of the candidates.
+        mapped: (B, N, 2) candidates in pixels of the other image.
+        mapped_descriptors: (B, N, D) unit descriptors of the other image at these places.
+        others: *all* detections of the other image, seeds included.
+        other_descriptors: (B, M, D) their unit descriptors.
         max_reprojection_px: detections up to this distance from the mapped place are not
             elsewhere.
         max_distance_ratio: largest ratio of the descriptor distance there to that elsewhere.
-        tolerance_px: detections up to this distance from the mapped place may be the candidate
-            itself: they are not elsewhere, and the nearest of their descriptors counts as that at
-            the place, if it is nearer. Pixels of the other image.
+        tolerance_px: (B,), detections up to this distance from the mapped place may be the
+            candidate itself: they are not elsewhere, and the nearest of their descriptors counts as
+            that at the place, if it is nearer. Pixels of the other image; None: all are 0.
 
     Returns:
-        (N,) bool; false where there is no detection elsewhere, because the ratio is then undefined.
+        (B, N) bool; false where there is no detection elsewhere, because the ratio is then
+        undefined.
     """
-    if len(other_points) == 0 or len(mapped) == 0:
-        return torch.zeros(len(mapped), dtype=torch.bool, device=mapped.device)
-    here = (descriptors - mapped_descriptors).norm(dim=1)
+    everywhere = torch.ones(mapped.shape[:2], dtype=torch.bool, device=mapped.device)
+    gap = PointSet(mapped, everywhere).gaps(others)  # infinite to padding
     distance = torch.cdist(descriptors, other_descriptors)
-    gap = torch.cdist(mapped, other_points)
-    elsewhere = distance.masked_fill(
-        gap <= max(max_reprojection_px, tolerance_px), float("inf")
-    ).amin(1)
-    if tolerance_px > 0.0:
-        here = here.minimum(distance.masked_fill(gap > tolerance_px, float("inf")).amin(1))
+    here = (descriptors - mapped_descriptors).norm(dim=2)
+    nowhere, radius = torch.isinf(gap), torch.as_tensor(max_reprojection_px)
+    if tolerance_px is not None:
+        tolerance = tolerance_px[:, None, None]
+        beyond = (gap > tolerance) | (tolerance <= 0.0)
+        here = here.minimum(distance.masked_fill(beyond, float("inf")).amin(2))
+        radius = tolerance.clamp(min=max_reprojection_px)
+    elsewhere = distance.masked_fill((gap <= radius) | nowhere, float("inf")).amin(2)
     return (here < max_distance_ratio * elsewhere) & torch.isfinite(elsewhere)
 
 
 class _Side(NamedTuple):
-    """One image of a pair as the source of candidates, and what they are tested against."""
+    """One image of each pair as the source of candidates, and what they are tested against."""
 
     features: FeatureMaps
     detections: Detections
-    overlap: torch.Tensor
     heatmap: torch.Tensor
-    H_to_other: torch.Tensor
-    other_tolerance_px: list[float]  # of each sample, pixels of the other image
+    tolerance_px: torch.Tensor  # (B,), pixels of this image
 
 
 def _sides(inputs: TermInputs) -> tuple[_Side, _Side]:
-    batch = inputs.batch
+    batch, tolerances = inputs.batch, inputs.tolerances
     return (
+        _Side(inputs.fixed, inputs.fixed_detections, batch["fixed_heatmap"], tolerances.in_fixed),
         _Side(
-            inputs.fixed,
-            inputs.fixed_detections,
-            inputs.overlap,
-            batch["fixed_heatmap"],
-            batch["H_fix_to_mov"],
-            inputs.tolerances.in_moving,
-        ),
-        _Side(
-            inputs.moving,
-            inputs.moving_detections,
-            inputs.moving_overlap,
-            batch["moving_heatmap"],
-            inputs.H_mov_to_fix,
-            inputs.tolerances.in_fixed,
+            inputs.moving, inputs.moving_detections, batch["moving_heatmap"], tolerances.in_moving
         ),
     )
 
 
-class _Tested(NamedTuple):
-    """Candidates (N, 2) in pixels of their image, and which passed each test, (N,) bool."""
+class Tested(NamedTuple):
+    """Candidates in pixels of their image, and which of them passed each test, (B, N) bool."""
 
-    candidates: torch.Tensor
+    candidates: PointSet
     geometric: torch.Tensor
     content: torch.Tensor
 
     @property
-    def passed(self) -> torch.Tensor:
-        """The candidates that passed both tests: (M, 2)."""
-        return self.candidates[self.geometric & self.content]
+    def passed(self) -> PointSet:
+        """The candidates that passed both tests."""
+        return self.candidates.only(self.geometric & self.content)
 
 
-def observe_candidates(
-    inputs: TermInputs, value_map: ValueMap
-) -> tuple[list[Observation], dict[str, float]]:
-    """Test the candidates of both images of a batch. The value map is only read.
+class Places(NamedTuple):
+    """Test results of the views of a batch.
+
+    Attributes:
+        passed: places that passed both tests, own frame of each sample, pixels.
+        missed: (B, P) bool, the remembered places that were in view and did not pass.
+    """
+
+    passed: PointSet
+    missed: torch.Tensor
+
+
+def observe_candidates(inputs: TermInputs) -> tuple[Places, dict[str, torch.Tensor]]:
+    """Test the candidates of both images of a batch.
 
     Args:
         inputs: features and supervision of the batch.
-        value_map: remembered places, which may have been missed.
 
     Returns:
-        One observation per sample, and the counts ``pke_candidates``, ``pke_geometric`` and
-        ``pke_passed`` for the log, over both images.
+        What the value map learns, and the counts ``pke_candidates``, ``pke_geometric`` and
+        ``pke_passed`` for the log, over both images; scalars.
     """
-    batch = inputs.batch
     fixed, moving = _sides(inputs)
-    observations, n_candidates, n_geometric, n_passed = [], 0, 0, 0
-    for index, key in enumerate(batch["key"]):
-        threshold = value_map.partner_probability(key)
-        tested = (
-            _test(inputs, index, fixed, moving, threshold),
-            _test(inputs, index, moving, fixed, threshold),
-        )
-        n_candidates += sum(len(side.candidates) for side in tested)
-        n_geometric += sum(int(side.geometric.sum()) for side in tested)
-        n_passed += sum(len(side.passed) for side in tested)
-        H_fix_to_own = batch["H_fix_to_own"][index]
-        passed, from_moving = (
-            warp_points(side.passed, H).cpu()
-            for side, H in zip(
-                tested, (H_fix_to_own, H_fix_to_own @ inputs.H_mov_to_fix[index]), strict=True
-            )
-        )
-        # A place that passed in both images is one place, also where the transform is inexact.
-        merge_px = max(inputs.settings.pke.merge_px, inputs.tolerances.in_own[index])
-        passed = torch.cat([passed, _apart_from(from_moving, passed, merge_px)])
-        missed = _missed_places(inputs, index, passed, value_map.remembered(key), merge_px)
-        observations.append(Observation(key, passed, missed))
-    return observations, {
-        "pke_candidates": float(n_candidates),
-        "pke_geometric": float(n_geometric),
-        "pke_passed": float(n_passed),
+    tested = _test(inputs, fixed, moving), _test(inputs, moving, fixed)
+    H_fix_to_own = inputs.batch["H_fix_to_own"]
+    in_fixed, in_moving = (each.passed for each in tested)
+    passed = in_fixed.warped(H_fix_to_own)
+    from_moving = in_moving.warped(H_fix_to_own @ inputs.H_mov_to_fix)
+    # A place that passed in both images is one place, also where the transform is inexact.
+    merge_px = inputs.tolerances.in_own.clamp(min=inputs.settings.pke.merge_px)
+    passed = passed.joined(from_moving.only(~from_moving.near(passed, merge_px)))
+    missed = _could_be_found(inputs) & ~inputs.memory.own.near(passed, merge_px)
+    counts = {
+        "pke_candidates": _total(each.candidates for each in tested),
+        "pke_geometric": _total(each.candidates.only(each.geometric) for each in tested),
+        "pke_passed": _total((in_fixed, in_moving)),
     }
+    return Places(passed, missed), counts
 
 
-def _apart_from(points: torch.Tensor, others: torch.Tensor, distance_px: float) -> torch.Tensor:
-    """The points (N, 2) that are farther than a distance from all others (M, 2)."""
-    if len(points) == 0 or len(others) == 0:
-        return points
-    return points[torch.cdist(points, others).amin(1) > distance_px]
+def _total(sets: Iterable[PointSet]) -> torch.Tensor:
+    """Number of points of several sets, a scalar."""
+    return torch.cat([each.numbers() for each in sets]).sum()
 
 
-def _test(
-    inputs: TermInputs, index: int, side: _Side, other: _Side, min_probability: float
-) -> _Tested:
-    """Both tests of the candidates of one image of pair ``index``."""
-    settings, view = inputs.settings.pke, slice(index, index + 1)
-    detected = side.detections.points[index]
-    heat = sample_map(side.heatmap[view], detected[None])[0, :, 0]
-    points = detected[(heat <= settings.seed_heat) & in_mask(detected, side.overlap[index])]
-    mapped = warp_points(points, side.H_to_other[index])
-    elsewhere = other.detections.points[index]
-
-    def described(features: FeatureMaps, places: torch.Tensor) -> torch.Tensor:
-        return inputs.sample_descriptors(features.descriptors[view], places[None])[0].float()
-
+def _test(inputs: TermInputs, side: _Side, other: _Side) -> Tested:
+    """Both tests of the candidates of one image of each pair."""
+    settings = inputs.settings.pke
+    heat = sample_map(side.heatmap, side.detections.points.points)[..., 0]
+    candidates = side.detections.in_overlap.only(heat <= settings.seed_heat)
+    mapped = side.detections.in_other.points
+    tolerance_px = other.tolerance_px if inputs.tolerances.inexact else None
     content = passes_content_test(
-        described(side.features, points),
+        side.detections.descriptors,
         mapped,
-        described(other.features, mapped),
-        elsewhere,
-        described(other.features, elsewhere),
+        inputs.sample_descriptors(other.features.descriptors, mapped).float(),
+        other.detections.points,
+        other.detections.descriptors,
         settings.max_reprojection_px,
         settings.max_distance_ratio,
-        side.other_tolerance_px[index],
+        tolerance_px,
     )
     geometric = passes_geometric_test(
-        mapped, other.features.detector[index], min_probability, side.other_tolerance_px[index]
+        mapped, other.features.detector, inputs.memory.partner_probability, tolerance_px
     )
-    return _Tested(points, geometric, content)
+    return Tested(candidates, geometric, content)
 
 
-def count_repeated(inputs: TermInputs) -> dict[str, float]:
+def count_repeated(inputs: TermInputs) -> dict[str, torch.Tensor]:
     """How many admitted places are true keypoints: detected in both images of a fresh view.
 
     Args:
@@ -218,48 +193,27 @@ def count_repeated(inputs: TermInputs) -> dict[str, float]:
     Returns:
         ``pke_labels``, the admitted places that both images show, and ``pke_repeated``, those of
         them with a detection in both images within ``max_reprojection_px``, or the tolerance of the
-        sample if that is larger.
+        sample if that is larger; scalars.
     """
-    repeated = 0
-    for index, places in enumerate(inputs.places.in_both):
-        found = torch.ones(len(places), dtype=torch.bool, device=places.device)
-        mapped = warp_points(places, inputs.batch["H_fix_to_mov"][index])
-        for points, detections, tolerance_px in (
-            (places, inputs.fixed_detections.points[index], inputs.tolerances.in_fixed[index]),
-            (mapped, inputs.moving_detections.points[index], inputs.tolerances.in_moving[index]),
-        ):
-            radius_px = max(inputs.settings.pke.max_reprojection_px, tolerance_px)
-            if len(points) and len(detections):
-                found &= torch.cdist(points, detections).amin(1) <= radius_px
-            else:
-                found &= False
-        repeated += int(found.sum())
-    return {
-        "pke_labels": float(sum(len(places) for places in inputs.places.in_both)),
-        "pke_repeated": float(repeated),
-    }
+    places, tolerances = inputs.places.in_both, inputs.tolerances
+    least_px = inputs.settings.pke.max_reprojection_px
+    in_fixed = places.near(inputs.fixed_detections.points, tolerances.in_fixed.clamp(min=least_px))
+    in_moving = places.warped(inputs.batch["H_fix_to_mov"]).near(
+        inputs.moving_detections.points, tolerances.in_moving.clamp(min=least_px)
+    )
+    return {"pke_labels": places.valid.sum(), "pke_repeated": (in_fixed & in_moving).sum()}
 
 
-def _missed_places(
-    inputs: TermInputs,
-    index: int,
-    passed_own: torch.Tensor,
-    remembered: torch.Tensor,
-    merge_px: float,
-) -> torch.Tensor:
-    """Remembered places (M, 2) that view ``index`` shows and that did not pass, own frame.
-
-    Places within ``merge_px``, pixels of the own frame, of one that passed have passed.
-    """
-    batch, overlap, settings = inputs.batch, inputs.overlap[index], inputs.settings.pke
-    in_fixed = own_to_fixed(remembered, batch["H_fix_to_own"][index])
-    in_moving = warp_points(in_fixed, batch["H_fix_to_mov"][index])
+def _could_be_found(inputs: TermInputs) -> torch.Tensor:
+    """Remembered places (B, P) bool that the views show."""
+    settings, memory, overlap = inputs.settings.pke, inputs.memory, inputs.overlap
+    in_moving = warp_points(memory.fixed.points, inputs.batch["H_fix_to_mov"])
     # Detections are not searched near a border, so a place there is not counted as missed.
     margin = settings.border_px + settings.merge_px
     height, width = overlap.shape[-2:]
-    could_be_found = (
-        in_mask(in_fixed, overlap)
-        & inside(in_fixed, (height, width), margin)
+    return (
+        memory.fixed.valid
+        & in_mask(memory.fixed.points, overlap)
+        & inside(memory.fixed.points, (height, width), margin)
         & inside(in_moving, (height, width), margin)
     )
-    return _apart_from(remembered[could_be_found.cpu()], passed_own, merge_px)

@@ -29,9 +29,9 @@ class Term(NamedTuple):
         """Scalar mean over the whole batch, empty samples counting zero."""
         return self.per_sample.mean()
 
-    def n_empty(self) -> int:
-        """Number of samples that did not contribute."""
-        return int((~self.valid).sum())
+    def n_empty(self) -> torch.Tensor:
+        """Number of samples that did not contribute, a scalar."""
+        return (~self.valid).sum()
 
 
 def dice_loss(

@@ -7,36 +7,36 @@ the same pair, except those within ``ignore_px``, whose descriptors may be simil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
+from geometry.point_sets import PointSet, in_mask
 from geometry.points import warp_points
 from loss.common import Term
-from loss.detections import warped_into
-from loss.keypoint_places import in_mask
 from loss.term_inputs import TermInputs
 from loss.tolerance import places_within
+from utils.transfer import to_device
 
 
-def too_near(points: torch.Tensor, distance_px: float | Sequence[float]) -> torch.Tensor:
+def too_near(points: torch.Tensor, distance_px: float | torch.Tensor) -> torch.Tensor:
     """Pairs of points closer than ``distance_px``, each point with itself included, also for 0.
 
     Args:
         points: (B, N, 2), pixels.
-        distance_px: in the same pixels; one for all samples, or one for each.
+        distance_px: in the same pixels; one for all samples, or (B,), one for each.
 
     Returns:
         (B, N, N) bool.
     """
     gap = points[:, :, None] - points[:, None]
     itself = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
-    of_samples = [distance_px] if isinstance(distance_px, (int, float)) else distance_px
-    squared = torch.tensor(
-        [each**2 for each in of_samples], dtype=points.dtype, device=points.device
-    )
-    return ((gap**2).sum(-1) < squared[:, None, None]) | itself
+    squared = distance_px**2
+    if isinstance(squared, torch.Tensor):
+        squared = squared.to(points.dtype)[:, None, None]
+    return ((gap**2).sum(-1) < squared) | itself
 
 
 def _mean_over_anchors(loss: torch.Tensor, usable: torch.Tensor) -> Term:
@@ -53,7 +53,7 @@ def infonce_loss(
     points: torch.Tensor,
     valid: torch.Tensor,
     temperature: float = 0.07,
-    ignore_px: float | Sequence[float] = 6.0,
+    ignore_px: float | torch.Tensor = 6.0,
 ) -> Term:
     """Symmetric InfoNCE (van den Oord et al., 2018, Contrastive Predictive Coding).
 
@@ -66,7 +66,7 @@ def infonce_loss(
         valid: (B, N) bool.
         temperature: T.
         ignore_px: closer points are neither positive nor negative, fixed pixels; one for all
-            samples, or one for each.
+            samples, or (B,), one for each.
 
     Returns:
         A term (B,); samples without a valid point are empty.
@@ -87,7 +87,7 @@ def triplet_loss(
     points: torch.Tensor,
     valid: torch.Tensor,
     margin: float = 0.8,
-    ignore_px: float | Sequence[float] = 6.0,
+    ignore_px: float | torch.Tensor = 6.0,
 ) -> Term:
     """Triplet loss with the hardest and a random negative (SuperRetina, ECCV 2022, sec. 3.3).
 
@@ -101,8 +101,8 @@ def triplet_loss(
         points: (B, N, 2) fixed pixels (x, y).
         valid: (B, N) bool.
         margin: m, in [0, 2] as the distance.
-        ignore_px: closer points are not negatives, fixed pixels; one for all samples, or one for
-            each.
+        ignore_px: closer points are not negatives, fixed pixels; one for all samples, or (B,), one
+            for each.
 
     Returns:
         A term (B,); samples without a point that has a negative are empty.
@@ -155,7 +155,7 @@ def descriptor_term(inputs: TermInputs) -> Term:
         moving_descriptors,
         points,
         valid,
-        ignore_px=[max(settings.ignore_px, 2.0 * r) for r in inputs.tolerances.in_fixed],
+        ignore_px=(2.0 * inputs.tolerances.in_fixed.double()).clamp(min=settings.ignore_px),
         **options,
     )
 
@@ -175,19 +175,20 @@ def positive_places(
         (B, N, 2), moving pixels; the mapped places where the transform is exact.
     """
     mapped = warp_points(points, inputs.batch["H_fix_to_mov"])
-    for index, radius_px in enumerate(inputs.tolerances.in_moving):
-        if radius_px <= 0.0:
-            continue
-        places = places_within(mapped[index], radius_px)
-        flat = places.reshape(-1, 2)
-        maps = inputs.moving.descriptors[index : index + 1]
-        found = inputs.sample_descriptors(maps, flat[None])[0].unflatten(0, places.shape[:2])
-        similarity = torch.einsum("nkd,nd->nk", found.float(), descriptors[index].float())
-        visible = in_mask(flat, inputs.batch["moving_fov"][index]).reshape(similarity.shape)
-        visible[:, 0] = True  # the mapped place itself
-        best = similarity.masked_fill(~visible, float("-inf")).argmax(1)
-        mapped[index] = places[torch.arange(len(places), device=best.device), best]
-    return mapped
+    if not inputs.tolerances.inexact:
+        return mapped
+    rows = to_device(np.array(inputs.tolerances.inexact), points.device)
+    places = places_within(mapped[rows], inputs.tolerances.in_moving[rows])
+    flat = places.flatten(1, 2)
+    found = inputs.sample_descriptors(inputs.moving.descriptors[rows], flat)
+    similarity = torch.einsum(
+        "bnkd,bnd->bnk", found.unflatten(1, places.shape[1:3]).float(), descriptors[rows].float()
+    )
+    visible = in_mask(flat, inputs.batch["moving_fov"][rows]).reshape(similarity.shape)
+    visible[..., 0] = True  # the mapped place itself
+    best = similarity.masked_fill(~visible, float("-inf")).argmax(2)
+    chosen = places.gather(2, best[..., None, None].expand(-1, -1, 1, 2))[:, :, 0]
+    return mapped.index_copy(0, rows, chosen)
 
 
 def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -201,26 +202,20 @@ def choose_anchors(inputs: TermInputs) -> tuple[torch.Tensor, torch.Tensor]:
         Points (B, N, 2), fixed pixels, and (B, N) bool, false at padding.
     """
     batch, shares = inputs.batch, inputs.settings.anchors
-    points, valid = torch.zeros_like(batch["anchors"]), torch.zeros_like(batch["anchor_valid"])
-    n_points = points.shape[1]
-    from_moving = warped_into(inputs.moving_detections.points, inputs.H_mov_to_fix, inputs.overlap)
-    labelled = (batch["has_junctions"] > 0.5).tolist()
-    for index, detected in enumerate(inputs.fixed_detections.points):
-        labels = torch.cat([inputs.junctions[index], inputs.places.in_both[index].to(points)])
-        if not labelled[index]:
-            labels = torch.cat([labels, from_moving[index].to(points)])
-        detected = detected[in_mask(detected, inputs.overlap[index])]
-        vessels = batch["anchors"][index][batch["anchor_valid"][index]]
-        chosen = torch.cat(
-            [
-                labels[: round(shares.junctions * n_points)],
-                detected[: round(shares.detections * n_points)],
-                vessels,
-            ]
-        )[:n_points]
-        points[index, : len(chosen)] = chosen
-        valid[index, : len(chosen)] = True
+    n_points = batch["anchors"].shape[1]
+    unlabelled = batch["has_junctions"][:, None] <= 0.5
+    from_moving = inputs.moving_detections.in_other
+    labels = inputs.junctions.joined(
+        inputs.places.in_both, from_moving.only(unlabelled).on(inputs.overlap)
+    )
+    detected = inputs.fixed_detections.in_overlap
+    vessels = PointSet(batch["anchors"], batch["anchor_valid"])
+    chosen = labels.first(round(shares.junctions * n_points)).joined(
+        detected.first(round(shares.detections * n_points)), vessels
+    )
+    points, valid = chosen.compacted(n_points)
     # Mixes the kinds, so that the next point in the list is a random negative. Always the same
     # permutation: the loss of a sample does not depend on its batch.
-    order = torch.randperm(n_points, generator=torch.Generator().manual_seed(0)).to(points.device)
+    mixed = torch.randperm(n_points, generator=torch.Generator().manual_seed(0))
+    order = mixed.to(points.device, non_blocking=True)
     return points[:, order], valid[:, order]

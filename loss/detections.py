@@ -3,62 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
-from geometry.points import warp_points
-from loss.keypoint_places import in_mask
+from geometry.point_sets import PointSet
 
-# (detector map, allowed), both (B, 1, H, W) -> per image points (N, 2) in pixels and scores (N,).
-KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]
+# (descriptor map (B, D, h, w), points (B, N, 2) in pixels) -> unit descriptors (B, N, D).
+DescriptorSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (detector map, allowed), both (B, 1, H, W) -> keypoints of each image, pixels (x, y), by
+# decreasing probability, and their probabilities (B, N) in [0, 1].
+KeypointExtractor = Callable[[torch.Tensor, torch.Tensor], tuple[PointSet, torch.Tensor]]
+
+
+class FeatureMaps(Protocol):
+    """Output of a detector and descriptor network for a batch of images."""
+
+    @property
+    def detector(self) -> torch.Tensor:
+        """(B, 1, H, W) in [0, 1], probability of a keypoint at every pixel."""
+
+    @property
+    def descriptors(self) -> torch.Tensor:
+        """(B, D, h, w), unit length along D."""
 
 
 class Detections(NamedTuple):
     """Detections of one image of each pair of a batch; without graph.
 
     Attributes:
-        points: per sample (N, 2), pixels (x, y), by decreasing probability.
-        probabilities: per sample (N,) in [0, 1].
+        points: pixels (x, y), by decreasing probability.
+        probabilities: (B, N) in [0, 1]; any value at padding.
+        in_other: the same detections in pixels of the other image, inside of it or not.
+        in_overlap: those that lie on the overlap, pixels of this image.
+        descriptors: (B, N, D) float32, unit descriptors of this image there.
     """
 
-    points: list[torch.Tensor]
-    probabilities: list[torch.Tensor]
-
-    def above(self, probability: float) -> list[torch.Tensor]:
-        """Per sample the points (N, 2) of more than a probability in [0, 1]."""
-        return [
-            points[strength > probability]
-            for points, strength in zip(self.points, self.probabilities, strict=True)
-        ]
+    points: PointSet
+    probabilities: torch.Tensor
+    in_other: PointSet
+    in_overlap: PointSet
+    descriptors: torch.Tensor
 
 
+@torch.no_grad()
 def find_detections(
-    extract: KeypointExtractor, detector: torch.Tensor, field_of_view: torch.Tensor
+    extract: KeypointExtractor,
+    sample_descriptors: DescriptorSampler,
+    features: FeatureMaps,
+    field_of_view: torch.Tensor,
+    overlap: torch.Tensor,
+    H_to_other: torch.Tensor,
 ) -> Detections:
     """Detections inside the field of view.
 
     Args:
         extract: finds the local maxima of a map.
-        detector: (B, 1, H, W) probabilities.
+        sample_descriptors: interpolates a descriptor map.
+        features: of the images.
         field_of_view: (B, 1, H, W), 0 or 1.
+        overlap: (B, 1, H, W), 1 where both images show retina.
+        H_to_other: (B, 3, 3), pixels of this image to those of the other.
     """
-    found = extract(detector, field_of_view)
-    return Detections([points for points, _ in found], [strength for _, strength in found])
-
-
-def warped_into(
-    points: list[torch.Tensor], H: torch.Tensor, visible: torch.Tensor
-) -> list[torch.Tensor]:
-    """Points of one image in the frame of the other, those that land on visible pixels.
-
-    Args:
-        points: per sample (N, 2), pixels.
-        H: (B, 3, 3), from the pixels of the points to those of the result.
-        visible: (B, 1, H, W), 0 or 1, in the frame of the result.
-
-    Returns:
-        Per sample (M, 2), pixels.
-    """
-    warped = [warp_points(each, matrix) for each, matrix in zip(points, H, strict=True)]
-    return [each[in_mask(each, mask)] for each, mask in zip(warped, visible, strict=True)]
+    points, probabilities = extract(features.detector, field_of_view)
+    return Detections(
+        points,
+        probabilities,
+        points.warped(H_to_other),
+        points.on(overlap),
+        sample_descriptors(features.descriptors, points.points).float(),
+    )

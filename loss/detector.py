@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from loss.common import Term, average, dice_loss
-from loss.keypoint_places import near_places
 from loss.term_inputs import TermInputs
 
 
@@ -35,14 +34,14 @@ def detector_term(inputs: TermInputs) -> Term:
     return detector_loss(
         inputs.fixed.detector,
         inputs.batch["fixed_heatmap"],
-        _valid_pixels(inputs, "fixed", inputs.places.in_fixed),
+        _valid_pixels(inputs, "fixed"),
         inputs.moving.detector,
         inputs.batch["moving_heatmap"],
-        _valid_pixels(inputs, "moving", inputs.places.in_moving),
+        _valid_pixels(inputs, "moving"),
     )
 
 
-def _valid_pixels(inputs: TermInputs, role: str, places: list[torch.Tensor]) -> torch.Tensor:
+def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
     """(B, 1, H, W), 1 inside the field of view, except near admitted places that are not seeds.
 
     0 everywhere for a sample without labels.
@@ -50,8 +49,6 @@ def _valid_pixels(inputs: TermInputs, role: str, places: list[torch.Tensor]) -> 
     Admitted places are keypoints in L_pke. The seed labels of L_det do not contain them and would
     train them as background.
     """
-    heatmap, settings = inputs.batch[f"{role}_heatmap"], inputs.settings
-    near_place = near_places(heatmap, places, settings.junction_sigma_px)
-    is_seed = heatmap > settings.pke.seed_heat
+    is_seed = inputs.batch[f"{role}_heatmap"] > inputs.settings.pke.seed_heat
     labelled = inputs.batch["has_junctions"][:, None, None, None]
-    return inputs.batch[f"{role}_fov"] * labelled * (~near_place | is_seed)
+    return inputs.batch[f"{role}_fov"] * labelled * (~inputs.near_admitted[role] | is_seed)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
 from dataset.view_sources import FORMS, GENERATED
 from loss.common import Term
+from utils.transfer import to_device
 
 GENERATED_ONLY = (GENERATED,)
 
 
 def form_figures(
     terms: Mapping[str, Term], of_samples: Sequence[str], forms: Sequence[str]
-) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Each term for each form of sample, as figures ``<term>_<form>``.
 
     The names follow from ``forms`` alone, so they are the same in every step and process. Like a
@@ -28,7 +30,7 @@ def form_figures(
 
     Returns:
         Scalars without graph, not part of the total; and the number of samples that contributed
-        to each.
+        to each, scalars too.
 
     Raises:
         ValueError: a sample of another form.
@@ -36,15 +38,19 @@ def form_figures(
     unknown = sorted(set(of_samples) - set(forms))
     if unknown:
         raise ValueError(f"samples of form {', '.join(unknown)} in a run of {', '.join(forms)}")
-    figures: dict[str, torch.Tensor] = {}
-    n_valid: dict[str, int] = {}
-    for form in forms if tuple(forms) != GENERATED_ONLY else ():
-        for name, term in terms.items():
-            chosen = torch.tensor([each == form for each in of_samples], device=term.valid.device)
-            own = term.per_sample.detach()
-            figures[f"{name}_{form}"] = torch.where(chosen, own, torch.zeros_like(own)).mean()
-            n_valid[f"{name}_{form}"] = int((term.valid & chosen).sum())
-    return figures, n_valid
+    if tuple(forms) == GENERATED_ONLY:
+        return {}, {}
+    names = [f"{name}_{form}" for form in forms for name in terms]
+    per_sample = torch.stack([term.per_sample.detach() for term in terms.values()])
+    valid = torch.stack([term.valid for term in terms.values()])
+    is_form = np.array([[each == form for each in of_samples] for form in forms])
+    chosen = to_device(is_form, valid.device)[:, None]
+    values = torch.where(chosen, per_sample, torch.zeros_like(per_sample)).mean(-1)
+    numbers = (valid & chosen).sum(-1)
+    return (
+        dict(zip(names, values.flatten().unbind(), strict=True)),
+        dict(zip(names, numbers.flatten().unbind(), strict=True)),
+    )
 
 
 def term_and_form(figure: str) -> tuple[str, str]:

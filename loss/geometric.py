@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import torch
 
+from geometry.point_sets import PointSet
 from geometry.rasters import warp_image
 from loss.common import Term, average, dice_loss
-from loss.detections import warped_into
 from loss.keypoint_places import draw_places
 from loss.term_inputs import TermInputs
 from loss.tolerance import moved_to_detections
@@ -54,23 +54,26 @@ def geometric_term(inputs: TermInputs) -> Term:
     """
     batch, settings = inputs.batch, inputs.settings
     from_moving, from_fixed = (
-        warped_into(detections.above(settings.partner_probability), H, visible)
-        for detections, H, visible in (
-            (inputs.moving_detections, inputs.H_mov_to_fix, inputs.overlap),
-            (inputs.fixed_detections, batch["H_fix_to_mov"], inputs.moving_overlap),
+        detections.in_other.only(detections.probabilities > settings.partner_probability).on(
+            visible
+        )
+        for detections, visible in (
+            (inputs.moving_detections, inputs.overlap),
+            (inputs.fixed_detections, inputs.moving_overlap),
         )
     )
 
     def target(
         role: str,
-        admitted: list[torch.Tensor],
-        partner: list[torch.Tensor],
-        own: list[torch.Tensor],
-        tolerance_px: list[float],
+        admitted: PointSet,
+        partner: PointSet,
+        own: PointSet,
+        tolerance_px: torch.Tensor,
     ) -> torch.Tensor:
         """Labels of an image joined with spots at its admitted and its partner's detections."""
-        partner = list(map(moved_to_detections, partner, own, tolerance_px))
-        places = [torch.cat([a.to(b), b]) for a, b in zip(admitted, partner, strict=True)]
+        if inputs.tolerances.inexact:
+            partner = moved_to_detections(partner, own, tolerance_px)
+        places = admitted.joined(partner)
         return draw_places(batch[f"{role}_heatmap"], places, settings.junction_sigma_px)
 
     return agreement_loss(

@@ -13,25 +13,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-from geometry.rasters import valid_overlap
-from loss.agreement import Agreement, count_agreeing
+from geometry.matrices import inverse
+from geometry.rasters import valid_overlaps
+from loss.agreement import count_agreeing
 from loss.candidates import count_repeated, observe_candidates
 from loss.descriptor import DESCRIPTOR_OBJECTIVES, descriptor_term
-from loss.detections import Detections, KeypointExtractor, find_detections
+from loss.detections import (
+    DescriptorSampler,
+    Detections,
+    FeatureMaps,
+    KeypointExtractor,
+    find_detections,
+)
 from loss.detector import detector_term
 from loss.forms import GENERATED_ONLY, form_figures
 from loss.geometric import geometric_term, plan_term
-from loss.keypoint_places import AdmittedPlaces, admitted_places
+from loss.keypoint_places import AdmittedPlaces, Memory, admitted_places, near_places
+from loss.observations import BatchObservations
 from loss.pke import pke_term
-from loss.term_inputs import (
-    DescriptorSampler,
-    FeatureMaps,
-    TermFunction,
-    TermInputs,
-    TermSettings,
-)
+from loss.term_inputs import TermFunction, TermInputs, TermSettings
 from loss.tolerance import Tolerances, moved_to_detections
-from loss.value_map import Observation, ValueMap
+from loss.value_map import ValueMap
 from utils.errors import InputError
 
 
@@ -94,39 +96,28 @@ class ObjectiveSettings(TermSettings):
         return self.weights.get(name, 0.0)
 
 
-class SampleObservation(NamedTuple):
-    """What a step observes of one sample.
-
-    Attributes:
-        places: update of the value map.
-        agreement: of the student's matches with the transform.
-    """
-
-    places: Observation
-    agreement: Agreement
-
-
 class ObjectiveResult(NamedTuple):
     """Result of the joint objective for a batch.
 
     Attributes:
         losses: each term by name, then ``total``; scalars with graph. Then, in a run of several
             forms of samples, the weighted terms for each form, without graph.
-        n_valid: number of samples that contributed to each term.
-        counts: for the log.
-        observations: one per sample.
+        n_valid: number of samples that contributed to each term; scalars.
+        counts: for the log; scalars.
+        observations: of the samples.
     """
 
     losses: dict[str, torch.Tensor]
-    n_valid: dict[str, int]
-    counts: dict[str, float]
-    observations: list[SampleObservation]
+    n_valid: dict[str, torch.Tensor]
+    counts: dict[str, torch.Tensor]
+    observations: BatchObservations
 
 
 class JointObjective:
     """Computes all terms of a batch and their weighted sum.
 
-    Independent of the network: the functions that interpolate its maps are passed in.
+    Independent of the network: the functions that interpolate its maps are passed in. No operation
+    loops over the samples of a batch or reads a value on the host, so that a GPU need not wait.
 
     Args:
         settings: weights and settings.
@@ -174,18 +165,23 @@ class JointObjective:
         losses = {name: term.mean() for name, term in terms.items()}
         weighted = [self.settings.weight(name) * loss for name, loss in losses.items()]
         losses["total"] = sum(weighted[1:], start=weighted[0])
-        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
-        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        valid = torch.stack([term.valid for term in terms.values()])
+        n_valid = dict(zip(terms, valid.sum(1).unbind(), strict=True))
+        empty = dict(zip(terms, (~valid).sum(1).unbind(), strict=True))
+        counts = {f"empty_{name}": number for name, number in empty.items()}
         weighted_terms = {name: terms[name] for name in terms if self.settings.weight(name) > 0}
         by_form, n_valid_by_form = form_figures(weighted_terms, batch["form"], self.forms)
         with torch.no_grad():
-            places, pke_counts = observe_candidates(inputs, value_map)
+            places, pke_counts = observe_candidates(inputs)
             pke_counts |= count_repeated(inputs)
+            matches = count_agreeing(inputs)
         return ObjectiveResult(
             losses=losses | by_form,
             n_valid=n_valid | n_valid_by_form,
             counts=counts | pke_counts,
-            observations=list(map(SampleObservation, places, count_agreeing(inputs))),
+            observations=BatchObservations(
+                batch["key"], batch["form"], inputs.memory.own.points, places, matches
+            ),
         )
 
     def _inputs(
@@ -196,24 +192,42 @@ class JointObjective:
         value_map: ValueMap,
     ) -> TermInputs:
         """What the terms of a batch are computed from."""
-        extract = self.extract_keypoints
-        H_mov_to_fix = torch.linalg.inv(batch["H_fix_to_mov"])
-        overlap = valid_overlap(batch["H_fix_to_mov"], batch["fixed_fov"], batch["moving_fov"])
-        fixed_detections = find_detections(extract, fixed.detector, batch["fixed_fov"])
-        moving_detections = find_detections(extract, moving.detector, batch["moving_fov"])
+        H = batch["H_fix_to_mov"], inverse(batch["H_fix_to_mov"])
+        overlaps = valid_overlaps(*H, batch["fixed_fov"], batch["moving_fov"])
+        detections = [
+            find_detections(
+                self.extract_keypoints,
+                self.sample_descriptors,
+                features,
+                batch[f"{role}_fov"],
+                overlap,
+                H_to_other,
+            )
+            for role, features, overlap, H_to_other in zip(
+                ("fixed", "moving"), (fixed, moving), overlaps, H, strict=True
+            )
+        ]
         tolerances = Tolerances.of(batch)
-        places = admitted_places(batch, value_map, overlap)
+        memory = Memory.of(batch, value_map)
+        places = admitted_places(memory, batch, overlaps[0])
+        if tolerances.inexact:
+            places = _at_detections(places, detections[0], detections[1], tolerances)
         return TermInputs(
             fixed=fixed,
             moving=moving,
             batch=batch,
-            H_mov_to_fix=H_mov_to_fix,
-            overlap=overlap,
-            moving_overlap=valid_overlap(H_mov_to_fix, batch["moving_fov"], batch["fixed_fov"]),
-            junctions=find_detections(extract, batch["fixed_heatmap"], overlap).points,
-            fixed_detections=fixed_detections,
-            moving_detections=moving_detections,
-            places=_at_detections(places, fixed_detections, moving_detections, tolerances),
+            H_mov_to_fix=H[1],
+            overlap=overlaps[0],
+            moving_overlap=overlaps[1],
+            junctions=self.extract_keypoints(batch["fixed_heatmap"], overlaps[0])[0],
+            fixed_detections=detections[0],
+            moving_detections=detections[1],
+            memory=memory,
+            places=places,
+            near_admitted={
+                role: near_places(batch[f"{role}_fov"], shown, self.settings.junction_sigma_px)
+                for role, shown in (("fixed", places.in_fixed), ("moving", places.in_moving))
+            },
             tolerances=tolerances,
             settings=self.settings,
             sample_descriptors=self.sample_descriptors,
@@ -229,8 +243,6 @@ def _at_detections(
     otherwise be drawn beside the keypoint that the other image shows.
     """
     return places._replace(
-        in_fixed=list(map(moved_to_detections, places.in_fixed, fixed.points, tolerances.in_fixed)),
-        in_moving=list(
-            map(moved_to_detections, places.in_moving, moving.points, tolerances.in_moving)
-        ),
+        in_fixed=moved_to_detections(places.in_fixed, fixed.points, tolerances.in_fixed),
+        in_moving=moved_to_detections(places.in_moving, moving.points, tolerances.in_moving),
     )

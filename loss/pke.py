@@ -20,10 +20,9 @@ from __future__ import annotations
 
 import torch
 
-from geometry.matrices import size_of_raster
-from geometry.points import inside, pixel_grid
+from geometry.point_sets import may_hold
+from geometry.rasters import away_from_border
 from loss.common import Term, average, dice_loss
-from loss.detections import warped_into
 from loss.keypoint_places import draw_places, near_places
 from loss.term_inputs import TermInputs
 
@@ -69,10 +68,6 @@ def pke_term(inputs: TermInputs) -> Term:
     """
     batch, places = inputs.batch, inputs.places
     sigma_px = inputs.settings.junction_sigma_px
-    n_admitted = torch.tensor(
-        [len(a) + len(b) for a, b in zip(places.in_fixed, places.in_moving, strict=True)],
-        device=inputs.fixed.detector.device,
-    )
     return pke_loss(
         inputs.fixed.detector,
         draw_places(batch["fixed_heatmap"], places.in_fixed, sigma_px),
@@ -80,7 +75,7 @@ def pke_term(inputs: TermInputs) -> Term:
         inputs.moving.detector,
         draw_places(batch["moving_heatmap"], places.in_moving, sigma_px),
         _valid_pixels(inputs, "moving"),
-        n_admitted,
+        places.in_fixed.numbers() + places.in_moving.numbers(),
     )
 
 
@@ -88,29 +83,13 @@ def _valid_pixels(inputs: TermInputs, role: str) -> torch.Tensor:
     """(B, 1, H, W), 1 in the field of view; see :func:`pke_term` for samples without labels."""
     batch, fov = inputs.batch, inputs.batch[f"{role}_fov"]
     unlabelled = batch["has_junctions"] < 0.5
-    if not unlabelled.any():
+    if not may_hold(unlabelled):
         return fov
-    if role == "fixed":
-        own, other, admitted = (
-            inputs.fixed_detections,
-            warped_into(inputs.moving_detections.points, inputs.H_mov_to_fix, fov),
-            inputs.places.in_fixed,
-        )
-    else:
-        own, other, admitted = (
-            inputs.moving_detections,
-            warped_into(inputs.fixed_detections.points, batch["H_fix_to_mov"], fov),
-            inputs.places.in_moving,
-        )
-    sigma_px = inputs.settings.junction_sigma_px
-    detected = [torch.cat(both) for both in zip(own.points, other, strict=True)]
-    searched = _away_from_border(fov, inputs.settings.pke.border_px)
-    silent = searched & ~near_places(fov, detected, sigma_px)
-    judged = silent | near_places(fov, admitted, sigma_px)
+    own, other = inputs.fixed_detections, inputs.moving_detections
+    if role == "moving":
+        own, other = other, own
+    detected = own.points.joined(other.in_other.on(fov))
+    searched = away_from_border(fov, inputs.settings.pke.border_px)
+    silent = searched & ~near_places(fov, detected, inputs.settings.junction_sigma_px)
+    judged = silent | inputs.near_admitted[role]
     return torch.where(unlabelled[:, None, None, None], fov * judged, fov)
-
-
-def _away_from_border(raster: torch.Tensor, border_px: int) -> torch.Tensor:
-    """(H, W) bool: pixels of a raster (..., H, W) where detections are searched."""
-    size = size_of_raster(raster)
-    return inside(pixel_grid(size, raster.device), size, border_px).reshape(size)

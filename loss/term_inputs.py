@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from geometry.point_sets import PointSet
 from loss.common import Term
-from loss.detections import Detections
-from loss.keypoint_places import AdmittedPlaces
+from loss.detections import DescriptorSampler, Detections, FeatureMaps
+from loss.keypoint_places import AdmittedPlaces, Memory
 from loss.tolerance import Tolerances
 from loss.value_map import PKESettings
 from utils.errors import InputError
-
-# (descriptor map (B, D, h, w), points (B, N, 2) in pixels) -> unit descriptors (B, N, D).
-DescriptorSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class FeatureMaps(Protocol):
-    """Output of a detector and descriptor network for a batch of images."""
-
-    @property
-    def detector(self) -> torch.Tensor:
-        """(B, 1, H, W) in [0, 1], probability of a keypoint at every pixel."""
-
-    @property
-    def descriptors(self) -> torch.Tensor:
-        """(B, D, h, w), unit length along D."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +84,12 @@ class TermInputs:
         H_mov_to_fix: (B, 3, 3), inverse of ``H_fix_to_mov``, pixels.
         overlap, moving_overlap: (B, 1, H, W), 1 where both images show retina, in the fixed and in
             the moving frame.
-        junctions: per sample (N, 2), vessel junctions of the fixed image inside the overlap, fixed
-            pixels.
+        junctions: vessel junctions of the fixed image inside the overlap, fixed pixels.
         fixed_detections, moving_detections: of both detector maps.
+        memory: places that the value map remembers.
         places: admitted places of the keypoint expansion; those with a detection of the image
             within the tolerance are at that detection.
+        near_admitted: for either role (B, 1, H, W) bool, the pixels near its admitted places.
         tolerances: within which the transform of each sample is known.
         settings: of the terms.
         sample_descriptors: interpolates a descriptor map at pixel positions.
@@ -114,10 +101,12 @@ class TermInputs:
     H_mov_to_fix: torch.Tensor
     overlap: torch.Tensor
     moving_overlap: torch.Tensor
-    junctions: list[torch.Tensor]
+    junctions: PointSet
     fixed_detections: Detections
     moving_detections: Detections
+    memory: Memory
     places: AdmittedPlaces
+    near_admitted: Mapping[str, torch.Tensor]
     tolerances: Tolerances
     settings: TermSettings
     sample_descriptors: DescriptorSampler

@@ -7,9 +7,11 @@ resolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 # A place whose value falls to this is removed; chosen by hand.
@@ -107,6 +109,27 @@ class ValueMap:
         if key not in self.places:
             return torch.zeros(0, 2)
         return self.places[key][self.values[key] >= self.settings.admit_value]
+
+    def packed(self, keys: Sequence[str]) -> np.ndarray:
+        """What is known of several samples, padded to a common number of places P >= 1.
+
+        Args:
+            keys: of the B samples.
+
+        Returns:
+            (B, P, 5) float32: x and y of each place in pixels of its own frame, 1 where there is a
+            place, 1 where it is admitted, and the threshold of the next geometric test.
+        """
+        width = max(1, *(len(self.values.get(key, ())) for key in keys))
+        content = np.zeros((len(keys), width, 5), dtype=np.float32)
+        for row, key in zip(content, keys, strict=True):
+            row[:, 4] = self.partner_probability(key)
+            if key in self.places:
+                values = self.values[key].numpy()
+                row[: len(values), :2] = self.places[key].numpy()
+                row[: len(values), 2] = 1.0
+                row[: len(values), 3] = values >= self.settings.admit_value
+        return content
 
     def apply(self, observations: list[Observation]) -> None:
         """Update places and values from the observations, in the given order."""

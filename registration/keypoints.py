@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from geometry.points import sample_map
+from geometry.point_sets import PointSet, reads_are_free
+from geometry.points import inside, sample_map
+from geometry.rasters import away_from_border
 
 MIN_CURVATURE = 1e-6  # of a peak; flatter peaks keep their integer position
 MAX_OFFSET_PX = 0.5  # largest sub-pixel offset along x and y
@@ -31,41 +33,41 @@ def refine_peaks(heatmap: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
     """Sub-pixel positions of peaks, by parabolas through the neighbours along x and y.
 
     Args:
-        heatmap: (H, W) float.
-        peaks: (N, 2) long, pixels (x, y).
+        heatmap: (B, H, W) float.
+        peaks: (B, N, 2) long, pixels (x, y).
 
     Returns:
-        (N, 2) float, pixels, at most half a pixel from the peaks; peaks on the border stay.
+        (B, N, 2) float, pixels, at most half a pixel from the peaks; peaks on the border stay.
     """
-    height, width = heatmap.shape
-    x, y = peaks[:, 0], peaks[:, 1]
-    centre = heatmap[y, x]
+    height, width = heatmap.shape[1:]
+    flat, last = heatmap.flatten(1), height * width - 1
+    pixel = peaks[..., 1] * width + peaks[..., 0]
+    centre = flat.gather(1, pixel)
 
-    def offset(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+    def offset(step: int) -> torch.Tensor:
+        """Along x with a step of 1, along y with a step of a row; any value on the border."""
+        before = flat.gather(1, (pixel - step).clamp(min=0))
+        after = flat.gather(1, (pixel + step).clamp(max=last))
         curvature = before + after - 2.0 * centre
         is_peak = curvature < -MIN_CURVATURE
-        bounded = torch.where(is_peak, curvature, torch.full_like(curvature, -MIN_CURVATURE))
-        step = 0.5 * (before - after) / bounded
-        return torch.where(is_peak, step, torch.zeros_like(step)).clamp(
-            -MAX_OFFSET_PX, MAX_OFFSET_PX
-        )
+        bounded = torch.where(is_peak, curvature, -MIN_CURVATURE)
+        shift = 0.5 * (before - after) / bounded
+        return torch.where(is_peak, shift, 0.0).clamp(-MAX_OFFSET_PX, MAX_OFFSET_PX)
 
-    left, right = heatmap[y, (x - 1).clamp(min=0)], heatmap[y, (x + 1).clamp(max=width - 1)]
-    above, below = heatmap[(y - 1).clamp(min=0), x], heatmap[(y + 1).clamp(max=height - 1), x]
-    interior = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
-    shift = torch.stack([offset(left, right), offset(above, below)], dim=1) * interior[:, None]
+    interior = inside(peaks, (height, width), margin_px=1.0)
+    shift = torch.stack([offset(1), offset(width)], dim=-1) * interior[..., None]
     return peaks.to(heatmap.dtype) + shift
 
 
-def extract_keypoints(
+def find_keypoints(
     heatmap: torch.Tensor,
     min_probability: float,
     nms_radius_px: int,
     max_keypoints: int,
     allowed: torch.Tensor | None = None,
     border_px: int = 4,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Local maxima of detector maps at sub-pixel positions, by decreasing probability.
+) -> tuple[PointSet, torch.Tensor]:
+    """Local maxima of detector maps at sub-pixel positions.
 
     Not differentiable.
 
@@ -78,35 +80,72 @@ def extract_keypoints(
         border_px: width of the border without keypoints, pixels.
 
     Returns:
-        Per image the keypoints (N, 2) float, pixels (x, y), and their probabilities (N,).
+        The keypoints, pixels (x, y), by decreasing probability, and their probabilities (B, N),
+        any value at padding.
     """
     heatmap = heatmap.detach().float()
     is_peak = non_maximum_suppression(heatmap, nms_radius_px) & (heatmap > min_probability)
     if allowed is not None:
         is_peak &= allowed > 0.5
-    if border_px > 0:
-        inner = torch.zeros_like(is_peak)
-        inner[..., border_px:-border_px, border_px:-border_px] = True
-        is_peak &= inner
-    found = []
-    for image_map, image_peaks in zip(heatmap[:, 0], is_peak[:, 0], strict=True):
-        rows, columns = torch.nonzero(image_peaks, as_tuple=True)
-        scores = image_map[rows, columns]
-        # A stable sort keeps the order of equal scores the same in every run.
-        order = torch.argsort(scores, descending=True, stable=True)[:max_keypoints]
-        peaks, scores = torch.stack([columns, rows], dim=1)[order], scores[order]
-        single = ~_near_earlier_peak(peaks, nms_radius_px)
-        found.append((refine_peaks(image_map, peaks[single]), scores[single]))
-    return found
+    is_peak &= away_from_border(heatmap, border_px)
+    pixels, valid = _strongest(heatmap.flatten(1), is_peak.flatten(1), max_keypoints)
+    width = heatmap.shape[-1]
+    peaks = torch.stack([pixels % width, pixels // width], dim=-1)
+    valid &= ~_near_earlier_peak(PointSet(peaks.float(), valid), nms_radius_px)
+    points = PointSet(refine_peaks(heatmap[:, 0], peaks), valid)
+    return points, heatmap.flatten(1).gather(1, pixels)
 
 
-def _near_earlier_peak(peaks: torch.Tensor, radius_px: int) -> torch.Tensor:
-    """Which peaks (N, 2) lie within the radius of an earlier one: (N,) bool.
+def extract_keypoints(
+    heatmap: torch.Tensor,
+    min_probability: float,
+    nms_radius_px: int,
+    max_keypoints: int,
+    allowed: torch.Tensor | None = None,
+    border_px: int = 4,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The keypoints of :func:`find_keypoints` image by image; waits for the device.
+
+    Args:
+        heatmap, min_probability, nms_radius_px, max_keypoints, allowed, border_px: see
+            :func:`find_keypoints`; the maps are (B, 1, H, W).
+
+    Returns:
+        Per image the keypoints (N, 2) float, pixels (x, y), and their probabilities (N,).
+    """
+    (points, valid), scores = find_keypoints(
+        heatmap, min_probability, nms_radius_px, max_keypoints, allowed, border_px
+    )
+    images = zip(points, scores, valid, strict=True)
+    return [(place[chosen], score[chosen]) for place, score, chosen in images]
+
+
+def _strongest(
+    scores: torch.Tensor, is_peak: torch.Tensor, number: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest peaks of flat maps (B, P): their pixels (B, N) long, and valid (B, N) bool.
+
+    Of equal ones the first come first, on every device. On a CPU N is the largest number found.
+    """
+    n_pixels = scores.shape[1]
+    number = min(number, n_pixels)
+    if reads_are_free(is_peak):
+        number = max(1, min(number, int(is_peak.sum(1).max())))
+    # The bits of a positive float, read as an integer, have its order. Joined with the place they
+    # give each pixel a rank of its own.
+    rank = scores.view(torch.int32).long() * n_pixels
+    rank += torch.arange(n_pixels - 1, -1, -1, device=scores.device)
+    highest = torch.where(is_peak, rank, -1).topk(number, dim=1).values
+    return n_pixels - 1 - highest % n_pixels, highest >= 0
+
+
+def _near_earlier_peak(peaks: PointSet, radius_px: int) -> torch.Tensor:
+    """Which peaks lie within the radius (of a square) of an earlier one: (B, N) bool.
 
     After non-maximum suppression only pixels of equal probability can.
     """
-    gap = (peaks[:, None] - peaks[None]).abs().amax(-1)
-    return (gap <= radius_px).tril(diagonal=-1).any(1)
+    near = torch.cdist(peaks.points, peaks.points, p=float("inf")) <= radius_px
+    return (near & peaks.valid[:, None]).tril(diagonal=-1).any(2)
 
 
 def sample_descriptors(

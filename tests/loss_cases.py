@@ -21,7 +21,7 @@ from loss.joint_objective import (
 )
 from loss.term_inputs import TermInputs
 from loss.value_map import ValueMap
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 
 SIZE, KEY = (72, 96), "landmarks_1"
 SIGMA_PX, PEAK = 2.0, 0.9  # of the spots in the detector maps
@@ -90,7 +90,7 @@ def run_pair(
     objective = JointObjective(
         ObjectiveSettings(**settings),
         lambda maps, points: sample_descriptors(maps, points, 1),
-        lambda maps, allowed: extract_keypoints(maps, 0.1, 4, 256, allowed),
+        lambda maps, allowed: find_keypoints(maps, 0.1, 4, 256, allowed),
         forms,
     )
     return objective(fixed, moving, batch, value_map or ValueMap())

@@ -107,14 +107,21 @@ def test_benchmark_of_the_training_step(monkeypatch, capsys):
             1,
             "--steps",
             1,
+            "--counted",
+            1,
+            3,
         )
         == 0
     )
-    table = capsys.readouterr().out
-    operations = [
-        float(line.split()[3]) for line in table.splitlines() if line.startswith("configs/")
-    ]
+    costs, counts = (
+        [line.split() for line in table.splitlines() if line.startswith("configs/")]
+        for table in capsys.readouterr().out.split("\n\n")
+    )
+    operations = [float(row[3]) for row in costs]
     assert len(operations) == 3 and operations[2] > operations[1] > 0, "freezing saves arithmetic"
+    joint = [int(cell.rstrip(",")) for cell in counts[0][1:]]
+    assert len(counts) == 3 and 3000 < joint[0] <= joint[2] < 1.1 * joint[0] < 5000
+    assert joint[1] == joint[3] == 1, "the reading of the figures"
     assert run_main(benchmarks.train_step, monkeypatch, "--steps", 0) == 2
 
 

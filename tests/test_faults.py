@@ -21,7 +21,8 @@ from dataset.views import ViewGeometry
 from training.batches import TolerantViews
 from training.engine import Engine
 from training.loop_settings import TrainSettings
-from training.task import StepOutput, TrainingTask, ValidationReport
+from training.step_output import StepOutput
+from training.task import TrainingTask, ValidationReport
 from utils.checkpoint import read_checkpoint
 from utils.errors import InputError
 from utils.image_files import read_gray, write_image
@@ -204,7 +205,7 @@ def test_fp16_skips_overflows_and_keeps_its_scale(training, monkeypatch, tmp_pat
             return {"rows": torch.full((4,), 1.0 + key.index), "key": str(key.index)}
 
     def step(network: torch.nn.Module, batch: dict) -> StepOutput:
-        return StepOutput({"total": network(batch["rows"]).float().mean()}, {}, {}, [])
+        return StepOutput({"total": network(batch["rows"]).float().mean()}, {}, {})
 
     def make(name: str) -> Engine:
         report = ValidationReport(0.0, {}, "")

@@ -97,7 +97,7 @@ def test_log_and_curves_keep_the_forms_apart(tmp_path):
 
 def agreement(fixed: dict, moving: dict, **options: float) -> Agreement:
     result = run_pair(features(fixed), features(moving), pair_batch(**options))
-    return result.observations[0].agreement
+    return result.observations.unpacked()[0].agreement
 
 
 def test_matches_near_the_mapped_place_are_right():
@@ -122,7 +122,7 @@ def test_detections_outside_of_the_overlap_do_not_match():
     batch = pair_batch()
     batch["moving_fov"][..., 50:] = 0
     result = run_pair(features(PLACES), features(PLACES), batch)
-    assert result.observations[0].agreement[2:] == (1, 1, 1.0)
+    assert result.observations.unpacked()[0].agreement[2:] == (1, 1, 1.0)
     nothing = agreement(PLACES, {})
     assert nothing[2:] == (0, 0, 0.0)
 
@@ -132,10 +132,10 @@ def test_the_step_hands_on_the_agreements_and_updates_the_value_map():
     config = SuperRetinaConfig(model=ModelSettings(widths=(8, 8, 8), descriptor_dim=8))
     seen: list[Agreement] = []
     step = SuperRetinaStep(config, config.build_model(), ("generated", "self"), seen.extend)
-    step.learn(result.observations)
+    step.learn(result.observations.unpacked())
     assert seen == [Agreement(KEY, "landmarks", 3, 3, 1.0)]
     assert step.value_map.statistics()["places"] == 3
     assert step.objective.forms == ("generated", "self")
     step.observe = None
-    step.learn(result.observations)
+    step.learn(result.observations.unpacked())
     assert len(seen) == 1

@@ -17,7 +17,7 @@ from geometry.matrices import (
     turn_about_centre,
 )
 from geometry.points import cells_to_pixels, inside, on_mask, pixel_grid, sample_map, warp_points
-from geometry.rasters import valid_overlap, warp_image
+from geometry.rasters import valid_overlap, valid_overlaps, warp_image
 from utils.errors import InputError
 
 FIXED_SIZE, MOVING_SIZE = (90, 130), (150, 110)
@@ -106,6 +106,18 @@ def test_turning_loses_no_pixel():
         corners = np.array([[-0.5, -0.5], [129.5, -0.5], [129.5, 89.5], [-0.5, 89.5]])
         assert inside(warp_points(corners, H), canvas, margin_px=-0.01).all()
     assert turn_about_centre(FIXED_SIZE, 90)[1] == FIXED_SIZE[::-1]
+
+
+@pytest.mark.parametrize("moving_size", [(40, 60), (50, 44)])
+def test_the_overlap_of_both_frames(moving_size):
+    """Of images of one size in one warp, of others in two."""
+    H = affine_about(20.0, 1.1, 0.0, [30, 20], [28, 24])
+    to_moving, to_fixed = (torch.tensor(each)[None] for each in (H, np.linalg.inv(H)))
+    fields = torch.zeros(1, 1, 40, 60), torch.zeros(1, 1, *moving_size)
+    fields[0][..., 5:, 3:50] = fields[1][..., :30, 8:] = 1.0
+    both = valid_overlaps(to_moving, to_fixed, *fields)
+    assert torch.equal(both[0], valid_overlap(to_moving, *fields)) and both[0].any()
+    assert torch.equal(both[1], valid_overlap(to_fixed, *fields[::-1])) and both[1].any()
 
 
 def test_valid_overlap_counts_both_fields():

@@ -14,6 +14,7 @@ from dataset.junctions import gaussian_heatmap
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry, ViewKey
 from geometry.matrices import affine_about
+from geometry.point_sets import PointSet
 from geometry.points import warp_points
 from loss.candidates import passes_content_test, passes_geometric_test
 from loss.descriptor import choose_anchors, infonce_loss, positive_places
@@ -21,7 +22,7 @@ from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
 from loss.term_inputs import AnchorShares
 from loss.tolerance import Tolerances, linear_scale, moved_to_detections, places_within
 from loss.value_map import Observation, PKESettings, ValueMap
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 from registration.trained_matchers import build_model
 
 NONE = torch.zeros(0, 2)
@@ -45,8 +46,8 @@ def admitted(*places: tuple[float, float]) -> ValueMap:
 
 def test_the_disc_has_the_point_first_and_ends_at_the_radius():
     points = torch.tensor([[10.0, 20.0], [3.0, 4.0]])
-    assert torch.equal(places_within(points, 0.0), points[:, None])
-    places = places_within(points, 6.0)
+    nowhere, places = places_within(torch.stack([points] * 2), torch.tensor([0.0, 6.0]))
+    assert torch.equal(nowhere, points[:, None].expand(-1, 49, -1))
     assert places.shape == (2, 49, 2) and torch.equal(places[:, 0], points)
     gap = (places - points[:, None]).norm(dim=-1)
     assert gap.max() == 6.0 and [16.0, 20.0] in places[0].tolist()
@@ -58,15 +59,26 @@ def test_the_tolerance_is_scaled_to_each_frame():
     assert linear_scale(2.0 * H).item() == pytest.approx(1.5, rel=1e-5), "of a homogeneous matrix"
     batch = pair_batch(4.0, H_fix_to_mov=H[0]) | {"H_fix_to_own": torch.linalg.inv(H)}
     radii = Tolerances.of(batch)
-    assert radii.in_fixed == [4.0]
-    assert radii.in_moving == pytest.approx([6.0]) and radii.in_own == pytest.approx([4 / 1.5])
+    assert radii.in_fixed.tolist() == [4.0] and radii.inexact == (0,)
+    assert radii.in_moving.tolist() == pytest.approx([6.0])
+    assert radii.in_own.tolist() == pytest.approx([4 / 1.5])
+    exact = pair_batch(0.0, form="self")
+    assert Tolerances.of(exact).inexact == ()
 
 
 def test_places_are_moved_to_the_nearest_detection_within_the_radius():
+    """In each sample to its own detections; the third one has none."""
     places, found = torch.tensor([[10.0, 10], [40, 40]]), torch.tensor([[13.0, 10], [11, 10.0]])
-    assert moved_to_detections(places, found, 3.0).tolist() == [[11, 10], [40, 40]]
-    assert moved_to_detections(places, found, 0.0) is places
-    assert moved_to_detections(places, found[:0], 3.0) is places
+    moved = moved_to_detections(
+        PointSet.packed([places] * 3),
+        PointSet.packed([found, found, found[:0]]),
+        torch.tensor([3.0, 0.0, 3.0]),
+    )
+    assert [each.tolist() for each in moved.unpacked()] == [
+        [[11, 10], [40, 40]],
+        places.tolist(),
+        places.tolist(),
+    ]
 
 
 # --- L_des ---
@@ -114,7 +126,9 @@ def test_points_whose_discs_meet_are_no_negatives_of_that_sample_only():
     descriptors = vector("a").expand(2, 2, -1)
     points = torch.tensor([[[10.0, 10.0], [18.0, 10.0]]]).repeat(2, 1, 1)
     valid = torch.ones(2, 2, dtype=torch.bool)
-    term = infonce_loss(descriptors, descriptors, points, valid, ignore_px=[6.0, 10.0])
+    term = infonce_loss(
+        descriptors, descriptors, points, valid, ignore_px=torch.tensor([6.0, 10.0])
+    )
     assert term.per_sample.tolist() == pytest.approx([np.log(2), 0.0], abs=1e-6)
     anchors = {"a 1": (30.0, 30.0), "a 2": (38.0, 30.0)}
     shares = AnchorShares(junctions=0.0, detections=0.0)
@@ -179,9 +193,11 @@ def test_the_geometric_test_takes_the_largest_probability_within_the_radius():
     detector = torch.zeros(1, 40, 60)
     detector[0, 20, 33] = 0.8
     mapped = torch.tensor([[30.0, 20.0], [26.0, 20.0], [33.0, 20.0], [-5.0, 20.0]])
-    assert passes_geometric_test(mapped, detector, 0.5).tolist() == [False, False, True, False]
-    tolerant = passes_geometric_test(mapped, detector, 0.5, tolerance_px=4.0)
-    assert tolerant.tolist() == [True, False, True, False]
+    both = mapped.expand(2, -1, -1), detector.expand(2, 1, -1, -1), torch.tensor([0.5, 0.5])
+    wanted = [False, False, True, False]
+    assert passes_geometric_test(*both).tolist() == [wanted] * 2
+    tolerant = passes_geometric_test(*both, torch.tensor([0.0, 4.0]))
+    assert tolerant.tolist() == [wanted, [True, False, True, False]]
 
 
 def test_the_content_test_looks_for_the_candidate_within_the_radius():
@@ -193,7 +209,14 @@ def test_the_content_test_looks_for_the_candidate_within_the_radius():
     def passes(tolerance_px: float, at_place: torch.Tensor = background) -> bool:
         return bool(
             passes_content_test(
-                vector("a")[None], mapped, at_place, others, known, 3.0, 0.9, tolerance_px
+                vector("a")[None, None],
+                mapped[None],
+                at_place[None],
+                PointSet.packed([others]),
+                known[None],
+                3.0,
+                0.9,
+                torch.tensor([tolerance_px]),
             )
         )
 
@@ -204,10 +227,12 @@ def test_the_content_test_looks_for_the_candidate_within_the_radius():
 
 def test_a_place_that_both_images_show_within_the_radius_is_one_place():
     exact = run_pair(*shifted(6.0), pair_batch(0.0))
-    assert exact.counts["pke_passed"] == 0 and len(exact.observations[0].places.passed) == 0
+    assert (
+        exact.counts["pke_passed"] == 0 and len(exact.observations.unpacked()[0].places.passed) == 0
+    )
     tolerant = run_pair(*shifted(6.0), pair_batch(7.0))
     assert tolerant.counts["pke_passed"] == 4, "two places, in both images"
-    places = tolerant.observations[0].places.passed
+    places = tolerant.observations.unpacked()[0].places.passed
     assert sorted(places.round().tolist()) == [[30, 30], [60, 44]]
 
 
@@ -224,8 +249,8 @@ def test_labels_are_drawn_where_each_image_shows_the_place(monkeypatch):
     memory = admitted((30.0, 30.0))
     for radius, x in ((0.0, 30), (6.0, 35)):
         places = inputs_of(monkeypatch, *shifted(5.0), pair_batch(radius), memory).places
-        assert places.in_moving[0].round().tolist() == [[x, 30]]
-        assert places.in_fixed[0].round().tolist() == [[30, 30]]
+        assert places.in_moving.unpacked()[0].round().tolist() == [[x, 30]]
+        assert places.in_fixed.unpacked()[0].round().tolist() == [[30, 30]]
 
 
 # --- samples without labels ---
@@ -329,7 +354,7 @@ def test_exact_samples_are_bit_identical_beside_inexact_ones(generated_root):
     objective = JointObjective(
         ObjectiveSettings(ignore_px=6.1, weights=dict.fromkeys(TERMS, 1.0)),
         lambda maps, points: sample_descriptors(maps, points, model.descriptor_stride),
-        lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+        lambda maps, allowed: find_keypoints(maps, 0.01, 4, 64, allowed),
         ("generated", "landmarks"),
     )
     exact["form"] = ["generated", "landmarks"]

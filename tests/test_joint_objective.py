@@ -12,12 +12,12 @@ from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
 from geometry.points import sample_map, warp_points
 from loss.common import Term
-from loss.descriptor import DESCRIPTOR_OBJECTIVES
+from loss.descriptor import DESCRIPTOR_OBJECTIVES, choose_anchors
 from loss.joint_objective import TERMS, JointObjective, LossTerm, ObjectiveSettings
 from loss.term_inputs import AnchorShares, TermInputs
 from loss.value_map import Observation, PKESettings, ValueMap
 from model.super_retina_multimodal import ModelSettings
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 from registration.trained_matchers import build_model
 from utils.config import build, to_plain
 from utils.errors import InputError
@@ -27,7 +27,7 @@ def make_objective(stride: int, **settings) -> JointObjective:
     return JointObjective(
         ObjectiveSettings(**settings),
         lambda maps, points: sample_descriptors(maps, points, stride),
-        lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
+        lambda maps, allowed: find_keypoints(maps, 0.01, 4, 64, allowed),
     )
 
 
@@ -210,24 +210,20 @@ def test_unknown_settings_are_refused():
         ObjectiveSettings(anchors=AnchorShares(junctions=0.7, detections=0.4))
 
 
-def test_anchors_are_mixed_by_their_shares(batch, value_map):
+def test_anchors_are_mixed_by_their_shares(batch, value_map, monkeypatch):
     """Label places and detections up to their shares, vessel points for the rest."""
+    seen: list[torch.Tensor] = []
+
+    def spy(inputs: TermInputs) -> Term:
+        seen.append(choose_anchors(inputs)[0])
+        return constant_term(inputs)
+
+    monkeypatch.setitem(TERMS, "spy", LossTerm(spy))
 
     def kinds(junctions: float, detections: float) -> tuple[int, int, int]:
-        seen = {}
-
-        def sampler(maps, points):
-            seen.setdefault("points", points)
-            return sample_descriptors(maps, points, 4)
-
         shares = AnchorShares(junctions=junctions, detections=detections)
-        objective = JointObjective(
-            ObjectiveSettings(anchors=shares),
-            sampler,
-            lambda maps, allowed: extract_keypoints(maps, 0.01, 4, 64, allowed),
-        )
-        objective(*features, batch, value_map)
-        points = seen["points"][0]
+        make_objective(4, anchors=shares)(*features, batch, value_map)
+        points = seen[-1][0]
         vessels = batch["anchors"][0]
         heat = sample_map(batch["fixed_heatmap"][:1], points[None])[0, :, 0]
         is_vessel = torch.cdist(points, vessels).amin(1) < 0.2

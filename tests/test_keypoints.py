@@ -53,7 +53,7 @@ def test_refinement_moves_by_half_a_pixel_at_most_and_keeps_border_peaks():
         non_maximum_suppression(heatmap[None, None], 1)[0, 0], as_tuple=True
     )
     peaks = torch.stack([columns, rows], dim=1)
-    moved = (refine_peaks(heatmap, peaks) - peaks).abs().amax(1)
+    moved = (refine_peaks(heatmap[None], peaks[None])[0] - peaks).abs().amax(1)
     border = (columns == 0) | (rows == 0) | (columns == SIZE[1] - 1) | (rows == SIZE[0] - 1)
     assert border.any() and (moved[border] == 0).all()
     assert moved.max() <= 0.5 and (moved[~border] > 0).any()

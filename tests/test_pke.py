@@ -14,7 +14,7 @@ from geometry.matrices import affine_about, image_centre, translation_matrix
 from geometry.points import inside, pixel_grid, warp_points
 from loss.joint_objective import JointObjective, ObjectiveSettings
 from loss.value_map import PKESettings, ValueMap
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 
 SIZE, KEY = (96, 128), "cffa_1_A"
 SEEDS = {"seed a": (30.0, 30.0), "seed b": (96.0, 34.0)}
@@ -33,7 +33,7 @@ class World:
         self.objective = JointObjective(
             ObjectiveSettings(pke=self.settings),
             lambda maps, points: sample_descriptors(maps, points, 1),
-            lambda maps, allowed: extract_keypoints(maps, 0.1, 4, 256, allowed),
+            lambda maps, allowed: find_keypoints(maps, 0.1, 4, 256, allowed),
         )
         self.vectors: dict[str, torch.Tensor] = {}
 
@@ -108,7 +108,7 @@ class World:
             "anchor_valid": torch.arange(4)[None] < len(seeds[0]),
         }
         result = self.objective(*(self.features(places) for places in shown), batch, self.value_map)
-        self.value_map.apply([each.places for each in result.observations])
+        self.value_map.apply([each.places for each in result.observations.unpacked()])
         return result
 
     def is_near_one_of(self, place: tuple[float, float], places: torch.Tensor) -> bool:

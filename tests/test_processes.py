@@ -21,11 +21,11 @@ DUMP_GRADIENTS = """
 import torch
 from training.engine import Engine
 update_and_dump = Engine._update_weights
-def dump(self, batch, epoch):
+def dump(self, batch, parts, epoch):
     if epoch == 1 and self.progress.steps == 0 and self.fabric.is_global_zero:
         gradients = {name: p.grad.clone() for name, p in self.task.model.named_parameters()}
         torch.save(gradients, self.folder.path / "gradients.pt")
-    return update_and_dump(self, batch, epoch)
+    return update_and_dump(self, batch, parts, epoch)
 Engine._update_weights = dump
 """
 
@@ -102,10 +102,10 @@ def test_two_processes_with_accumulation_resume_as_one(arguments, forked_runs, o
 from training.engine import Engine
 import os, signal
 update = Engine._update_weights
-def stopping(self, batch, epoch):
+def stopping(self, batch, parts, epoch):
     if epoch == 2 and self.fabric.global_rank == 1:
         os.kill(os.getpid(), signal.SIGINT)
-    return update(self, batch, epoch)
+    return update(self, batch, parts, epoch)
 Engine._update_weights = stopping
 """
     reply = forked_runs(*new, patch=DUMP_GRADIENTS + stop, processes=2)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from dataset.junctions import gaussian_heatmap
+from geometry.point_sets import PointSet
 from loss.candidates import passes_content_test, passes_geometric_test
 from loss.keypoint_places import draw_places
 from loss.pke import pke_loss
@@ -24,9 +25,24 @@ def test_geometric_test_needs_a_response_of_the_other_detector_at_the_mapped_pla
     detector = torch.from_numpy(gaussian_heatmap(np.array([[12.0, 10.0]]), SIZE, 2.0))[None]
     mapped = torch.tensor([[12.0, 10.0], [14.0, 10.0], [12.0, 30.0], [200.0, 10.0]])
     # Height of the spot at a distance of one standard deviation: exp(-1/2) = 0.607.
-    assert passes_geometric_test(mapped, detector, 0.6).tolist() == [True, True, False, False]
-    assert passes_geometric_test(mapped, detector, 0.62).tolist() == [True, False, False, False]
-    assert passes_geometric_test(NONE, detector, 0.5).shape == (0,)
+    passed = passes_geometric_test(
+        mapped.expand(2, -1, -1), detector.expand(2, 1, -1, -1), torch.tensor([0.6, 0.62])
+    )
+    assert passed.tolist() == [[True, True, False, False], [True, False, False, False]]
+
+
+def passes_content(
+    candidate: torch.Tensor,
+    mapped: torch.Tensor,
+    there: torch.Tensor,
+    others: torch.Tensor,
+    known: torch.Tensor,
+    ratio: float,
+) -> bool:
+    """The content test of one candidate of one pair."""
+    points = PointSet.packed([others])
+    batched = (each[None] for each in (candidate, mapped, there))
+    return bool(passes_content_test(*batched, points, known[None], 3.0, ratio))
 
 
 def test_content_test_needs_the_nearest_descriptor_at_the_mapped_place_by_a_ratio():
@@ -38,23 +54,18 @@ def test_content_test_needs_the_nearest_descriptor_at_the_mapped_place_by_a_rati
     similar, other = descriptors[:1], descriptors[1:2]
 
     def passes(place: torch.Tensor, there: torch.Tensor, ratio: float = 0.9) -> bool:
-        arguments = (candidate, place, there, detections, descriptors, 3.0, ratio)
-        return bool(passes_content_test(*arguments)[0])
+        return passes_content(candidate, place, there, detections, descriptors, ratio)
 
     assert passes(mapped, similar) and not passes(mapped, similar, ratio=0.05)
     assert not passes(mapped, other), "another descriptor at the mapped place"
     assert not passes(torch.tensor([[50.0, 50.0]]), similar), "the same descriptor is elsewhere"
-    nothing = torch.zeros(0, 3)
-    assert not bool(passes_content_test(candidate, mapped, similar, NONE, nothing, 3.0, 0.9)[0])
-    no_candidates = passes_content_test(nothing, NONE, nothing, detections, descriptors, 3.0, 0.9)
-    assert no_candidates.shape == (0,)
+    assert not passes_content(candidate, mapped, similar, NONE, torch.zeros(1, 3), 0.9)
 
 
 def test_content_test_fails_with_a_single_detection():
     """Without a detection elsewhere, even a random descriptor would be the nearest one."""
     here, seen = torch.tensor([[10.0, 10.0]]), torch.tensor([[0.0, 1.0]])
-    passed = passes_content_test(torch.tensor([[1.0, 0.0]]), here, seen, here, seen, 3.0, 0.9)
-    assert not bool(passed[0])
+    assert not passes_content(torch.tensor([[1.0, 0.0]]), here, seen, here, seen, 0.9)
 
 
 def test_the_first_views_of_a_sample_can_have_a_higher_threshold():
@@ -78,7 +89,7 @@ def test_draw_places_adds_spots_to_a_copy_of_the_label():
         None, None
     ].repeat(2, 1, 1, 1)
     many = torch.rand(70, 2) * torch.tensor([127.0, 95.0])
-    drawn = draw_places(label, [torch.tensor([[60.0, 40.0]]), many], 2.0)
+    drawn = draw_places(label, PointSet.packed([torch.tensor([[60.0, 40.0]]), many]), 2.0)
     assert (
         drawn[0, 0, 40, 60] == 1
         and drawn[0, 0, 20, 20] == 1
@@ -87,7 +98,10 @@ def test_draw_places_adds_spots_to_a_copy_of_the_label():
     )
     wanted = torch.from_numpy(gaussian_heatmap(many.numpy(), SIZE, 2.0))
     assert (drawn[1, 0] - torch.maximum(wanted, label[1, 0])).abs().max() < 0.02
-    assert torch.equal(draw_places(label, [NONE, NONE], 2.0), label) and label.max() == 1
+    assert (
+        torch.equal(draw_places(label, PointSet.packed([NONE, NONE]), 2.0), label)
+        and label.max() == 1
+    )
 
 
 def test_pke_loss_is_empty_without_places_and_keeps_its_graph():

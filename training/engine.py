@@ -52,7 +52,8 @@ from training.profiling import describe_seconds, operator_profiler, peak_memory_
 from training.progress import EpochProgress, StepFigures, progress_bar, timed
 from training.run_folder import RunFolder
 from training.run_state import RunState
-from training.task import StepOutput, TrainingTask, ValidationReport
+from training.step_output import HostOutput, StepOutput, read_outputs
+from training.task import TrainingTask, ValidationReport
 from utils.checkpoint import save_checkpoint
 from utils.errors import InputError, RunStoppedError
 
@@ -192,58 +193,67 @@ class Engine:
         parts = split_batch(batch, self.settings.accumulate)
         seed_step(self.seed, epoch, self.progress.steps, self.fabric.global_rank)
         self.optimizer.zero_grad(set_to_none=True)
-        figures = StepFigures({"skipped_views": n_skipped})
-        observations: list[Any] = []
+        done: list[tuple[dict[str, Any], StepOutput]] = []
         for number, part in enumerate(parts, start=1):
             # The gradients of several processes are averaged once, after the last part.
             with self.fabric.no_backward_sync(self.model, enabled=number < len(parts)):
                 with self._timed("forward and loss"):
                     output = self.task.step(self.model, part)
-                    self._add_figures(figures, output, part, epoch, len(parts))
                 with self._timed("backward"):
                     self.fabric.backward(output.losses["total"] / len(parts))
-            observations += output.observations
+            done.append((part, output.without_graph()))
         with self._timed("optimizer"):
-            figures.values |= self._update_weights(batch, epoch)
+            figures, observations = self._update_weights(batch, done, epoch)
         with self._timed("value map"):
             self.task.learn(self._observations_of_all(observations))
+        figures.values = {"skipped_views": n_skipped} | figures.values
         self.progress.add(figures)
         return figures.values["total"]
 
-    def _update_weights(self, batch: dict[str, Any], epoch: int) -> dict[str, float]:
-        """Step the optimizer and the schedule. Returns figures for the log."""
+    def _update_weights(
+        self, batch: dict[str, Any], parts: list[tuple[dict[str, Any], StepOutput]], epoch: int
+    ) -> tuple[StepFigures, list[Any]]:
+        """Step the optimizer and the schedule, unless a loss or a gradient is not finite.
+
+        Everything that the step yields is read here, once, after all its work is queued. Returns
+        figures for the log, and the observations of this process.
+        """
         max_norm = self.settings.max_gradient_norm
         gradient_norm = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=max_norm, error_if_nonfinite=False
         )
-        norm = float("nan") if gradient_norm is None else float(gradient_norm)
+        norms = () if gradient_norm is None else (gradient_norm,)
+        outputs, values = read_outputs([output for _, output in parts], *norms)
+        figures = StepFigures()
+        for (part, _), output in zip(parts, outputs, strict=True):
+            self._add_figures(figures, output, part, epoch, len(parts))
+        norm = values[0] if values else float("nan")
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        figures = {"gradient_norm": norm}
-        if not np.isfinite(norm):
-            # Gradients that overflow in fp16 are expected: the scaler skips the step and lowers
-            # its scale.
-            if scaler is None or scaler.get_scale() <= SMALLEST_SCALE:
-                self._stop_at_non_finite(non_finite_gradients(self.task.model), batch, epoch)
-            figures = {}
+        if np.isfinite(norm):
+            figures.add("gradient_norm", norm)
+        # Gradients that overflow in fp16 are expected: the scaler skips the step and lowers
+        # its scale.
+        elif scaler is None or scaler.get_scale() <= SMALLEST_SCALE:
+            self._stop_at_non_finite(non_finite_gradients(self.task.model), batch, epoch)
+        if scaler is not None:
+            figures.add("overflows", float(not np.isfinite(norm)))
         self.optimizer.step()
         self.scheduler.step()
-        return figures | ({"overflows": float(not figures)} if scaler is not None else {})
+        return figures, [each for output in outputs for each in output.observations]
 
     def _add_figures(
         self,
         figures: StepFigures,
-        output: StepOutput,
+        output: HostOutput,
         part: dict[str, Any],
         epoch: int,
         n_parts: int,
     ) -> None:
         """Add terms, counts and shares of one part, over all processes, to those of the step."""
-        names = list(output.losses)
-        own = torch.stack([output.losses[name].detach().float() for name in names]).tolist()
+        names, own = list(output.losses), list(output.losses.values())
         n_items, world = len(part["key"]), self.fabric.world_size
-        n_valid = [float(output.n_valid.get(name, n_items)) for name in names]
-        counts = list(map(float, output.counts.values()))
-        summed = sum_over_processes(self.fabric, [*own, *n_valid, *counts])
+        n_valid = [output.n_valid.get(name, float(n_items)) for name in names]
+        summed = sum_over_processes(self.fabric, [*own, *n_valid, *output.counts.values()])
         if not np.isfinite(summed[: len(names)]).all():
             values = zip(names, own, strict=True)
             broken = [f"loss term {name}" for name, value in values if not np.isfinite(value)]

@@ -20,7 +20,7 @@ from loss.vessel_matching import (
 from model.loftr_modules import COARSE_STRIDE, HALF_WINDOW_PX
 from model.loftr_vessel import LoFTRVessel
 from training.step_meter import StepMeter
-from training.task import StepOutput
+from training.step_output import StepOutput
 
 
 class LoFTRStep:
@@ -86,17 +86,16 @@ class LoFTRStep:
         )
         losses = {name: term.mean() for name, term in terms.items()}
         losses["total"] = self.objective.total(losses)
-        n_valid = {name: int(term.valid.sum()) for name, term in terms.items()}
+        n_valid = {name: term.valid.sum() for name, term in terms.items()}
         by_form, n_valid_by_form = form_figures(terms, batch["form"], self.forms)
-        counts = {f"empty_{name}": float(term.n_empty()) for name, term in terms.items()}
+        empty = {f"empty_{name}": term.n_empty() for name, term in terms.items()}
         strict = VesselWeights(fixed_vessel, moving_vessel, 0.0)
         on_vessels = matches.pick(strict.on_vessel(matches))
-        counts |= cost_of_last_step | count_matches(features.similarity, on_vessels)
+        counted = count_matches(features.similarity, on_vessels)
         return StepOutput(
             losses=losses | by_form,
             n_valid=n_valid | n_valid_by_form,
-            counts=counts,
-            observations=[],
+            counts=empty | cost_of_last_step | counted,
         )
 
     def _possible(self, batch: dict) -> torch.Tensor | None:
@@ -117,7 +116,9 @@ class LoFTRStep:
         self.meter.stop()
 
 
-def count_matches(similarity: torch.Tensor, on_vessels: CellMatches) -> dict[str, float]:
+def count_matches(
+    similarity: torch.Tensor, on_vessels: CellMatches
+) -> dict[str, torch.Tensor | float]:
     """The counts ``vessel_matches`` and ``right_matches`` of the log.
 
     Args:
@@ -126,17 +127,17 @@ def count_matches(similarity: torch.Tensor, on_vessels: CellMatches) -> dict[str
     """
     return {
         "vessel_matches": float(len(on_vessels.batch)),
-        "right_matches": float(count_right(similarity, on_vessels)),
+        "right_matches": count_right(similarity, on_vessels),
     }
 
 
 @torch.no_grad()
-def count_right(similarity: torch.Tensor, matches: CellMatches) -> int:
-    """Number of fixed cells whose most similar moving cell is the true match.
+def count_right(similarity: torch.Tensor, matches: CellMatches) -> torch.Tensor:
+    """Number of fixed cells whose most similar moving cell is the true match, a scalar.
 
     Args:
         similarity: (B, L, S) logits of all pairs of cells.
         matches: the true matches, (M,) rows.
     """
     best = similarity[matches.batch, matches.fixed_cell].argmax(dim=1)
-    return int((best == matches.moving_cell).sum())
+    return (best == matches.moving_cell).sum()

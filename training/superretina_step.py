@@ -10,16 +10,17 @@ import torch
 
 from loss.agreement import Agreement
 from loss.forms import GENERATED_ONLY
-from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings, SampleObservation
+from loss.joint_objective import TERMS, JointObjective, ObjectiveSettings
+from loss.observations import SampleObservation
 from loss.value_map import ValueMap
 from model.super_retina_multimodal import ModelSettings, SuperRetinaMultimodal
 from registration.keypoint_matcher import KeypointMatchSettings
-from registration.keypoints import extract_keypoints, sample_descriptors
+from registration.keypoints import find_keypoints, sample_descriptors
 from training.arguments import frozen_names
 from training.data import ViewDraw
 from training.loop_settings import TrainSettings
 from training.run_config import RunConfig, given
-from training.task import StepOutput
+from training.step_output import StepOutput
 
 
 def add_superretina_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def make_objective(
         sample_descriptors=lambda maps, points: sample_descriptors(
             maps, points, model.descriptor_stride
         ),
-        extract_keypoints=lambda maps, allowed: extract_keypoints(
+        extract_keypoints=lambda maps, allowed: find_keypoints(
             maps, pke.min_probability, pke.nms_radius_px, pke.max_candidates, allowed, pke.border_px
         ),
         forms=forms,

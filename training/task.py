@@ -5,30 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from dataset.views import ViewKey
 from training.mixture import Mixture
-
-
-class StepOutput(NamedTuple):
-    """Result of one forward pass and its losses.
-
-    Attributes:
-        losses: loss terms and ``total``, means over the batch, with graph.
-        n_valid: number of samples of the batch that contributed to each term; a term that is not
-            named counts all samples.
-        counts: further figures for the log, sums over the batch.
-        observations: one entry per sample for :attr:`TrainingTask.learn`, or empty.
-    """
-
-    losses: dict[str, torch.Tensor]
-    n_valid: dict[str, int]
-    counts: dict[str, float]
-    observations: list[Any]
+from training.step_output import StepOutput
 
 
 class ViewDataset(Protocol):
@@ -96,7 +79,7 @@ class TrainingTask:
     Attributes:
         model: the unwrapped network; parameters with ``requires_grad`` are trained.
         dataset: views to train on.
-        step: (wrapped network, batch on the device) -> :class:`StepOutput`.
+        step: (wrapped network, batch on the device) -> :class:`training.step_output.StepOutput`.
         learn: called after each optimizer step with the observations of all processes, in order.
         validation: scores the network.
         validate_every: number of epochs from one validation to the next; the first and the last
