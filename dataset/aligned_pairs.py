@@ -12,10 +12,9 @@ alone; neither the order of calls nor the number of workers changes it.
 from __future__ import annotations
 
 import argparse
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 from dataset.photometric import PhotometricRanges, randomise
 from dataset.samples import MODE_FILES, Channel, discover_samples
 from dataset.split import check_fold
+from dataset.stack_cache import StackCache
 from dataset.view_sources import SELF, ViewSource
 from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
 from geometry.matrices import Size
@@ -44,6 +44,9 @@ SHEET_COLUMNS = (
     "aligned_moving",
 )
 
+# Settings of the data that do not change any view: a resumed run may change them.
+FREE_SETTINGS = ("cache_gb", "cache_mb")
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -56,10 +59,12 @@ class DataSettings:
             ``val_test_share``.
         photometric: whether brightness, contrast, noise and field of view are randomised.
         ranges: ranges of that randomisation.
-        cache_mb: decoded samples kept in memory, MB in each process.
+        cache_gb: bound of the decoded samples on disk, GB, see
+            :class:`dataset.stack_cache.StackCache`; 0 = none.
+        cache_mb: samples that are not on disk are kept in memory, so many MB in each process.
 
     Raises:
-        InputError: a negative seed or an impossible fold.
+        InputError: a negative seed or size, or an impossible fold.
     """
 
     val_test_share: tuple[float, float] = (0.12, 0.12)
@@ -67,25 +72,24 @@ class DataSettings:
     fold: tuple[int, int] | None = None
     photometric: bool = True
     ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
+    cache_gb: float = 32.0
     cache_mb: int = 512
 
     def __post_init__(self) -> None:
+        if not 0 <= self.cache_gb < float("inf") or self.cache_mb < 0:
+            raise InputError("data.cache_gb and data.cache_mb must be at least 0.")
         if self.split_seed < 0:
             raise InputError("--split_seed (data.split_seed) must be at least 0.")
         if self.fold is not None:
             check_fold(self.fold)
 
+    def make_cache(self) -> StackCache:
+        """The cache of decoded samples."""
+        return StackCache(self.cache_gb, self.cache_mb)
+
     def used_ranges(self) -> PhotometricRanges | None:
         """The ranges, or None when the randomisation is off."""
         return self.ranges if self.photometric else None
-
-
-class _Loaded(NamedTuple):
-    """A sample in the cache: its stack (6, H, W) uint8 and tolerance in pixels of the own frame."""
-
-    source: ViewSource
-    stack: torch.Tensor
-    tolerance_px: float
 
 
 class AlignedPairs(Dataset):
@@ -118,7 +122,7 @@ class AlignedPairs(Dataset):
         photometric: PhotometricRanges | None = None,
         seed: int = 0,
         junction_sigma_px: float = 2.0,
-        cache_mb: int = 512,
+        cache: StackCache | None = None,
         n_anchors: int = 384,
         self_ranges: PhotometricRanges | None = None,
     ) -> None:
@@ -132,7 +136,7 @@ class AlignedPairs(Dataset):
             seed: of all draws.
             junction_sigma_px: standard deviation of a junction in the heatmaps, pixels at
                 ``long_side``.
-            cache_mb: decoded samples kept in memory, MB in each process.
+            cache: of the decoded samples; None keeps 512 MB of them in memory.
             n_anchors: vessel points drawn for each view, for the descriptor loss.
             self_ranges: ranges for the samples of the form "self", from the first epoch on: their
                 two images are the same, and without a change of appearance they teach nothing.
@@ -148,33 +152,13 @@ class AlignedPairs(Dataset):
         self.photometric = photometric
         self.seed = seed
         self.junction_sigma_px = junction_sigma_px
-        self.cache_bytes = cache_mb * 2**20
+        self.cache = cache or StackCache()
         self.n_anchors = n_anchors
         self.self_ranges = self_ranges
-        self._cache: OrderedDict[str, _Loaded] = OrderedDict()
 
     def __len__(self) -> int:
         """Number of samples; views of an epoch may show each several times."""
         return len(self.samples)
-
-    def _load_cached(self, sample: ViewSource) -> _Loaded:
-        """A sample as loaded; least recently used samples leave the cache."""
-        kept = self._cache.get(sample.key)
-        # The transform of a registered sample may change: then its source is another object.
-        if kept is not None and kept.source is sample:
-            self._cache.move_to_end(sample.key)
-            return kept
-        long_side = self.geometry.long_side
-        stack = sample.load(long_side, self.junction_sigma_px)
-        loaded = _Loaded(sample, stack, sample.tolerance_px(long_side))
-        self._cache[sample.key] = loaded
-        self._cache.move_to_end(sample.key)
-        while (
-            len(self._cache) > 1
-            and sum(each.stack.nbytes for each in self._cache.values()) > self.cache_bytes
-        ):
-            self._cache.popitem(last=False)
-        return loaded
 
     def _ranges_of(self, sample: ViewSource, difficulty: float) -> PhotometricRanges | None:
         """Ranges of the appearance of a sample at a difficulty in (0, 1]; None: unchanged."""
@@ -189,7 +173,7 @@ class AlignedPairs(Dataset):
         key = key if isinstance(key, ViewKey) else ViewKey(0, int(key))
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        loaded = self._load_cached(sample)
+        loaded = self.cache.load(sample, self.geometry.long_side, self.junction_sigma_px)
         stack = loaded.stack
         difficulty = self.geometry.difficulty(key.epoch)
         H_fix_to_own, H_fix_to_mov, size = draw_geometry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from dataset.junctions import find_junctions, gaussian_heatmap
-from dataset.view_sources import GENERATED
+from dataset.view_sources import GENERATED, Provenance, state_of_files
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import fit_within, size_of_image
 from utils.errors import InputError
@@ -84,6 +85,16 @@ class Sample:
     def load(self, long_side: int, junction_sigma_px: float) -> torch.Tensor:
         """The stack (6, H, W) uint8 of the sample, see :func:`load_sample`."""
         return load_sample(self, long_side, junction_sigma_px)
+
+    def provenance(self) -> Provenance:
+        """See :meth:`dataset.view_sources.ViewSource.provenance`.
+
+        Raises:
+            OSError: a file that is missing or cannot be reached.
+        """
+        paths = [self.fixed, self.moving, self.mask]
+        place = (GENERATED, *(os.path.abspath(path) for path in paths))
+        return Provenance(place, (*state_of_files(paths), str(self.n_bytes)))
 
     def tolerance_px(self, long_side: int) -> float:
         """Radius within which the alignment is known, pixels of the own frame: 0, it is exact."""

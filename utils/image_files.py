@@ -66,8 +66,8 @@ def _decode(path: str | Path) -> np.ndarray:
     return image
 
 
-def _check_size(path: Path) -> None:
-    """Check the size in the header before the image is decoded.
+def _check_size(path: Path) -> tuple[int, int]:
+    """Check the size in the header before the image is decoded. Returns width and height.
 
     Raises:
         InputError: more than ``MAX_PIXELS`` pixels, a side longer than ``MAX_SIDE_PX``, or an
@@ -86,6 +86,7 @@ def _check_size(path: Path) -> None:
             f"{path}: {width} x {height} px; at most {MAX_PIXELS // 10**6} million pixels and "
             f"{MAX_SIDE_PX} px a side are read. Export it smaller."
         )
+    return width, height
 
 
 def _size_in_header(path: Path) -> tuple[int, int]:
@@ -100,6 +101,22 @@ def _size_in_header(path: Path) -> tuple[int, int]:
             with tifffile.TiffFile(path) as tiff:
                 page = tiff.pages.first
                 return page.imagewidth, page.imagelength
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image from its header, without decoding it.
+
+    Args:
+        path: of the image.
+
+    Raises:
+        InputError: missing file, unreadable header, or an image beyond the limits.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such image file; check the path.")
+    width, height = _check_size(path)
+    return height, width
 
 
 def stores_more_than_8_bits(path: str | Path) -> bool:
