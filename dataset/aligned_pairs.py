@@ -20,20 +20,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.photometric import PhotometricRanges, randomise
-from dataset.samples import MODE_FILES, Channel, discover_samples
+from dataset.photometric import PhotometricRanges
+from dataset.samples import MODE_FILES, discover_samples
 from dataset.split import check_fold
 from dataset.stack_cache import StackCache
+from dataset.view_rendering import draw_view, render_view
 from dataset.view_sources import SELF, ViewSource
-from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
-from geometry.matrices import Size
-from geometry.rasters import warp_image
+from dataset.views import ViewGeometry, ViewKey
 from utils.config import build, read_config
 from utils.errors import InputError, run_script
 
-# Rasters of each image: image, vessel mask, junction heatmap, field of view.
-FIXED_CHANNELS = [Channel.FIXED, Channel.MASK, Channel.HEATMAP, Channel.FIXED_FIELD]
-MOVING_CHANNELS = [Channel.MOVING, Channel.MASK, Channel.HEATMAP, Channel.MOVING_FIELD]
 SHEET_COLUMNS = (
     "fixed_image",
     "fixed_heatmap",
@@ -174,74 +170,20 @@ class AlignedPairs(Dataset):
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
         loaded = self.cache.load(sample, self.geometry.long_side, self.junction_sigma_px)
-        stack = loaded.stack
         difficulty = self.geometry.difficulty(key.epoch)
-        H_fix_to_own, H_fix_to_mov, size = draw_geometry(
-            stack, self.geometry.eased(difficulty), rng
-        )
-        H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
-        fixed = _resampled(stack[[*FIXED_CHANNELS, Channel.MOVING]], H_fix_to_own, size)
-        moving = _resampled(stack[MOVING_CHANNELS], H_mov_to_own, size)
+        ranges = self._ranges_of(sample, difficulty)
+        geometry = self.geometry.eased(difficulty)
+        plan = draw_view(loaded.stack, geometry, ranges, self.n_anchors, rng)
         view: dict[str, Any] = {
-            "aligned_moving": fixed[-1:],
-            "H_fix_to_mov": _batch_of_one(H_fix_to_mov)[0],
-            "H_fix_to_own": _batch_of_one(H_fix_to_own)[0],
+            "H_fix_to_mov": torch.from_numpy(plan.H_fix_to_mov).float(),
+            "H_fix_to_own": torch.from_numpy(plan.H_fix_to_own).float(),
             "tolerance_px": torch.tensor(
-                loaded.tolerance_px / _linear_scale(H_fix_to_own), dtype=torch.float32
+                loaded.tolerance_px / plan.own_per_fixed, dtype=torch.float32
             ),
             "has_junctions": torch.tensor(float(sample.has_junctions)),
         }
         view |= {name: getattr(sample, name) for name in ("key", "eye", "mode", "form")}
-        ranges = self._ranges_of(sample, difficulty)
-        for role, rasters in (("fixed", fixed[:-1]), ("moving", moving)):
-            view |= _one_image(role, rasters, ranges, rng)
-        view["anchors"], view["anchor_valid"] = draw_anchors(
-            view["fixed_mask"][0].numpy(),
-            view["moving_fov"][0].numpy(),
-            H_fix_to_mov,
-            self.n_anchors,
-            rng,
-        )
-        return view
-
-
-def _one_image(
-    role: str,
-    rasters: torch.Tensor,
-    ranges: PhotometricRanges | None,
-    rng: np.random.Generator,
-) -> dict[str, torch.Tensor]:
-    """The four items of an image from its rasters (4, H, W), its grey values randomised."""
-    image, mask, heatmap, field_of_view = rasters
-    look, seen = image.numpy(), field_of_view.numpy() > 0.5
-    if ranges is not None:
-        look, seen = randomise(look, seen, ranges, rng)
-    fov = torch.from_numpy(seen.astype(np.float32))
-    return {
-        f"{role}_image": torch.from_numpy(look)[None],
-        f"{role}_fov": fov[None],
-        f"{role}_mask": ((mask > 0.5).float() * fov)[None],
-        f"{role}_heatmap": (heatmap * fov)[None],
-    }
-
-
-def _resampled(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: Size) -> torch.Tensor:
-    """Rasters (C, H, W) uint8 of a sample in the frame of a view: (C, *size) float32 in [0, 1].
-
-    Division by 255 comes last, because a view has fewer pixels than a sample.
-    """
-    warped = warp_image(rasters[None].float(), _batch_of_one(H_view_to_own), size, antialias=True)
-    return warped[0] / 255.0
-
-
-def _linear_scale(H: np.ndarray) -> float:
-    """Mean magnification sqrt(|det|) of an affine matrix (3, 3)."""
-    return float(np.sqrt(abs(np.linalg.det(H[:2, :2]))))
-
-
-def _batch_of_one(H: np.ndarray) -> torch.Tensor:
-    """A matrix (3, 3) as (1, 3, 3) float32."""
-    return torch.from_numpy(H).float()[None]
+        return view | render_view(loaded.stack, plan)
 
 
 def main() -> None:
