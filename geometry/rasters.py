@@ -108,18 +108,15 @@ def warp_planes(
     H = translation_matrix(-low) @ H
     parts = [plane[low[1] : high[1], low[0] : high[0]] for plane in planes]
     warped = np.empty((len(planes), *out_size), dtype=np.float32)
-    first = 0
-    while first < len(parts):
-        # OpenCV computes exact positions for 1, 3 and 4 channels, and rounds them to 1/32 px for
-        # other numbers.
-        last = first + (4 if len(parts) - first >= 4 else 1)
-        source = cv2.merge(parts[first:last]) * np.float32(factor)
-        out = cv2.warpAffine(source, H[:2], size[::-1], flags=LINEAR_BACKWARD)
+    for part, out in zip(parts, warped, strict=True):
+        # One plane at a time: to take apart an image of several channels takes longer than to
+        # warp it, and for 2 or more than 4 channels OpenCV rounds positions to 1/32 px.
+        source = part * np.float32(factor)
         if fine:
-            out = cv2.resize(out, out_size[::-1], interpolation=cv2.INTER_AREA)
-        for number in range(first, last):
-            cv2.extractChannel(out, number - first, warped[number])
-        first = last
+            large = cv2.warpAffine(source, H[:2], size[::-1], flags=LINEAR_BACKWARD)
+            cv2.resize(large, out_size[::-1], dst=out, interpolation=cv2.INTER_AREA)
+        else:
+            cv2.warpAffine(source, H[:2], size[::-1], dst=out, flags=LINEAR_BACKWARD)
     return warped
 
 
