@@ -8,6 +8,7 @@ views as an uninterrupted run.
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from training.mixture import Mixture
 from training.task import ViewDataset
 from utils.errors import InputError
 
+MAX_WORKERS = 16  # one makes 25 views of 512 px a second (docs/measured.md); each needs memory
 Skipped = list[tuple[int, str]]  # number of a sample and its error message
 
 
@@ -118,6 +120,23 @@ class TolerantViews(Dataset):
             except InputError as error:
                 skipped.append(((key.index + offset) % len(self.dataset), str(error)))
         return None, skipped
+
+
+def count_workers(asked: int | None, fabric: Fabric) -> int:
+    """Number of data loading processes of this process.
+
+    Args:
+        asked: ``train.workers``; None takes all cores that this process may use but one, shared by
+            the training processes of this machine: at least 1, at most ``MAX_WORKERS``.
+        fabric: knows the number of processes.
+    """
+    if asked is not None:
+        return asked
+    # macOS and Windows have no affinity.
+    usable = getattr(os, "sched_getaffinity", None)
+    n_cores = len(usable(0)) if usable else os.cpu_count() or 1
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size))
+    return max(1, min(MAX_WORKERS, n_cores // n_processes - 1))
 
 
 def make_loader(

@@ -113,7 +113,7 @@ class RunConfig(ABC):
                 f"--img_size {view.img_size}: must be a multiple of {multiple} for this network."
             )
         counts = (loop.epochs, loop.batch_size, loop.views_per_sample)
-        if min(counts) < 1 or loop.workers < 0:
+        if min(counts) < 1 or (loop.workers or 0) < 0:
             raise InputError(
                 "--epoch, --batch_size and --views_per_sample must be at least 1, --workers at "
                 "least 0."

@@ -25,6 +25,8 @@ MAX_PIXELS = 150_000_000
 MAX_SIDE_PX = 32_000
 MAX_FILE_BYTES = 2 << 30
 MIN_RANGE = 2.0 / 255.0  # an image with a smaller range of grey levels counts as blank
+PNG_START = b"\x89PNG"
+PNG_DEPTH_BYTE = 24  # bits per channel, in the header chunk that every PNG begins with
 EXPORT_AGAIN = "export it again as PNG, JPEG or TIFF"
 
 
@@ -128,6 +130,10 @@ def stores_more_than_8_bits(path: str | Path) -> bool:
     Raises:
         InputError: unreadable image.
     """
+    with open(path, "rb") as file:
+        head = file.read(PNG_DEPTH_BYTE + 1)
+    if head.startswith(PNG_START) and len(head) > PNG_DEPTH_BYTE:
+        return head[PNG_DEPTH_BYTE] > 8
     return _decode(path).dtype != np.uint8
 
 
@@ -135,7 +141,7 @@ def _is_truncated(data: np.ndarray) -> bool:
     """Whether a PNG or JPEG lacks its end marker; OpenCV fills missing parts with grey or black."""
     tail = data[-64:].tobytes()
     head = data[:8].tobytes()
-    if head.startswith(b"\x89PNG"):
+    if head.startswith(PNG_START):
         return b"IEND" not in tail
     if head.startswith(b"\xff\xd8"):
         # Some cameras append data after the end-of-image marker, so the second half is searched.
