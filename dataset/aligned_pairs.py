@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dataset.device_views import PACKED, blur_taps, pack_view
 from dataset.photometric import PhotometricRanges
 from dataset.samples import MODE_FILES, discover_samples
 from dataset.split import check_fold
@@ -42,6 +43,7 @@ SHEET_COLUMNS = (
 
 # Settings of the data that do not change any view: a resumed run may change them.
 FREE_SETTINGS = ("cache_gb", "cache_mb")
+AUGMENT_ON = ("workers", "device")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class DataSettings:
             ``val_test_share``.
         photometric: whether brightness, contrast, noise and field of view are randomised.
         ranges: ranges of that randomisation.
+        augment_on: "workers": the data workers make the views; "device": they read and draw only,
+            and the views are made in batches on the device of the training, for a GPU.
         cache_gb: bound of the decoded samples on disk, GB, see
             :class:`dataset.stack_cache.StackCache`; 0 = none.
         cache_mb: samples that are not on disk are kept in memory, so many MB in each process.
 
     Raises:
-        InputError: a negative seed or size, or an impossible fold.
+        InputError: a negative seed or size, an impossible fold, or another place to augment on.
     """
 
     val_test_share: tuple[float, float] = (0.12, 0.12)
@@ -68,10 +72,16 @@ class DataSettings:
     fold: tuple[int, int] | None = None
     photometric: bool = True
     ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
+    augment_on: str = "workers"
     cache_gb: float = 32.0
     cache_mb: int = 512
 
     def __post_init__(self) -> None:
+        if self.augment_on not in AUGMENT_ON:
+            raise InputError(
+                f"data.augment_on: '{self.augment_on}' is unknown; choose from "
+                f"{', '.join(AUGMENT_ON)}."
+            )
         if not 0 <= self.cache_gb < float("inf") or self.cache_mb < 0:
             raise InputError("data.cache_gb and data.cache_mb must be at least 0.")
         if self.split_seed < 0:
@@ -121,6 +131,7 @@ class AlignedPairs(Dataset):
         cache: StackCache | None = None,
         n_anchors: int = 384,
         self_ranges: PhotometricRanges | None = None,
+        packed: bool = False,
     ) -> None:
         """Keep the settings; files are read when an item is.
 
@@ -137,6 +148,8 @@ class AlignedPairs(Dataset):
             self_ranges: ranges for the samples of the form "self", from the first epoch on: their
                 two images are the same, and without a change of appearance they teach nothing.
                 None: as ``photometric``.
+            packed: an item has no rasters and no anchors but the entry ``packed``, of which
+                :func:`dataset.device_views.make_views` makes them in batches; crops only.
 
         Raises:
             InputError: no samples.
@@ -151,6 +164,8 @@ class AlignedPairs(Dataset):
         self.cache = cache or StackCache()
         self.n_anchors = n_anchors
         self.self_ranges = self_ranges
+        assert not (packed and geometry.img_size is None), "views of one size"
+        self.packed = packed
 
     def __len__(self) -> int:
         """Number of samples; views of an epoch may show each several times."""
@@ -183,7 +198,15 @@ class AlignedPairs(Dataset):
             "has_junctions": torch.tensor(float(sample.has_junctions)),
         }
         view |= {name: getattr(sample, name) for name in ("key", "eye", "mode", "form")}
-        return view | render_view(loaded.stack, plan)
+        if not self.packed:
+            return view | render_view(loaded.stack, plan)
+        taps = self._longest_blur()
+        return view | {PACKED: pack_view(loaded.stack, plan, self.geometry.long_side, taps)}
+
+    def _longest_blur(self) -> int | None:
+        """Taps of the longest blur of any view; None where no view changes its appearance."""
+        used = [ranges for ranges in (self.photometric, self.self_ranges) if ranges is not None]
+        return max((blur_taps(ranges.max_blur_px) for ranges in used), default=None)
 
 
 def main() -> None:

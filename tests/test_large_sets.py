@@ -36,6 +36,7 @@ def test_splitting_and_mixing_take_linear_time():
         findings.add(f"{sample.key}: a problem")
     assert time.process_time() - start < LIMIT_SECONDS
     assert len(train) + len(val) + len(split["test"]) == N_SAMPLES == len(findings.problems)
+    assert len(mixture.groups[0]) == len(train)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from dataset.device_views import PACKED, collate_packed, make_views
 from dataset.views import ViewKey
 from training.loop_settings import TrainSettings
 from training.mixture import Mixture
@@ -171,16 +172,16 @@ def make_loader(
 
 
 def batches_of_epoch(loader: DataLoader, overfit: bool = False) -> Iterator[dict[str, Any]]:
-    """The batches of an epoch.
+    """The batches of an epoch; views that come packed are made here, on their device.
 
     Args:
         loader: from :func:`make_loader`.
         overfit: repeat the first batch without end.
     """
     if not overfit:
-        yield from loader
+        yield from map(make_views, loader)
         return
-    first = next(iter(loader))
+    first = make_views(next(iter(loader)))
     while True:
         yield dict(first)
 
@@ -196,7 +197,12 @@ def collate_views(items: list[tuple[dict[str, Any] | None, Skipped]]) -> dict[st
     """
     views = [view for view, _ in items]
     skipped = [entry for _, entries in items for entry in entries]
-    batch = default_collate(views) if all(view is not None for view in views) else {}
+    if any(view is None for view in views):
+        return {"skipped": skipped}
+    packed = [view.pop(PACKED) for view in views if view is not None and PACKED in view]
+    batch = default_collate(views)
+    if packed:
+        batch[PACKED] = collate_packed(packed)
     return batch | {"skipped": skipped}
 
 

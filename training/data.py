@@ -257,6 +257,7 @@ def make_views(
         sigma,
         cache,
         self_ranges=config.real.self_ranges,
+        packed=config.data.augment_on == "device",
     )
     checks = config.validation
     whole = checks.view_geometry(config.match.long_side)
