@@ -4,7 +4,7 @@ The data workers read the stacks and draw the views (:func:`pack_view`); the dev
 changes their appearance (:func:`make_views`). A packed view is 1.6 to 2.6 MB for views of 512 px;
 a finished one is 9.4 MB. Both ways draw the same and differ by rounding only, see
 tests/test_device_views.py. On one kind of device equal keys give equal views, whatever else is in
-their batch.
+their batch. Nothing here makes the host wait for the device.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from geometry.points import pixel_grid, warp_points
 from geometry.rasters import NOTICEABLE_SHRINK, mean_shrink
 
 PACKED = "packed"  # entry of an item or a batch that is not made yet
-REDUCED = "reduced"  # numbers of the views whose resolution falls, by role; lists, not tensors
+REDUCED = "reduced"  # numbers of the views whose resolution falls, by role
+OTHERS = "others"  # numbers of the other views
 BLUR_SIGMAS = 4.0  # radius of the Gaussian of cv2.GaussianBlur for float images
 
 
@@ -63,21 +64,35 @@ def pack_view(
     """
     square = torch.zeros((len(Channel), long_side, long_side), dtype=torch.uint8)
     square[:, : stack.shape[1], : stack.shape[2]] = stack
-    H_by_role = {"fixed": plan.H_fix_to_own, "moving": plan.H_mov_to_own}
-    shrinks = {role: mean_shrink(torch.from_numpy(H)[None]) for role, H in H_by_role.items()}
+    H_by_role, reduced = {"fixed": plan.H_fix_to_own, "moving": plan.H_mov_to_own}, {}
+    fine_size = (2 * plan.size[0], 2 * plan.size[1])
+    for role, H in H_by_role.items():
+        reduced[role] = mean_shrink(torch.from_numpy(H)[None]) > NOTICEABLE_SHRINK
+        H_out_to_own = H @ resize_matrix(fine_size, plan.size) if reduced[role] else H
+        H_by_role[role] = _to_unit((long_side, long_side)) @ H_out_to_own
     packed: dict[str, Any] = {
         "stack": square,
         "size": plan.size,
         "H": {role: torch.from_numpy(H) for role, H in H_by_role.items()},
-        "H_fix_to_mov": torch.from_numpy(plan.H_fix_to_mov),
+        "H_fix_to_mov": torch.from_numpy(_to_unit(plan.size) @ plan.H_fix_to_mov),
         "ranks_at": plan.ranks_at,
         "anchor_shifts": torch.from_numpy(plan.anchor_shifts),
-        REDUCED: {role: shrink > NOTICEABLE_SHRINK for role, shrink in shrinks.items()},
+        REDUCED: reduced,
     }
     if n_taps is not None:
         looks = zip(ROLES, plan.looks, strict=True)
         packed["looks"] = {role: _pack_look(look, plan.size, n_taps) for role, look in looks}
     return packed
+
+
+def _to_unit(size: Size) -> np.ndarray:
+    """Matrix (3, 3) from pixels to coordinates in [-1, 1] between the centres of outer pixels.
+
+    The device gets matrices to these coordinates, because kornia would make its factors there
+    from numbers of the host, and wait.
+    """
+    scale_y, scale_x = (2.0 / max(side - 1, 1) for side in size)
+    return np.array([[scale_x, 0.0, -1.0], [0.0, scale_y, -1.0], [0.0, 0.0, 1.0]])
 
 
 def _pack_look(look: Look | None, size: Size, n_taps: int) -> dict[str, Any]:
@@ -122,11 +137,16 @@ def collate_packed(packed: Sequence[dict[str, Any]]) -> dict[str, Any]:
     batch = default_collate(
         [{name: value for name, value in each.items() if name not in apart} for each in packed]
     )
-    reduced = {
-        role: [number for number, each in enumerate(packed) if each[REDUCED][role]]
-        for role in ROLES
-    }
-    return batch | {REDUCED: reduced, "size": packed[0]["size"]}
+    batch["size"] = packed[0]["size"]
+    for name, wanted in ((REDUCED, True), (OTHERS, False)):
+        batch[name] = {
+            role: torch.tensor(
+                [n for n, each in enumerate(packed) if each[REDUCED][role] == wanted],
+                dtype=torch.long,
+            )
+            for role in ROLES
+        }
+    return batch
 
 
 @torch.no_grad()
@@ -140,13 +160,9 @@ def make_views(batch: dict[str, Any]) -> dict[str, Any]:
         return batch
     batch = dict(batch)
     packed = batch.pop(PACKED)
-    stack, size = packed["stack"], packed["size"]
-    with torch.autocast(stack.device.type, enabled=False):
-        channels = [*FIXED_CHANNELS, Channel.MOVING]
-        fixed = _warped(stack[:, channels], packed["H"]["fixed"], size, packed[REDUCED]["fixed"])
-        moving = _warped(
-            stack[:, list(MOVING_CHANNELS)], packed["H"]["moving"], size, packed[REDUCED]["moving"]
-        )
+    with torch.autocast(packed["stack"].device.type, enabled=False):
+        fixed = _warped(packed, "fixed", (*FIXED_CHANNELS, Channel.MOVING))
+        moving = _warped(packed, "moving", MOVING_CHANNELS)
         batch["aligned_moving"] = fixed[:, -1:]
         for role, rasters in zip(ROLES, (fixed, moving), strict=True):
             look = packed["looks"][role] if "looks" in packed else None
@@ -155,41 +171,51 @@ def make_views(batch: dict[str, Any]) -> dict[str, Any]:
     return batch | {"anchors": anchors, "anchor_valid": valid}
 
 
-def _warped(
-    stack: torch.Tensor, H_view_to_own: torch.Tensor, size: Size, reduced: list[int]
-) -> torch.Tensor:
+def _warped(packed: dict[str, Any], role: str, channels: Sequence[Channel]) -> torch.Tensor:
     """Rasters in the frames of the views, as :func:`geometry.rasters.warp_image` resamples them.
 
     Args:
-        stack: (B, C, L, L) uint8.
-        H_view_to_own: (B, 3, 3) float64.
-        size: (height, width) of the views.
-        reduced: numbers of the views that are averaged over each output pixel.
+        packed: see :func:`collate_packed`.
+        role: of the image, "fixed" or "moving".
+        channels: of the stacks.
 
     Returns:
         (B, C, *size) float32 in [0, 1].
     """
-    source = stack.float()
-    out = source.new_empty((*stack.shape[:2], *size))
-    plain = [number for number in range(len(stack)) if number not in set(reduced)]
-    if plain:
-        out[plain] = _remapped(source[plain], H_view_to_own[plain], size)
-    if reduced:
-        fine_size = (2 * size[0], 2 * size[1])
-        H_fine_to_out = torch.from_numpy(resize_matrix(fine_size, size)).to(H_view_to_own)
-        fine = _remapped(source[reduced], H_view_to_own[reduced] @ H_fine_to_out, fine_size)
+    size, H = packed["size"], packed["H"][role]
+    source = torch.stack([packed["stack"][:, channel] for channel in channels], dim=1).float()
+    out = source.new_empty((*source.shape[:2], *size))
+    others, reduced = packed[OTHERS][role], packed[REDUCED][role]
+    if len(others):
+        out[others] = _remapped(source[others], H[others], size)
+    if len(reduced):
+        fine = _remapped(source[reduced], H[reduced], (2 * size[0], 2 * size[1]))
         out[reduced] = avg_pool2d(fine, 2)
     return out.div_(255.0)
 
 
 def _remapped(
-    source: torch.Tensor, H_out_to_source: torch.Tensor, size: Size, mode: str = "bilinear"
+    source: torch.Tensor, H_out_to_unit: torch.Tensor, size: Size, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Rasters (B, C, H, W) at the places of the output pixels under matrices (B, 3, 3)."""
-    grid = pixel_grid(size, source.device).to(H_out_to_source.dtype)
-    places = warp_points(grid.expand(len(source), -1, -1), H_out_to_source).to(source.dtype)
-    x, y = places.reshape(-1, *size, 2).unbind(-1)
-    return remap(source, x, y, mode=mode, padding_mode="zeros", align_corners=True)
+    """Rasters (B, C, H, W) at the places of the output pixels.
+
+    Args:
+        source: of the resampling.
+        H_out_to_unit: (B, 3, 3) float64, to coordinates of :func:`_to_unit`.
+        size: (height, width) of the output.
+        mode: "bilinear" or "nearest".
+    """
+    grid = pixel_grid(size, source.device).double().expand(len(source), -1, -1)
+    x, y = warp_points(grid, H_out_to_unit).float().reshape(-1, *size, 2).unbind(-1)
+    return remap(
+        source,
+        x,
+        y,
+        mode=mode,
+        padding_mode="zeros",
+        align_corners=True,
+        normalized_coordinates=True,
+    )
 
 
 def _images(

@@ -111,3 +111,17 @@ def test_training_batches_are_made_for_any_number_of_workers(samples):
 def test_an_unknown_place_is_an_error():
     with pytest.raises(InputError, match="data.augment_on"):
         DataSettings(augment_on="gpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_makes_the_views_of_the_cpu_and_the_same_each_time(samples):
+    pairs = AlignedPairs(samples, GEOMETRY, RANGES, seed=7, packed=True)
+    fabric = Fabric(accelerator="cuda", devices=1)
+    batch = collate_views([(pairs[key], []) for key in KEYS])
+    cpu, gpu, again = make_views(batch), *(make_views(fabric.to_device(batch)) for _ in range(2))
+    for name, values in gpu.items():
+        if isinstance(values, torch.Tensor):
+            assert values.device.type == "cuda" and torch.equal(values, again[name]), name
+    for name in ("fixed_image", "moving_image", "aligned_moving", "fixed_mask", "moving_heatmap"):
+        gap = (cpu[name] - gpu[name].cpu()).abs()
+        assert gap.mean() < 2e-4 and (gap > 2e-3).float().mean() < 2e-3, name
