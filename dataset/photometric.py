@@ -301,10 +301,10 @@ def apply_look(
         soft = look.cover.astype(np.float32)
         soft /= 255.0
         image += soft * (look.cover_level - image)
-    image[outside] = look.surround
+    np.copyto(image, look.surround, where=outside)
     image = _sensor(image, look)
     if look.clean_surround:
-        image[outside] = look.surround
+        np.copyto(image, look.surround, where=outside)
     np.clip(image, 0.0, 1.0, out=image)
     return image, field_of_view
 

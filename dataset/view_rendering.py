@@ -23,6 +23,7 @@ FIXED_CHANNELS = (Channel.FIXED, Channel.MASK, Channel.HEATMAP, Channel.FIXED_FI
 MOVING_CHANNELS = (Channel.MOVING, Channel.MASK, Channel.HEATMAP, Channel.MOVING_FIELD)
 ROLES = ("fixed", "moving")
 N_RANKS = 1 << 22  # sixteen times the pixels of an image of 512 x 512
+TRIED_PER_ANCHOR = 4  # points that are mapped for each anchor before all are; chosen by hand
 RANK_SEED = 20_242  # of the table of ranks; chosen by hand
 
 
@@ -110,7 +111,7 @@ def render_view(stack: torch.Tensor, plan: ViewPlan) -> dict[str, torch.Tensor]:
     for role, rasters, look in zip(ROLES, (fixed, moving), plan.looks, strict=True):
         view |= _one_image(role, rasters, look)
     anchors, valid = _choose_anchors(
-        view["fixed_mask"][0].numpy(), view["moving_fov"][0].numpy(), plan
+        view["fixed_mask"][0].numpy() > 0.5, view["moving_fov"][0].numpy(), plan
     )
     return view | {"anchors": torch.from_numpy(anchors), "anchor_valid": torch.from_numpy(valid)}
 
@@ -144,7 +145,7 @@ def _choose_anchors(
     """Random vessel points that both images show.
 
     Args:
-        fixed_mask: (H, W), 1 on vessels of the fixed image, else 0.
+        fixed_mask: (H, W) bool, vessels of the fixed image.
         moving_fov: (H, W), 1 in the field of view of the moving image, else 0.
         plan: of the view.
 
@@ -152,16 +153,22 @@ def _choose_anchors(
         (n_anchors, 2) float32, fixed pixels (x, y) in random order, then zeros where there are
         fewer points; and (n_anchors,) bool, True for points.
     """
-    places = np.flatnonzero(fixed_mask > 0.5)
-    points = np.stack([places % plan.size[1], places // plan.size[1]], axis=1)
-    seen = on_mask(warp_points(points.astype(np.float64), plan.H_fix_to_mov), moving_fov)
-    places, points = places[seen], points[seen]
-    n_anchors = len(plan.anchor_shifts)
-    ranks = run_of(rank_table(), plan.ranks_at, plan.size[0] * plan.size[1])[places]
-    if len(ranks) > n_anchors:
-        highest = np.argpartition(ranks, -n_anchors)[-n_anchors:]
-        points, ranks = points[highest], ranks[highest]
-    chosen = points[np.argsort(-ranks)]
+    n_anchors, n_pixels = len(plan.anchor_shifts), plan.size[0] * plan.size[1]
+    places = np.flatnonzero(fixed_mask)
+    ranks = run_of(rank_table(), plan.ranks_at, n_pixels)[places]
+    chosen = np.zeros((0, 2), dtype=np.int64)
+    # Nearly always the highest ranks hold enough points; then the others need not be mapped.
+    for n_tried in (TRIED_PER_ANCHOR * n_anchors, len(places)):
+        tried = places
+        if n_tried < len(places):
+            tried = places[np.argpartition(ranks, -n_tried)[-n_tried:]]
+        points = np.stack([tried % plan.size[1], tried // plan.size[1]], axis=1)
+        seen = on_mask(warp_points(points.astype(np.float64), plan.H_fix_to_mov), moving_fov)
+        tried, points = tried[seen], points[seen]
+        order = np.argsort(-run_of(rank_table(), plan.ranks_at, n_pixels)[tried])
+        chosen = points[order[:n_anchors]]
+        if len(chosen) == n_anchors:
+            break
     anchors = np.zeros((n_anchors, 2), dtype=np.float32)
     anchors[: len(chosen)] = chosen + plan.anchor_shifts[: len(chosen)]
     return anchors, np.arange(n_anchors) < len(chosen)

@@ -16,6 +16,7 @@ from training.batches import (
     ViewBatches,
     batches_of_epoch,
     collate_views,
+    finish_batch,
     make_loader,
 )
 from training.loop_settings import TrainSettings
@@ -38,7 +39,7 @@ def samples(generated_root):
 
 
 def collated(pairs: AlignedPairs, keys: list[ViewKey]) -> dict:
-    return make_views(collate_views([(pairs[key], []) for key in keys]))
+    return finish_batch(collate_views([(pairs[key], []) for key in keys]))
 
 
 @pytest.mark.parametrize("ranges", [None, RANGES], ids=["plain", "randomised"])
