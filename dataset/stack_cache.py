@@ -23,7 +23,7 @@ import zlib
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -209,7 +209,7 @@ class StackCache:
             "made_of": made_of,
             "shape": list(loaded.stack.shape),
             "tolerance_px": loaded.tolerance_px,
-            "crc32": zlib.crc32(loaded.stack.numpy()),
+            "crc32": zlib.crc32(memoryview(loaded.stack.numpy())),
         }
         data = json.dumps(header).encode().ljust(HEADER_BYTES) + loaded.stack.numpy().tobytes()
         path = self.folder / name[:2] / f"{name}.stack"
@@ -293,14 +293,14 @@ def _decode(source: ViewSource, long_side: int, junction_sigma_px: float) -> Loa
     return LoadedStack(stack, source.tolerance_px(long_side))
 
 
-def _header_of(content: mmap.mmap) -> dict[str, object]:
+def _header_of(content: mmap.mmap) -> dict[str, Any]:
     header = json.loads(content[:HEADER_BYTES])
     if not isinstance(header, dict):
         raise _Damaged("header")
     return header
 
 
-def _stack_of(content: mmap.mmap, header: dict[str, object]) -> torch.Tensor:
+def _stack_of(content: mmap.mmap, header: dict[str, Any]) -> torch.Tensor:
     """The memory-mapped stack (6, H, W) uint8 of an entry."""
     shape = header["shape"]
     if not isinstance(shape, list) or len(content) != HEADER_BYTES + int(np.prod(shape)):
