@@ -89,6 +89,7 @@ def make_row(
         data.ranges if args.photometric else None,
         cache=StackCache(CACHE_GB * cached, 0, folder),
         packed=name == "device",
+        with_aligned=False,
     )
     settings = TrainSettings(batch_size=args.batch_size, views_per_sample=1)
     batches = ViewBatches(len(samples), settings, seed=0)

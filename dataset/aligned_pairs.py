@@ -132,6 +132,7 @@ class AlignedPairs(Dataset):
         n_anchors: int = 384,
         self_ranges: PhotometricRanges | None = None,
         packed: bool = False,
+        with_aligned: bool = True,
     ) -> None:
         """Keep the settings; files are read when an item is.
 
@@ -149,7 +150,9 @@ class AlignedPairs(Dataset):
                 two images are the same, and without a change of appearance they teach nothing.
                 None: as ``photometric``.
             packed: an item has no rasters and no anchors but the entry ``packed``, of which
-                :func:`dataset.device_views.make_views` makes them in batches; crops only.
+                :func:`dataset.device_views.make_views` makes them in batches, but for
+                ``aligned_moving``; crops only.
+            with_aligned: whether items have ``aligned_moving``, which no training needs.
 
         Raises:
             InputError: no samples.
@@ -165,7 +168,7 @@ class AlignedPairs(Dataset):
         self.n_anchors = n_anchors
         self.self_ranges = self_ranges
         assert not (packed and geometry.img_size is None), "views of one size"
-        self.packed = packed
+        self.packed, self.with_aligned = packed, with_aligned
 
     def __len__(self) -> int:
         """Number of samples; views of an epoch may show each several times."""
@@ -199,7 +202,7 @@ class AlignedPairs(Dataset):
         }
         view |= {name: getattr(sample, name) for name in ("key", "eye", "mode", "form")}
         if not self.packed:
-            return view | render_view(loaded.stack, plan)
+            return view | render_view(loaded.stack, plan, self.with_aligned)
         taps = self._longest_blur()
         return view | {PACKED: pack_view(loaded.stack, plan, self.geometry.long_side, taps)}
 

@@ -161,9 +161,8 @@ def make_views(batch: dict[str, Any]) -> dict[str, Any]:
     batch = dict(batch)
     packed = batch.pop(PACKED)
     with torch.autocast(packed["stack"].device.type, enabled=False):
-        fixed = _warped(packed, "fixed", (*FIXED_CHANNELS, Channel.MOVING))
+        fixed = _warped(packed, "fixed", FIXED_CHANNELS)
         moving = _warped(packed, "moving", MOVING_CHANNELS)
-        batch["aligned_moving"] = fixed[:, -1:]
         for role, rasters in zip(ROLES, (fixed, moving), strict=True):
             look = packed["looks"][role] if "looks" in packed else None
             batch |= _images(role, rasters, look)
@@ -221,8 +220,8 @@ def _remapped(
 def _images(
     role: str, rasters: torch.Tensor, look: dict[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    """The four entries of an image from its rasters (B, 4 or more, H, W)."""
-    image, mask, heatmap, field = rasters[:, :4].unbind(1)
+    """The four entries of an image from its rasters (B, 4, H, W)."""
+    image, mask, heatmap, field = rasters.unbind(1)
     seen = field > 0.5
     if look is not None:
         image, seen = _apply_looks(image, seen, look)

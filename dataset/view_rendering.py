@@ -93,21 +93,25 @@ def draw_view(
     return ViewPlan(H_fix_to_own, H_fix_to_mov, size, (fixed, moving), ranks_at, shifts)
 
 
-def render_view(stack: torch.Tensor, plan: ViewPlan) -> dict[str, torch.Tensor]:
+def render_view(
+    stack: torch.Tensor, plan: ViewPlan, with_aligned: bool = True
+) -> dict[str, torch.Tensor]:
     """Make a view on the CPU.
 
     Args:
         stack: (6, H, W) uint8 of the sample, from which the view was drawn.
         plan: of the view.
+        with_aligned: whether the aligned moving image is made.
 
     Returns:
         The images, masks, heatmaps and fields of view, the anchors and the aligned moving image;
         see :class:`dataset.aligned_pairs.AlignedPairs`.
     """
     planes = stack.numpy()
-    fixed = _warped(planes, (*FIXED_CHANNELS, Channel.MOVING), plan.H_fix_to_own, plan.size)
+    channels = (*FIXED_CHANNELS, Channel.MOVING) if with_aligned else FIXED_CHANNELS
+    fixed = _warped(planes, channels, plan.H_fix_to_own, plan.size)
     moving = _warped(planes, MOVING_CHANNELS, plan.H_mov_to_own, plan.size)
-    view = {"aligned_moving": torch.from_numpy(fixed[-1:])}
+    view = {"aligned_moving": torch.from_numpy(fixed[-1:])} if with_aligned else {}
     for role, rasters, look in zip(ROLES, (fixed, moving), plan.looks, strict=True):
         view |= _one_image(role, rasters, look)
     anchors, valid = _choose_anchors(

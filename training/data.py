@@ -258,6 +258,7 @@ def make_views(
         cache,
         self_ranges=config.real.self_ranges,
         packed=config.data.augment_on == "device",
+        with_aligned=False,
     )
     checks = config.validation
     whole = checks.view_geometry(config.match.long_side)
