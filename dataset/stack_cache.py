@@ -205,13 +205,14 @@ class StackCache:
         """Keep a sample on disk. Returns whether it is there now."""
         if self.folder is None or not self._writes:
             return False
+        pixels = loaded.stack.numpy().tobytes()
         header = {
             "made_of": made_of,
             "shape": list(loaded.stack.shape),
             "tolerance_px": loaded.tolerance_px,
-            "crc32": zlib.crc32(memoryview(loaded.stack.numpy())),
+            "crc32": zlib.crc32(pixels),
         }
-        data = json.dumps(header).encode().ljust(HEADER_BYTES) + loaded.stack.numpy().tobytes()
+        data = json.dumps(header).encode().ljust(HEADER_BYTES) + pixels
         path = self.folder / name[:2] / f"{name}.stack"
         try:
             if not self._make_room(len(data), path):
