@@ -2,7 +2,7 @@
 
 The data workers read the stacks and draw the views (:func:`pack_view`); the device warps them and
 changes their appearance (:func:`make_views`). A packed view is 1.6 to 2.6 MB for views of 512 px;
-a finished one is 9.4 MB. Both ways draw the same and differ by rounding only, see
+a finished one is 8.4 MB. Both ways draw the same and differ by rounding only, see
 tests/test_device_views.py. On one kind of device equal keys give equal views, whatever else is in
 their batch. Nothing here makes the host wait for the device.
 """

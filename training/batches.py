@@ -30,7 +30,7 @@ from utils.errors import InputError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MMAP_BYTES = 1 << 25  # the largest value that glibc takes; larger arrays get pages of their own
 KEPT_BYTES = 1 << 28  # freed memory that a worker keeps; a batch of 16 views of 512 px has 150 MB
-MAX_WORKERS = 16  # one makes 25 views of 512 px a second (docs/measured.md); each needs memory
+MAX_WORKERS = 16  # chosen by hand: each prefetches two batches, and needs memory for them
 BINARY_RASTERS = ("_mask", "_fov")  # ends of the names of rasters that are 0 or 1
 Skipped = list[tuple[int, str]]  # number of a sample and its error message
 
