@@ -12,28 +12,25 @@ alone; neither the order of calls nor the number of workers changes it.
 from __future__ import annotations
 
 import argparse
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.photometric import PhotometricRanges, randomise
-from dataset.samples import MODE_FILES, Channel, discover_samples
+from dataset.device_views import PACKED, blur_taps, pack_view
+from dataset.photometric import PhotometricRanges
+from dataset.samples import MODE_FILES, discover_samples
 from dataset.split import check_fold
+from dataset.stack_cache import StackCache
+from dataset.view_rendering import draw_view, render_view
 from dataset.view_sources import SELF, ViewSource
-from dataset.views import ViewGeometry, ViewKey, draw_anchors, draw_geometry
-from geometry.matrices import Size
-from geometry.rasters import warp_image
+from dataset.views import ViewGeometry, ViewKey
 from utils.config import build, read_config
 from utils.errors import InputError, run_script
 
-# Rasters of each image: image, vessel mask, junction heatmap, field of view.
-FIXED_CHANNELS = [Channel.FIXED, Channel.MASK, Channel.HEATMAP, Channel.FIXED_FIELD]
-MOVING_CHANNELS = [Channel.MOVING, Channel.MASK, Channel.HEATMAP, Channel.MOVING_FIELD]
 SHEET_COLUMNS = (
     "fixed_image",
     "fixed_heatmap",
@@ -43,6 +40,10 @@ SHEET_COLUMNS = (
     "moving_fov",
     "aligned_moving",
 )
+
+# Settings of the data that do not change any view: a resumed run may change them.
+FREE_SETTINGS = ("cache_gb", "cache_mb")
+AUGMENT_ON = ("workers", "device")
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ class DataSettings:
             ``val_test_share``.
         photometric: whether brightness, contrast, noise and field of view are randomised.
         ranges: ranges of that randomisation.
-        cache_mb: decoded samples kept in memory, MB in each process.
+        augment_on: "workers": the data workers make the views; "device": they read and draw only,
+            and the views are made in batches on the device of the training, for a GPU.
+        cache_gb: bound of the decoded samples on disk, GB, see
+            :class:`dataset.stack_cache.StackCache`; 0 = none.
+        cache_mb: samples that are not on disk are kept in memory, so many MB in each process.
 
     Raises:
-        InputError: a negative seed or an impossible fold.
+        InputError: a negative seed or size, an impossible fold, or another place to augment on.
     """
 
     val_test_share: tuple[float, float] = (0.12, 0.12)
@@ -67,25 +72,30 @@ class DataSettings:
     fold: tuple[int, int] | None = None
     photometric: bool = True
     ranges: PhotometricRanges = field(default_factory=PhotometricRanges)
+    augment_on: str = "workers"
+    cache_gb: float = 32.0
     cache_mb: int = 512
 
     def __post_init__(self) -> None:
+        if self.augment_on not in AUGMENT_ON:
+            raise InputError(
+                f"data.augment_on: '{self.augment_on}' is unknown; choose from "
+                f"{', '.join(AUGMENT_ON)}."
+            )
+        if not 0 <= self.cache_gb < float("inf") or self.cache_mb < 0:
+            raise InputError("data.cache_gb and data.cache_mb must be at least 0.")
         if self.split_seed < 0:
             raise InputError("--split_seed (data.split_seed) must be at least 0.")
         if self.fold is not None:
             check_fold(self.fold)
 
+    def make_cache(self) -> StackCache:
+        """The cache of decoded samples."""
+        return StackCache(self.cache_gb, self.cache_mb)
+
     def used_ranges(self) -> PhotometricRanges | None:
         """The ranges, or None when the randomisation is off."""
         return self.ranges if self.photometric else None
-
-
-class _Loaded(NamedTuple):
-    """A sample in the cache: its stack (6, H, W) uint8 and tolerance in pixels of the own frame."""
-
-    source: ViewSource
-    stack: torch.Tensor
-    tolerance_px: float
 
 
 class AlignedPairs(Dataset):
@@ -118,9 +128,11 @@ class AlignedPairs(Dataset):
         photometric: PhotometricRanges | None = None,
         seed: int = 0,
         junction_sigma_px: float = 2.0,
-        cache_mb: int = 512,
+        cache: StackCache | None = None,
         n_anchors: int = 384,
         self_ranges: PhotometricRanges | None = None,
+        packed: bool = False,
+        with_aligned: bool = True,
     ) -> None:
         """Keep the settings; files are read when an item is.
 
@@ -132,11 +144,15 @@ class AlignedPairs(Dataset):
             seed: of all draws.
             junction_sigma_px: standard deviation of a junction in the heatmaps, pixels at
                 ``long_side``.
-            cache_mb: decoded samples kept in memory, MB in each process.
+            cache: of the decoded samples; None keeps 512 MB of them in memory.
             n_anchors: vessel points drawn for each view, for the descriptor loss.
             self_ranges: ranges for the samples of the form "self", from the first epoch on: their
                 two images are the same, and without a change of appearance they teach nothing.
                 None: as ``photometric``.
+            packed: an item has no rasters and no anchors but the entry ``packed``, of which
+                :func:`dataset.device_views.make_views` makes them in batches, but for
+                ``aligned_moving``; crops only.
+            with_aligned: whether items have ``aligned_moving``, which no training needs.
 
         Raises:
             InputError: no samples.
@@ -148,33 +164,15 @@ class AlignedPairs(Dataset):
         self.photometric = photometric
         self.seed = seed
         self.junction_sigma_px = junction_sigma_px
-        self.cache_bytes = cache_mb * 2**20
+        self.cache = cache or StackCache()
         self.n_anchors = n_anchors
         self.self_ranges = self_ranges
-        self._cache: OrderedDict[str, _Loaded] = OrderedDict()
+        assert not (packed and geometry.img_size is None), "views of one size"
+        self.packed, self.with_aligned = packed, with_aligned
 
     def __len__(self) -> int:
         """Number of samples; views of an epoch may show each several times."""
         return len(self.samples)
-
-    def _load_cached(self, sample: ViewSource) -> _Loaded:
-        """A sample as loaded; least recently used samples leave the cache."""
-        kept = self._cache.get(sample.key)
-        # The transform of a registered sample may change: then its source is another object.
-        if kept is not None and kept.source is sample:
-            self._cache.move_to_end(sample.key)
-            return kept
-        long_side = self.geometry.long_side
-        stack = sample.load(long_side, self.junction_sigma_px)
-        loaded = _Loaded(sample, stack, sample.tolerance_px(long_side))
-        self._cache[sample.key] = loaded
-        self._cache.move_to_end(sample.key)
-        while (
-            len(self._cache) > 1
-            and sum(each.stack.nbytes for each in self._cache.values()) > self.cache_bytes
-        ):
-            self._cache.popitem(last=False)
-        return loaded
 
     def _ranges_of(self, sample: ViewSource, difficulty: float) -> PhotometricRanges | None:
         """Ranges of the appearance of a sample at a difficulty in (0, 1]; None: unchanged."""
@@ -189,75 +187,29 @@ class AlignedPairs(Dataset):
         key = key if isinstance(key, ViewKey) else ViewKey(0, int(key))
         sample = self.samples[key.index % len(self.samples)]
         rng = np.random.default_rng([self.seed, key.epoch, key.index])
-        loaded = self._load_cached(sample)
-        stack = loaded.stack
+        loaded = self.cache.load(sample, self.geometry.long_side, self.junction_sigma_px)
         difficulty = self.geometry.difficulty(key.epoch)
-        H_fix_to_own, H_fix_to_mov, size = draw_geometry(
-            stack, self.geometry.eased(difficulty), rng
-        )
-        H_mov_to_own = H_fix_to_own @ np.linalg.inv(H_fix_to_mov)
-        fixed = _resampled(stack[[*FIXED_CHANNELS, Channel.MOVING]], H_fix_to_own, size)
-        moving = _resampled(stack[MOVING_CHANNELS], H_mov_to_own, size)
+        ranges = self._ranges_of(sample, difficulty)
+        geometry = self.geometry.eased(difficulty)
+        plan = draw_view(loaded.stack, geometry, ranges, self.n_anchors, rng)
         view: dict[str, Any] = {
-            "aligned_moving": fixed[-1:],
-            "H_fix_to_mov": _batch_of_one(H_fix_to_mov)[0],
-            "H_fix_to_own": _batch_of_one(H_fix_to_own)[0],
+            "H_fix_to_mov": torch.from_numpy(plan.H_fix_to_mov).float(),
+            "H_fix_to_own": torch.from_numpy(plan.H_fix_to_own).float(),
             "tolerance_px": torch.tensor(
-                loaded.tolerance_px / _linear_scale(H_fix_to_own), dtype=torch.float32
+                loaded.tolerance_px / plan.own_per_fixed, dtype=torch.float32
             ),
             "has_junctions": torch.tensor(float(sample.has_junctions)),
         }
         view |= {name: getattr(sample, name) for name in ("key", "eye", "mode", "form")}
-        ranges = self._ranges_of(sample, difficulty)
-        for role, rasters in (("fixed", fixed[:-1]), ("moving", moving)):
-            view |= _one_image(role, rasters, ranges, rng)
-        view["anchors"], view["anchor_valid"] = draw_anchors(
-            view["fixed_mask"][0].numpy(),
-            view["moving_fov"][0].numpy(),
-            H_fix_to_mov,
-            self.n_anchors,
-            rng,
-        )
-        return view
+        if not self.packed:
+            return view | render_view(loaded.stack, plan, self.with_aligned)
+        taps = self._longest_blur()
+        return view | {PACKED: pack_view(loaded.stack, plan, self.geometry.long_side, taps)}
 
-
-def _one_image(
-    role: str,
-    rasters: torch.Tensor,
-    ranges: PhotometricRanges | None,
-    rng: np.random.Generator,
-) -> dict[str, torch.Tensor]:
-    """The four items of an image from its rasters (4, H, W), its grey values randomised."""
-    image, mask, heatmap, field_of_view = rasters
-    look, seen = image.numpy(), field_of_view.numpy() > 0.5
-    if ranges is not None:
-        look, seen = randomise(look, seen, ranges, rng)
-    fov = torch.from_numpy(seen.astype(np.float32))
-    return {
-        f"{role}_image": torch.from_numpy(look)[None],
-        f"{role}_fov": fov[None],
-        f"{role}_mask": ((mask > 0.5).float() * fov)[None],
-        f"{role}_heatmap": (heatmap * fov)[None],
-    }
-
-
-def _resampled(rasters: torch.Tensor, H_view_to_own: np.ndarray, size: Size) -> torch.Tensor:
-    """Rasters (C, H, W) uint8 of a sample in the frame of a view: (C, *size) float32 in [0, 1].
-
-    Division by 255 comes last, because a view has fewer pixels than a sample.
-    """
-    warped = warp_image(rasters[None].float(), _batch_of_one(H_view_to_own), size, antialias=True)
-    return warped[0] / 255.0
-
-
-def _linear_scale(H: np.ndarray) -> float:
-    """Mean magnification sqrt(|det|) of an affine matrix (3, 3)."""
-    return float(np.sqrt(abs(np.linalg.det(H[:2, :2]))))
-
-
-def _batch_of_one(H: np.ndarray) -> torch.Tensor:
-    """A matrix (3, 3) as (1, 3, 3) float32."""
-    return torch.from_numpy(H).float()[None]
+    def _longest_blur(self) -> int | None:
+        """Taps of the longest blur of any view; None where no view changes its appearance."""
+        used = [ranges for ranges in (self.photometric, self.self_ranges) if ranges is not None]
+        return max((blur_taps(ranges.max_blur_px) for ranges in used), default=None)
 
 
 def main() -> None:

@@ -43,12 +43,13 @@ class Findings:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checked: int = 0
+    _known: set[str] = field(default_factory=set, repr=False)
 
     def add(self, *problems: str) -> None:
         """Add problems that are not in the list yet."""
-        self.problems += [
-            problem for problem in dict.fromkeys(problems) if problem not in self.problems
-        ]
+        new = [problem for problem in dict.fromkeys(problems) if problem not in self._known]
+        self.problems += new
+        self._known.update(new)
 
     def attempt(self, read: Callable[[], np.ndarray]) -> np.ndarray | None:
         """The image or points (H, W) of ``read``; None, and its error added, on ``InputError``."""
@@ -150,13 +151,15 @@ def _check_folder(group: list[Sample], findings: Findings) -> None:
             (sample.mask, read_mask),
         )
     }
+    before = len(findings.problems)
     rasters = {path: findings.attempt(partial(reader, path)) for path, reader in readers.items()}
     for sample in group:
         findings.checked += 1
         fixed, moving, mask = (rasters[path] for path in (sample.fixed, sample.moving, sample.mask))
         # A fault of the fixed image (the OCT of cfoct is fixed in octfa) would be reported once
         # more for every image that is compared with it.
-        named_already = any(line.startswith(f"{sample.fixed}:") for line in findings.problems)
+        of_folder = findings.problems[before:]
+        named_already = any(line.startswith(f"{sample.fixed}:") for line in of_folder)
         if fixed is None or moving is None or mask is None or named_already:
             continue
         findings.add(*problems_between(sample, fixed, moving, mask))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 
 from dataset.junctions import find_junctions, gaussian_heatmap
-from dataset.view_sources import GENERATED
+from dataset.view_sources import GENERATED, Provenance, state_of_files
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import fit_within, size_of_image
 from utils.errors import InputError
@@ -57,7 +59,7 @@ class Channel(IntEnum):
     MOVING_FIELD = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One folder in one mode; a :class:`dataset.view_sources.ViewSource`.
 
@@ -85,6 +87,16 @@ class Sample:
         """The stack (6, H, W) uint8 of the sample, see :func:`load_sample`."""
         return load_sample(self, long_side, junction_sigma_px)
 
+    def provenance(self) -> Provenance:
+        """See :meth:`dataset.view_sources.ViewSource.provenance`.
+
+        Raises:
+            OSError: a file that is missing or cannot be reached.
+        """
+        paths = [self.fixed, self.moving, self.mask]
+        place = (GENERATED, *(os.path.abspath(path) for path in paths))
+        return Provenance(place, (*state_of_files(paths), str(self.n_bytes)))
+
     def tolerance_px(self, long_side: int) -> float:
         """Radius within which the alignment is known, pixels of the own frame: 0, it is exact."""
         return 0.0
@@ -110,27 +122,33 @@ def discover_samples(root: str | Path, modes: Sequence[str]) -> tuple[list[Sampl
         raise InputError(
             f"{root}: no such data folder; `python -m synthesis --out {root}` makes one."
         )
-    folders = sorted(
-        (p for p in root.iterdir() if p.is_dir() and "_" in p.name), key=_natural_order
-    )
-    if not folders:
-        raise InputError(f"{root}: holds no sample folders named <num>_<letter> (for example 1_A).")
-    samples: list[Sample] = []
-    lacking: list[str] = []
     for mode in modes:
         if mode not in MODE_FILES:
             raise InputError(f"mode '{mode}' is unknown; choose from {', '.join(MODE_FILES)}.")
-        found = [_sample_of(folder, mode) for folder in folders]
-        samples += [sample for sample in found if isinstance(sample, Sample)]
-        lacking += [line for line in found if isinstance(line, str)]
-        if not any(isinstance(sample, Sample) for sample in found):
+    names = sample_folders(root)
+    if not names:
+        raise InputError(f"{root}: holds no sample folders named <num>_<letter> (for example 1_A).")
+    found: dict[str, list[Sample]] = {mode: [] for mode in modes}
+    lacking: dict[str, list[str]] = {mode: [] for mode in modes}
+    for name in names:
+        folder = root / name
+        files = _files_of(folder)
+        for mode in modes:
+            sample = _sample_of(folder, files, mode)
+            if isinstance(sample, Sample):
+                found[mode].append(sample)
+            else:
+                lacking[mode].append(sample)
+    for mode in modes:
+        if not found[mode]:
             raise InputError(
-                f"{root}: no folder has all files of mode {mode}. {lacking[-1]}. "
+                f"{root}: no folder has all files of mode {mode}. {lacking[mode][-1]}. "
                 "Add the files or leave the mode out of --mode."
             )
-    return samples, lacking
+    return list(chain(*found.values())), list(chain(*lacking.values()))
 
 
+<<<<<<< HEAD
 def ignored_folders(root: str | Path) -> list[str]:
     """A line for every folder that is no sample because of its name.
 
@@ -145,39 +163,54 @@ def ignored_folders(root: str | Path) -> list[str]:
 
 
 def _sample_of(folder: Path, mode: str) -> Sample | str:
+=======
+def sample_folders(root: Path) -> list[str]:
+    """Names of the sample folders below a folder, by number and name; those without number last.
+
+    Args:
+        root: folder of a data set.
+    """
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if "_" in entry.name and entry.is_dir()]
+    return sorted(names, key=_natural_order)
+
+
+def _files_of(folder: Path) -> dict[str, int]:
+    """Bytes of every PNG file in a folder, by name."""
+    # One listing is several times as fast as asking for every name that a file may have.
+    with os.scandir(folder) as entries:
+        return {
+            entry.name: entry.stat().st_size
+            for entry in entries
+            if entry.name.endswith(".png") and entry.is_file()
+        }
+
+
+def _sample_of(folder: Path, files: dict[str, int], mode: str) -> Sample | str:
+>>>>>>> refs/heads/datapath
     """The sample of a folder in a mode, or a line that names the missing files."""
-    suffixes = MODE_FILES[mode]
-    fixed, moving, mask = (_first_existing(folder, each) for each in suffixes)
-    if fixed is None or moving is None or mask is None:
-        missing = [
-            " or ".join(path.name for path in _candidates(folder, each))
-            for each, path in zip(suffixes, (fixed, moving, mask), strict=True)
-            if path is None
-        ]
+    stem = folder.name
+    names = [[f"{stem}_{suffix}.png" for suffix in suffixes] for suffixes in MODE_FILES[mode]]
+    first = [next((name for name in each if name in files), None) for each in names]
+    missing = [" or ".join(each) for each, name in zip(names, first, strict=True) if name is None]
+    if missing:
         return f"{folder}: no {' and no '.join(missing)} for mode {mode}"
+    fixed, moving, mask = (name for name in first if name is not None)
     return Sample(
-        key=f"{mode}_{folder.name}",
-        eye=folder.name.split("_")[0],
+        key=f"{mode}_{stem}",
+        eye=stem.split("_")[0],
         mode=mode,
-        fixed=fixed,
-        moving=moving,
-        mask=mask,
-        n_bytes=_bytes_of([fixed, moving, mask]),
+        fixed=folder / fixed,
+        moving=folder / moving,
+        mask=folder / mask,
+        n_bytes=files[fixed] + files[moving] + files[mask],
     )
 
 
-def _natural_order(path: Path) -> tuple[int, str]:
-    """Sort key of a sample folder: by number, folders without one last."""
-    number = path.name.split("_")[0]
-    return (int(number) if number.isdigit() else 10**9, path.name)
-
-
-def _candidates(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return [folder / f"{folder.name}_{suffix}.png" for suffix in suffixes]
-
-
-def _first_existing(folder: Path, suffixes: tuple[str, ...]) -> Path | None:
-    return next((path for path in _candidates(folder, suffixes) if path.is_file()), None)
+def _natural_order(name: str) -> tuple[int, str]:
+    """Sort key of the name of a sample folder: by number, names without one last."""
+    number = name.split("_")[0]
+    return (int(number) if number.isdigit() else 10**9, name)
 
 
 def _bytes_of(paths: list[Path]) -> int:

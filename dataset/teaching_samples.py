@@ -9,6 +9,8 @@ its transform, of whatever kind, into the frame of its fixed image.
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.real_pairs import check_inside, check_residual
 from dataset.ridge_labels import find_ridges
 from dataset.samples import Channel, as_stack
-from dataset.view_sources import LANDMARKS, REGISTERED, SELF
+from dataset.view_sources import LANDMARKS, REGISTERED, SELF, Provenance, state_of_files
 from dataset.views import ViewGeometry, ViewKey
 from geometry.field_of_view import estimate_field_of_view
 from geometry.landmark_fits import FITS, LandmarkFit, fit_landmarks
@@ -31,6 +33,7 @@ from geometry.matrices import fit_within, resize_matrix, size_of_image
 from geometry.rasters import register_onto_fixed
 from geometry.transforms import MatrixTransform, Transform
 from utils.errors import InputError, run_script
+from utils.image_decoding import image_size
 from utils.image_files import read_gray, resize_image
 
 IDENTITY = MatrixTransform(np.eye(3), "affine")
@@ -126,7 +129,19 @@ class TeachingSample:
         """
         if self.tolerance_file_px == 0:
             return 0.0
-        return self.tolerance_file_px * long_side / max(size_of_image(read_gray(self.fixed)))
+        return self.tolerance_file_px * long_side / max(image_size(self.fixed))
+
+    def provenance(self) -> Provenance:
+        """See :meth:`dataset.view_sources.ViewSource.provenance`.
+
+        Raises:
+            OSError: a file that is missing or cannot be reached.
+        """
+        paths = [self.fixed, self.moving]
+        place = (self.form, *(os.path.abspath(path) for path in paths), str(self.weak_junctions))
+        transform = None if self.transform is None else self.transform.to_dict()
+        numbers = json.dumps([transform, self.tolerance_file_px, self.n_bytes])
+        return Provenance(place, (*state_of_files(paths), numbers))
 
 
 def _bytes_of(paths: list[Path]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -13,6 +15,29 @@ SELF = "self"  # the same real image twice: the transform is exact
 REAL_FORMS = (LANDMARKS, REGISTERED, SELF)
 FORMS = (GENERATED, *REAL_FORMS)
 EXACT_FORMS = (GENERATED, SELF)  # their tolerance is 0
+
+
+class Provenance(NamedTuple):
+    """What the stack of a sample follows from, besides its size and the code.
+
+    Attributes:
+        place: which files it is made of, and how; two samples with equal places replace each other
+            in the cache.
+        content: the state of these files, and numbers that may change during a run.
+    """
+
+    place: tuple[str, ...]
+    content: tuple[str, ...]
+
+
+def state_of_files(paths: list[Path]) -> tuple[str, ...]:
+    """Size (bytes) and time of the last change (ns) of each file.
+
+    Raises:
+        OSError: a file that is missing or cannot be reached.
+    """
+    states = [os.stat(path) for path in paths]
+    return tuple(f"{state.st_size} {state.st_mtime_ns}" for state in states)
 
 
 class ViewSource(Protocol):
@@ -51,6 +76,13 @@ class ViewSource(Protocol):
 
         Raises:
             InputError: unreadable files; the message names them.
+        """
+
+    def provenance(self) -> Provenance:
+        """What the stack follows from; equal ones mean equal stacks.
+
+        Raises:
+            OSError: a file that is missing or cannot be reached.
         """
 
     def tolerance_px(self, long_side: int) -> float:

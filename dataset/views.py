@@ -14,7 +14,7 @@ from geometry.matrices import (
     image_centre,
     size_of_raster,
 )
-from geometry.points import inside, on_mask, warp_points
+from geometry.points import inside, warp_points
 
 MAX_ATTEMPTS = 12  # draws of a geometry until both images overlap enough
 OVERLAP_GRID = 17  # points a side on which the overlap is measured
@@ -179,43 +179,12 @@ def _crop_centre(
     It is moved so that the crop stays inside of the frame. Without such a pixel: the middle.
     """
     own_height, own_width = size_of_raster(stack)
-    vessels = torch.nonzero(
-        (stack[Channel.MASK] > 127)
-        & (stack[Channel.FIXED_FIELD] > 127)
-        & (stack[Channel.MOVING_FIELD] > 127)
-    )
+    rasters = stack.numpy()
+    seen = rasters[Channel.MASK] & rasters[Channel.FIXED_FIELD] & rasters[Channel.MOVING_FIELD]
+    vessels = np.flatnonzero(seen > 127)
     half = np.minimum(0.5 * np.array(size[::-1]) / zoom, 0.5 * np.array([own_width, own_height]))
     centre = image_centre((own_height, own_width))
     if len(vessels):
-        centre = vessels[int(rng.integers(len(vessels)))].numpy()[::-1].astype(float)
+        row, column = divmod(int(vessels[int(rng.integers(len(vessels)))]), own_width)
+        centre = np.array([column, row], dtype=float)
     return np.clip(centre, half - 0.5, np.array([own_width, own_height]) - half - 0.5)
-
-
-def draw_anchors(
-    fixed_mask: np.ndarray,
-    moving_fov: np.ndarray,
-    H_fix_to_mov: np.ndarray,
-    n_anchors: int,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw random vessel points that both images show.
-
-    Args:
-        fixed_mask: (H, W) in [0, 1], vessels of the fixed image.
-        moving_fov: (Hm, Wm) in [0, 1], field of view of the moving image.
-        H_fix_to_mov: (3, 3), from fixed to moving pixels.
-        n_anchors: number of rows of the results.
-        rng: of the draws.
-
-    Returns:
-        (n_anchors, 2) float32, fixed pixels (x, y) in random order, then zeros where there are
-        fewer points; and (n_anchors,) bool, True for points.
-    """
-    rows, columns = np.nonzero(fixed_mask > 0.5)
-    points = np.stack([columns, rows], axis=1).astype(np.float64)
-    points = points[on_mask(warp_points(points, H_fix_to_mov), moving_fov)]
-    chosen = points[rng.permutation(len(points))[:n_anchors]]
-    anchors = np.zeros((n_anchors, 2), dtype=np.float32)
-    # Sub-pixel offsets train descriptors between pixel centres too.
-    anchors[: len(chosen)] = chosen + rng.uniform(-0.5, 0.5, chosen.shape)
-    return torch.from_numpy(anchors), torch.from_numpy(np.arange(n_anchors) < len(chosen))

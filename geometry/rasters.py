@@ -10,6 +10,7 @@ Convention:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -17,10 +18,17 @@ import torch
 from kornia.geometry.transform import remap, warp_perspective
 from torch.nn.functional import avg_pool2d
 
+<<<<<<< HEAD
 from geometry.matrices import Size, inverse, resize_matrix, size_of_raster
+=======
+from geometry.matrices import Size, resize_matrix, size_of_raster, translation_matrix
+from geometry.points import image_corners, warp_points
+>>>>>>> refs/heads/datapath
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
 NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed
+
+LINEAR_BACKWARD = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 
 
 def mean_shrink(H_out_to_source: torch.Tensor) -> float:
@@ -67,6 +75,53 @@ def warp_image(
     return warp_perspective(
         source, H_source_to_out, out_size, mode=mode, padding_mode="zeros", align_corners=True
     )
+
+
+def warp_planes(
+    planes: Sequence[np.ndarray],
+    H_out_to_source: np.ndarray,
+    out_size: Size,
+    antialias: bool = False,
+    factor: float = 1.0,
+) -> np.ndarray:
+    """What :func:`warp_image` does for one image on a CPU, by OpenCV: ten times as fast.
+
+    Results agree to 1e-3 of the range of the values; differences are the rounding of positions.
+
+    Args:
+        planes: rasters (H, W) of equal size, uint8 or float32.
+        H_out_to_source: (3, 3) float64, affine.
+        out_size: (height, width) of the output.
+        antialias: as in :func:`warp_image`.
+        factor: of all values.
+
+    Returns:
+        (C, *out_size) float32.
+    """
+    shrink = math.sqrt(abs(np.linalg.det(H_out_to_source[:2, :2])))
+    fine = antialias and shrink > NOTICEABLE_SHRINK
+    size = (2 * out_size[0], 2 * out_size[1]) if fine else out_size
+    H = H_out_to_source @ resize_matrix(size, out_size)
+    # Only the part that is seen is converted to float.
+    corners = warp_points(image_corners(size), H)
+    limits = np.array(planes[0].shape[::-1])
+    low = np.clip(np.floor(corners.min(axis=0)) - 1, 0, limits).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + 2, 0, limits).astype(int)
+    if (high <= low).any():
+        return np.zeros((len(planes), *out_size), dtype=np.float32)
+    H = translation_matrix(-low) @ H
+    parts = [plane[low[1] : high[1], low[0] : high[0]] for plane in planes]
+    warped = np.empty((len(planes), *out_size), dtype=np.float32)
+    for part, out in zip(parts, warped, strict=True):
+        # One plane at a time: to take apart an image of several channels takes longer than to
+        # warp it, and for 2 or more than 4 channels OpenCV rounds positions to 1/32 px.
+        source = part * np.float32(factor)
+        if fine:
+            large = cv2.warpAffine(source, H[:2], size[::-1], flags=LINEAR_BACKWARD)
+            cv2.resize(large, out_size[::-1], dst=out, interpolation=cv2.INTER_AREA)
+        else:
+            cv2.warpAffine(source, H[:2], size[::-1], dst=out, flags=LINEAR_BACKWARD)
+    return warped
 
 
 def valid_overlap(

@@ -24,6 +24,14 @@ from synthesis.generated_set import write_generated_set
 from utils.image_files import write_image
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps decoded samples of training runs out of the cache of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def generated_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six eyes, two visits each, 192 px, in the user's generated layout. Read only."""

@@ -14,6 +14,7 @@ import dataset.aligned_pairs
 from dataset.aligned_pairs import AlignedPairs
 from dataset.photometric import PhotometricRanges
 from dataset.samples import Channel, discover_samples, load_sample
+from dataset.stack_cache import StackCache
 from dataset.views import ViewGeometry, ViewKey, draw_geometry, overlap_share
 from geometry.matrices import compose, image_centre, translation_matrix
 from geometry.points import inside, warp_points
@@ -271,7 +272,9 @@ def assert_equal_views(first: dict, second: dict) -> None:
 
 def test_equal_keys_give_equal_views_in_any_order(samples):
     def make() -> AlignedPairs:
-        return AlignedPairs(samples, TRAINING, PhotometricRanges(), seed=3, cache_mb=0)
+        return AlignedPairs(
+            samples, TRAINING, PhotometricRanges(), seed=3, cache=StackCache(memory_mb=0)
+        )
 
     one, other = make(), make()
     for key in reversed(EPOCH_KEYS):

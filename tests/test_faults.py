@@ -18,7 +18,7 @@ import train_multimodal_e2e
 from dataset.aligned_pairs import AlignedPairs, ViewKey
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry
-from training.batches import TolerantViews
+from training.batches import TolerantViews, batches_of_epoch
 from training.engine import Engine
 from training.loop_settings import TrainSettings
 from training.step_output import StepOutput
@@ -167,7 +167,7 @@ def training(tiny_data, tiny_config, tmp_path_factory):
 @pytest.mark.parametrize("case", ["no vessel", "no junction", "no overlap", "no retina"])
 def test_batches_without_vessels_or_overlap_give_finite_losses(training, case):
     training.batches.epoch, training.batches.first_step = 1, 0
-    batch = next(iter(training.loader))
+    batch = next(batches_of_epoch(training.loader))
     batch.pop("skipped")
     if case == "no vessel":
         batch["anchor_valid"][:] = False

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dataset.aligned_pairs import AlignedPairs
-from dataset.photometric import PhotometricRanges, randomise
+from dataset.photometric import (
+    PhotometricRanges,
+    _draw_shade,
+    apply_look,
+    draw_look,
+    randomise,
+    run_of,
+)
 from dataset.samples import discover_samples
 from dataset.views import ViewGeometry, ViewKey
 
@@ -79,3 +88,32 @@ def test_rounding_beyond_the_range_of_an_image_makes_no_nan():
     for seed in range(20):
         result, _ = randomise(image, seen, ranges, np.random.default_rng(seed))
         assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
+
+
+def test_noise_has_the_drawn_strength_and_differs_between_images():
+    grey, seen = np.full((200, 220), 0.5, np.float32), np.ones((200, 220), bool)
+    ranges = PhotometricRanges(p_apply=1.0, p_patches=0.0, p_new_field=0.0, p_banding=0.0)
+    rng, residuals = np.random.default_rng(1), []
+    for _ in range(6):
+        look = draw_look(grey.shape, ranges, rng)
+        look = replace(look, shading=0.0, blur_px=0.0, gain=1.0, gamma=1.0, noise=0.02, speckle=0.1)
+        image, _ = apply_look(grey, seen, look)
+        residuals.append(image - 0.5)
+        assert image.std() == pytest.approx(np.hypot(0.02, 0.5 * 0.1), rel=0.03)
+    correlations = np.corrcoef([each.ravel() for each in residuals])
+    assert np.abs(correlations - np.eye(6)).max() < 0.03
+
+
+def test_runs_of_a_table_begin_again_at_its_end():
+    table = np.arange(10)
+    assert run_of(table, 3, 4).tolist() == [3, 4, 5, 6]
+    assert run_of(table, 8, 14).tolist() == [8, 9, *range(10), 0, 1]
+
+
+def test_uneven_illumination_is_smooth_and_within_its_range():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        rows, columns = _draw_shade((60, 90), rng)
+        shade = rows @ columns.T
+        assert shade.shape == (60, 90) and 0.1 < np.abs(shade).max() < 2
+        assert np.abs(np.diff(shade, axis=0)).max() < 0.2

@@ -139,3 +139,18 @@ def test_heatmap_has_a_spot_of_height_one_on_each_point():
         and heatmap.max() == 1
         and heatmap[30, 100] == 0
     )
+
+
+def test_folders_are_listed_once_in_the_order_of_their_numbers(generated_root, tmp_path):
+    for name in ("10_A", "9_B", "x_1", "9_A"):
+        (tmp_path / name).mkdir()
+        for old in (generated_root / "1_A").iterdir():
+            (tmp_path / name / old.name.replace("1_A", name, 1)).symlink_to(old)
+    (tmp_path / "8_A").mkdir()
+    (tmp_path / "notes_of_mine.txt").touch()
+    samples, lacking = discover_samples(tmp_path, ["cfoct", "cffa"])
+    names = ["9_A", "9_B", "10_A", "x_1"]
+    assert [s.key for s in samples] == [f"{m}_{n}" for m in ("cfoct", "cffa") for n in names]
+    assert len(lacking) == 2 and all(str(tmp_path / "8_A") in line for line in lacking)
+    sizes = [path.stat().st_size for path in (samples[0].fixed, samples[0].moving, samples[0].mask)]
+    assert samples[0].n_bytes == sum(sizes)

@@ -116,7 +116,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add("--img_size", type=int, help="side of the square training views, pixels")
     add("--rotation", type=float, help="largest rotation of the moving image, degrees; 180 = any")
     add("--views_per_sample", type=int, help="views of each sample per epoch")
-    add("--workers", type=int, help="data loading processes")
+    add("--workers", type=int, help="data loading processes (default: all cores but one)")
 
 
 def add_real_arguments(parser: argparse.ArgumentParser) -> None:

@@ -122,6 +122,7 @@ def prepare_data(
     if run.saved is not None:
         check_same_data(run.saved, record, run.checkpoint)
     train, val = make_views(samples, split, config, draw, real.samples)
+    log(f"decoded samples are kept {train.cache} (data.cache_gb)")
     root_of = {sample.key: root for root, found in by_root.items() for sample in found}
     labels = [
         (root_of[sample.key], sample.mode) for sample in train.samples if sample.key in root_of
@@ -248,9 +249,10 @@ def make_views(
     """
 
     def part(name: str) -> list[Sample]:
-        return [sample for sample in samples if sample.eye in set(split[name])]
+        eyes = set(split[name])
+        return [sample for sample in samples if sample.eye in eyes]
 
-    sigma, cache_mb = draw.junction_sigma_px, config.data.cache_mb
+    sigma, cache = draw.junction_sigma_px, config.data.make_cache()
     ranges = draw.data.used_ranges()
     train = AlignedPairs(
         [*part("train"), *real],
@@ -258,8 +260,10 @@ def make_views(
         ranges,
         draw.seed,
         sigma,
-        cache_mb,
+        cache,
         self_ranges=config.real.self_ranges,
+        packed=config.data.augment_on == "device",
+        with_aligned=False,
     )
     checks = config.validation
     whole = checks.view_geometry(config.match.long_side)
@@ -267,7 +271,7 @@ def make_views(
     # mode and data set.
     turns = number_in_its_set(split["val"])
     val = sorted(part("val"), key=lambda sample: turns[sample.eye])
-    return train, AlignedPairs(val, whole, None, checks.seed, sigma, cache_mb)
+    return train, AlignedPairs(val, whole, None, checks.seed, sigma, cache)
 
 
 def number_in_its_set(eyes: Sequence[str]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from training.batches import (
     TolerantViews,
     ViewBatches,
     batches_of_epoch,
+    count_workers,
     make_loader,
     seed_step,
     split_batch,
@@ -95,7 +96,8 @@ class Engine:
         self.batches = ViewBatches(len(task.dataset), settings, seed, *ranks, task.mixture)
         self.views = TolerantViews(task.dataset, settings.max_bad_share)
         changing = task.teaching is not None
-        self.loader = make_loader(self.views, self.batches, settings.workers, fabric, changing)
+        workers = count_workers(settings.workers, fabric)
+        self.loader = make_loader(self.views, self.batches, workers, fabric, changing)
         self.frozen = freeze_named(task.model, settings.freeze, "--freeze (train.freeze)")
         optimizer = make_optimizer(task.model, settings)
         model = task.model.to(memory_format=torch.channels_last)

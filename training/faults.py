@@ -46,7 +46,7 @@ def fetch(batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], DataFault]
             raise
         fault = (
             "a data worker was killed by the system, often for lack of memory "
-            f"({str(error).splitlines()[0]}); lower --workers or data.cache_mb"
+            f"({str(error).splitlines()[0]}); lower --workers or --batch_size"
         )
         return {}, DataFault(fault)
     return batch, DataFault(skipped=batch.pop("skipped"))

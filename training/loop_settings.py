@@ -29,7 +29,8 @@ class TrainSettings:
             of those of one epoch with the schedule "constant".
         weight_decay: of AdamW.
         max_gradient_norm: gradients with a larger L2 norm are scaled down to it.
-        workers: data loading processes.
+        workers: data loading processes; None: as :func:`training.batches.count_workers` says, all
+            cores but one.
         patience: the run stops after this many epochs without a better validation score; 0 never.
         max_bad_share: share of the samples (rounded up) that may be unreadable in an epoch before
             the run stops.
@@ -48,7 +49,7 @@ class TrainSettings:
     warmup_share: float = 0.15
     weight_decay: float = 1e-4
     max_gradient_norm: float = 1.0
-    workers: int = 2
+    workers: int | None = None
     patience: int = 0
     max_bad_share: float = 0.02
     save_seconds: float = 120.0

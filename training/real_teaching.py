@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset.aligned_pairs import AlignedPairs
 from dataset.teaching_samples import TeachingSample
-from dataset.view_sources import LANDMARKS, REGISTERED, ViewSource
+from dataset.view_sources import LANDMARKS, REGISTERED
 from loss.agreement import Agreement
 from registration.consistency import ConsistentRegistration, register_consistently
 from registration.matcher import Matcher
@@ -167,9 +167,7 @@ class RealTeaching:
             if sample.form == REGISTERED:
                 transform, tolerance = accepted[sample.key]
                 known = replace(sample, transform=transform, tolerance_file_px=tolerance)
-                # The data set keeps decoded samples, so one that is the same stays the same object.
-                if not _is_same(self.dataset.samples[index], known):
-                    self.dataset.samples[index] = known
+                self.dataset.samples[index] = known
             teaching[index] = sample
         real = mix_real(teaching, self.settings, self.root_weight, len(self.dataset))
         if real is None:
@@ -236,17 +234,6 @@ class RealTeaching:
             self.fabric,
             lambda: write_teaching_page(self.folder, self.records.records.values(), images),
         )
-
-
-def _is_same(before: ViewSource, now: TeachingSample) -> bool:
-    """Whether the sample of a pair has its transform and tolerance already."""
-    assert now.transform is not None, "an accepted pair"
-    return (
-        isinstance(before, TeachingSample)
-        and before.transform is not None
-        and before.tolerance_file_px == now.tolerance_file_px
-        and before.transform.to_dict() == now.transform.to_dict()
-    )
 
 
 def state_of(teaching: RealTeaching | None) -> dict[str, Stateful]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from dataset.aligned_pairs import DataSettings
+from dataset.aligned_pairs import FREE_SETTINGS, DataSettings
 from dataset.views import ViewGeometry
 from geometry.estimation import Plausibility
 from registration.matcher import MatchSettings
@@ -113,7 +113,7 @@ class RunConfig(ABC):
                 f"--img_size {view.img_size}: must be a multiple of {multiple} for this network."
             )
         counts = (loop.epochs, loop.batch_size, loop.views_per_sample)
-        if min(counts) < 1 or loop.workers < 0:
+        if min(counts) < 1 or (loop.workers or 0) < 0:
             raise InputError(
                 "--epoch, --batch_size and --views_per_sample must be at least 1, --workers at "
                 "least 0."
@@ -149,7 +149,8 @@ def resolve_config(
     """The config of a run: file or checkpoint, then ``--set``, then the named arguments.
 
     A new run takes ``--config`` or the default file. A resumed run takes the settings of its
-    checkpoint and must not differ from them, except in ``TrainSettings.free_settings``.
+    checkpoint and must not differ from them, except in ``TrainSettings.free_settings`` and in
+    ``dataset.aligned_pairs.FREE_SETTINGS``.
 
     Args:
         config_type: the script's subclass of :class:`RunConfig`.
@@ -203,6 +204,8 @@ def _refuse_changes(before: RunConfig, resolved: RunConfig) -> None:
     loop = before.loop
     free = {name: getattr(loop, name) for name in loop.free_settings()}
     as_saved = resolved.with_loop(replace(resolved.loop, **free))
+    kept = {name: getattr(before.data, name) for name in FREE_SETTINGS}
+    as_saved = replace(as_saved, data=replace(as_saved.data, **kept))
     changed = differences(to_plain(before), to_plain(as_saved))
     why = ""
     if as_saved.loop.epochs != loop.epochs:

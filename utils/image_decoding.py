@@ -28,6 +28,7 @@ from utils.stored_image import (
 from utils.tiff_files import is_tiff, read_tiff
 
 ORIENTATION = 274  # number of the EXIF tag
+MAX_UPRIGHT_ORIENTATION = 4  # larger ones exchange width and height
 DEEP_JPEG_FRAMES = (0xC1, 0xC3)  # extended and lossless JPEG may have more than 8 bits
 
 
@@ -65,6 +66,32 @@ def read_stored(path: str | Path) -> StoredImage:
             f"{path}: only {width} x {height} px; at least {MIN_SIDE_PX} px a side needed."
         )
     return stored
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image as :func:`read_stored` yields it.
+
+    From the header where Pillow reads it, without decoding.
+
+    Args:
+        path: of the image, with or without ``#<selector>``.
+
+    Raises:
+        InputError: see :func:`read_stored`.
+    """
+    file, _ = split_selector(path)
+    head = read_head(file)
+    if not (is_dicom(head, file) or is_oct_export(file) or is_tiff(head)):
+        try:
+            with Image.open(file) as image:
+                check_size(file, *image.size)
+                sideways = orientation_in(image) > MAX_UPRIGHT_ORIENTATION
+                width, height = reversed(image.size) if sideways else image.size
+                return height, width
+        except Image.UnidentifiedImageError:
+            pass  # a kind that another reader knows
+    height, width = read_stored(path).pixels.shape[:2]
+    return height, width
 
 
 def read_head(path: Path) -> bytes:

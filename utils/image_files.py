@@ -13,9 +13,11 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import write_bytes_atomically
 from utils.image_decoding import read_stored
-from utils.stored_image import DICOM_SUFFIXES
+from utils.stored_image import DICOM_SUFFIXES, file_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *DICOM_SUFFIXES)
+PNG_START = b"\x89PNG"
+PNG_DEPTH_BYTE = 24  # bits per channel, in the header chunk that every PNG begins with
 MIN_RANGE = 2.0 / 255.0  # an image with a smaller range of grey levels counts as blank
 
 
@@ -28,6 +30,10 @@ def stores_more_than_8_bits(path: str | Path) -> bool:
     Raises:
         InputError: unreadable image.
     """
+    with open(file_of(path), "rb") as file:
+        head = file.read(PNG_DEPTH_BYTE + 1)
+    if head.startswith(PNG_START) and len(head) > PNG_DEPTH_BYTE:
+        return head[PNG_DEPTH_BYTE] > 8
     return read_stored(path).pixels.dtype != np.uint8
 
 
