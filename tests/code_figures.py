@@ -30,6 +30,7 @@ ROOMS = (
     "registration",
     "evaluation",
     "training",
+    "review_page",
 )
 SHAPE = re.compile(r"\((?:\*?\w+|\.\.\.|\d+)(?:\s*[*/+]\s*\w+)?,[^()]*\)|\(\w+\)-shaped")
 ARRAY_TYPES = re.compile(r"\b(ndarray|Tensor|Array)\b")

@@ -1,0 +1,163 @@
+"""The review page in a browser: a batch judged by keyboard, pairs looked at, landmarks placed."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from review_helpers import running_review, write_results_folder
+
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="no Chromium on this system (`make browser` installs it where it may)",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # The sandbox needs rights that containers do not give; only pages of the tests are opened.
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def results(tmp_path, generated_root) -> Path:
+    return write_results_folder(
+        tmp_path, generated_root, ["p1", "p2", "p3", "p4", "<b>5</b>"], failed=["p3"]
+    )
+
+
+def open_page(
+    browser: Browser, address: str, viewport: dict[str, int] = WIDE
+) -> tuple[Page, list[str]]:
+    """The page, and a list that collects its console messages, exceptions and foreign requests."""
+    page, faults = browser.new_page(viewport=viewport), []
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    ours = (address, "data:", "blob:")
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(ours) else faults.append(request.url),
+    )
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    return page, faults
+
+
+def verdicts_of(results: Path) -> dict[str, tuple[str, str]]:
+    path = results / "review.csv"
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        return {row["id"]: (row["verdict"], row["note"]) for row in csv.DictReader(file)}
+
+
+def wait_for_verdicts(results: Path, expected: dict[str, tuple[str, str]]) -> None:
+    deadline = time.monotonic() + 5
+    while verdicts_of(results) != expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert verdicts_of(results) == expected
+
+
+def selected(page: Page) -> str | None:
+    return page.locator("#cards article[aria-current]").get_attribute("data-id")
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_batch_is_judged_by_keyboard_and_survives_a_crash(browser, results, viewport):
+    with running_review(results) as (address, server):
+        page, faults = open_page(browser, address, viewport)
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        shown = page.eval_on_selector_all("#cards article", "all => all.map(a => a.dataset.id)")
+        assert shown == ["p3", "p1", "p2", "p4", "<b>5</b>"], "least sure first"
+        assert page.locator("#progress").inner_text() == "0 of 5 judged"
+        page.keyboard.press("r")
+        page.keyboard.press("a")
+        page.keyboard.press("j")
+        assert selected(page) == "p4"
+        page.keyboard.press("k")
+        page.keyboard.press("n")
+        page.keyboard.type("dark, jr")
+        page.keyboard.press("Enter")
+        page.keyboard.press("u")
+        expected = {"p3": ("reject", ""), "p1": ("accept", ""), "p2": ("unsure", "dark, jr")}
+        wait_for_verdicts(results, expected)
+        assert page.locator("#progress").inner_text() == "3 of 5 judged"
+        card = page.locator("#cards article[data-id=p1] .verdict")
+        assert "accepted" in card.inner_text(), "the verdict is a word, not a colour alone"
+        assert page.locator("#cards b").count() == 5 + 3, "an id is text, never markup"
+        assert not faults
+        server.kill()
+        page.close()
+    with running_review(results) as (address, _):
+        page, faults = open_page(browser, address, viewport)
+        assert page.locator("#progress").inner_text() == "3 of 5 judged"
+        page.select_option("#filter", "open")
+        assert page.locator("#cards article").count() == 2
+        page.select_option("#filter", "all")
+        page.keyboard.press("Escape")
+        page.fill("#search", "dark")
+        assert page.locator("#cards article").count() == 1 and selected(page) == "p2"
+        assert not faults
+        page.close()
+    assert verdicts_of(results) == expected
+
+
+def test_verdicts_wait_for_a_server_that_is_away(browser, results):
+    with running_review(results) as (address, server):
+        page, _ = open_page(browser, address)
+        page.keyboard.press("a")
+        wait_for_verdicts(results, {"p3": ("accept", "")})
+        server.kill()
+        server.wait()
+        page.keyboard.press("r")
+        page.wait_for_selector("#banner:not([hidden])")
+        assert "not saved" in page.locator("#cards article[data-id=p1] .verdict").inner_text()
+        page.close(run_before_unload=False)
+
+
+def test_two_windows_do_not_overwrite_each_other(browser, results):
+    with running_review(results) as (first, _), running_review(results) as (second, _):
+        (one, faults), (other, more_faults) = open_page(browser, first), open_page(browser, second)
+        one.keyboard.press("a")
+        other.keyboard.press("j")
+        other.keyboard.press("r")
+        expected = {"p3": ("accept", ""), "p1": ("reject", "")}
+        wait_for_verdicts(results, expected)
+        # Selectors, not functions: the page forbids to evaluate text as code.
+        one.wait_for_selector("#cards article[data-id=p1][data-verdict=reject]")
+        other.wait_for_selector("#cards article[data-id=p3][data-verdict=accept]")
+        assert one.locator("#progress").inner_text() == "2 of 5 judged"
+        assert not faults and not more_faults
+        one.close()
+        other.close()
+
+
+def test_a_page_without_writing(browser, results):
+    with running_review(results, "--read_only") as (address, _):
+        page, faults = open_page(browser, address)
+        page.keyboard.press("a")
+        assert page.locator("#judge .verdicts button").first.is_disabled()
+        assert page.locator("#progress").inner_text() == "0 of 5 judged" and not faults
+        page.close()
+    assert not (results / "review.csv").exists()
