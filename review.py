@@ -1,7 +1,7 @@
 """Look at registered pairs, judge them, and place or correct landmarks, in the browser.
 
     python review.py RESULTS                    # a folder that register.py wrote
-    python review.py ROOT --fixed_role 02       # a data set of real pairs, with or without landmarks
+    python review.py ROOT --fixed_role 02       # real pairs, with landmarks or without
 
 Starts a page on this computer, prints its address and opens it. Verdicts are kept in review.csv as
 they are made. Landmarks are saved in NNN_01.txt and NNN_02.txt, and their transform in

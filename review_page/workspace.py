@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from geometry.matrices import Size
 from geometry.transforms import Transform
-from registration.registrar import Registrar
 from review_page.pair_data import (
     PairMatches,
     landmarks_version,
@@ -33,6 +32,9 @@ from review_page.rendering import (
 from review_page.review_set import ReviewItem, ReviewSet
 from review_page.verdicts import REVIEW_NAME, VerdictStore
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from registration.registrar import Registrar
 
 LATTICE_POINTS = 33  # along each side of the fixed image, of the map that links the cursors
 MAX_TRANSFORMS = 256  # kept for tiles
@@ -307,6 +309,9 @@ class Workspace:
         Raises:
             InputError: an image that cannot be used, or missing weights.
         """
+        # Imported here because it takes seconds and most reviews do not need it.
+        from registration.registrar import Registrar  # noqa: PLC0415
+
         pair = self.open(identity)
         assert pair.item.fixed is not None and pair.item.moving is not None
         with self._registering:

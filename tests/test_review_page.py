@@ -161,3 +161,84 @@ def test_a_page_without_writing(browser, results):
         assert page.locator("#progress").inner_text() == "0 of 5 judged" and not faults
         page.close()
     assert not (results / "review.csv").exists()
+
+
+def open_pair(page: Page, name: str) -> None:
+    page.locator(f"#cards article[data-id='{name}'] img").click()
+    page.wait_for_selector(f"#pair[data-ready='{name}']")
+
+
+def pixels(page: Page, pane: int = 0, layer: int = 0) -> tuple[int, float]:
+    """Size of the canvas of a layer, and the share of its pixels that are not black."""
+    return tuple(
+        page.evaluate(
+            """([pane, layer]) => {
+              const canvas = document.querySelectorAll(`#pane-${pane} .layer canvas`)[layer];
+              const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+              let lit = 0;
+              for (let i = 0; i < data.length; i += 4) if (data[i] + data[i + 1] + data[i + 2] > 30) lit += 1;
+              return [canvas.width, lit / (data.length / 4)]; }""",
+            [pane, layer],
+        )
+    )
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_a_pair_is_shown_in_every_view(browser, results, viewport):
+    with running_review(results) as (address, _):
+        page, faults = open_page(browser, address, viewport)
+        open_pair(page, "p1")
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        assert pixels(page)[1] > 0.15 and pixels(page, 1)[1] > 0.15
+        over = page.locator("#pane-0 .layer").nth(1)
+
+        def style(name: str) -> str:
+            return over.evaluate("(element, name) => getComputedStyle(element)[name]", name)
+
+        page.keyboard.press("2")
+        page.wait_for_selector("#pane-0[data-ready=true]")
+        assert "50%" in style("clipPath") and pixels(page, 0, 1)[1] > 0.15
+        page.keyboard.press(".")
+        assert "52%" in style("clipPath")
+        page.keyboard.press("4")
+        assert "conic-gradient" in style("maskImage") and style("clipPath") == "none"
+        before = style("maskSize")
+        page.keyboard.press(".")
+        assert style("maskSize") != before
+        page.keyboard.press("5")
+        assert style("mixBlendMode") == "screen"
+        page.keyboard.press("6")
+        assert style("mixBlendMode") == "difference"
+        page.keyboard.press("3")
+        page.wait_for_selector("#pane-0 .layer:nth-child(2)", state="hidden")
+        page.wait_for_selector("#pane-0 .layer:nth-child(2)", state="visible")
+        page.locator("[data-tone=fixed-brightness]").fill("2")
+        under = page.locator("#pane-0 canvas").first
+        assert "brightness(2)" in under.evaluate("element => getComputedStyle(element).filter")
+        page.keyboard.press("Escape")
+        assert page.locator("#list").is_visible() and not faults
+        page.close()
+
+
+def test_the_cursor_and_the_zoom_are_linked_in_both_frames(browser, results):
+    with running_review(results) as (address, _):
+        page, faults = open_page(browser, address)
+        open_pair(page, "p2")
+        page.keyboard.press("w")
+        page.wait_for_selector("#pane-1[data-ready=true]")
+        box = page.locator("#pane-0").bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.wheel(0, -600)
+        page.wait_for_selector("#pane-0[data-ready=true]")
+        assert pixels(page)[1] > 0.9, "zoomed into the retina"
+        marks = """() => { const canvas = document.querySelector('#pane-1 canvas.marks');
+          const {data, width} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          let n = 0, x = 0, y = 0;
+          for (let i = 3; i < data.length; i += 4) if (data[i] > 0) {
+            n += 1; x += (i >> 2) % width; y += Math.floor((i >> 2) / width); }
+          return [n, x / n / width, y / n / canvas.height]; }"""
+        page.wait_for_timeout(200)
+        count, x, y = page.evaluate(marks)
+        assert count > 10 and (x, y) == pytest.approx((0.5, 0.5), abs=0.02)
+        assert not faults
+        page.close()
