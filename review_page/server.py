@@ -22,6 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from review_page.annotating import Annotator
 from review_page.security import Guard, make_token
 from review_page.workspace import Workspace
 from utils.errors import InputError
@@ -64,7 +65,12 @@ def actions_of(workspace: Workspace) -> list[tuple[str, Callable[[dict[str, Any]
     Args:
         workspace: what it works on.
     """
+    annotator = Annotator(workspace)
     return [
+        ("propose", annotator.propose, False),
+        ("refine", annotator.refine, False),
+        ("fit", annotator.fit, False),
+        ("landmarks", annotator.save, True),
         ("verdict", lambda body: _change_verdict(workspace, body), True),
         ("register", lambda body: workspace.register(_text(body, "id")), False),
     ]

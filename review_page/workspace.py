@@ -250,7 +250,7 @@ class Workspace:
         pair = self.open(identity)
         if layer == "registered":
             image = registered_tile(
-                pair.moving, self._transform_named(name, pair), pair.fixed.size, *place
+                pair.moving, self.transform_named(name, pair), pair.fixed.size, *place
             )
         elif layer in ("fixed", "moving"):
             image = plain_tile(pair.fixed if layer == "fixed" else pair.moving, *place)
@@ -262,7 +262,16 @@ class Workspace:
             image = np.repeat(image[..., GREEN, None], 3, axis=2)
         return encode_jpeg(np.ascontiguousarray(image))
 
-    def _transform_named(self, name: str, pair: OpenPair) -> Transform:
+    def transform_named(self, name: str, pair: OpenPair) -> Transform:
+        """A transform that was described to the page.
+
+        Args:
+            name: from :meth:`describe_transform`.
+            pair: whose current transform has this name if it is no longer kept.
+
+        Raises:
+            InputError: neither kept nor current.
+        """
         with self._lock:
             kept = self._transforms.get(name)
         if kept is not None:

@@ -16,7 +16,7 @@ const KEYS = [
     ["w", "moving image in its own frame"], ["Esc", "back to the list"]]],
   ["Landmarks", [["l", "place landmarks"], ["arrows", "move the cross (Shift: one screen pixel)"], ["space", "place a point"],
     ["Enter", "take the proposed second point"], ["Tab", "other image"], ["[ ]", "select a landmark"], ["Delete", "delete it"],
-    ["z y", "undo, redo"], ["p", "snap on, off"], ["t", "kind of transform"], ["b", "with matches"], ["s", "save"]]],
+    ["z y", "undo, redo"], ["i", "snap all moving points again"], ["Alt+arrows", "move the selected landmark by a screen pixel"], ["p", "snap on, off"], ["t", "kind of transform"], ["b", "with matches"], ["s", "save"]]],
 ];
 
 const state = {
