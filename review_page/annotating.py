@@ -231,8 +231,10 @@ def second_landmarks(folder: Path, pair: OpenPair, root: Path) -> Landmarks | No
     own = tuple(
         folder / path.relative_to(root) for path in item.landmark_files if path.is_relative_to(root)
     )
-    beside = () if item.folder is None else tuple(
-        folder / item.folder.name / name for name in LANDMARK_NAMES
+    beside = (
+        ()
+        if item.folder is None
+        else tuple(folder / item.folder.name / name for name in LANDMARK_NAMES)
     )
     for paths, size in ((own, item.landmark_size), (beside, None)):
         found = read_landmarks(paths, size, *pair.sizes)

@@ -202,7 +202,9 @@ def compare_annotators(
     enough = min(len(first.fixed), len(second.fixed)) >= MIN_LANDMARKS
     if not enough:
         return result
-    transforms = [fit_landmarks(*marks, fixed_size, moving_size).transform for marks in (first, second)]
+    transforms = [
+        fit_landmarks(*marks, fixed_size, moving_size).transform for marks in (first, second)
+    ]
     points = np.vstack([first.fixed, second.fixed])
     apart = np.linalg.norm(transforms[0].map(points) - transforms[1].map(points), axis=1) * scale
     result |= {"transform_median": float(np.median(apart)), "transform_max": float(apart.max())}

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from geometry.field_of_view import erode_field
-from geometry.matrices import compose
+from geometry.matrices import compose, translation_matrix
 from geometry.points import warp_points
 from geometry.transforms import Transform
 from registration.ridges import RIDGES, ridge_strength
@@ -30,13 +30,17 @@ class SnapConstants:
     junction_reach_px: int = 7  # from a click to its junction
     junction_sigma_px: float = 2.0  # smoothing that makes junctions higher than their branches
     min_strength: float = 0.25  # smoothed ridge strength of a vessel; background is below
-    patch_radius_px: int = 18  # half the side of the patch that is compared
     search_px: int = 14  # from the expected place to the found one
-    min_correlation: float = 0.35  # of an accepted place
-    prior_sigma_px: float = 14.0  # farther places need a higher correlation
+    coarse_radius_px: int = 34  # half the side of the patch that is compared first
+    coarse_sigma_px: float = 1.5  # smoothing of both maps then; widens the peak
+    fine_radius_px: int = 26  # half the side of the patch that gives the sub-pixel place
+    fine_search_px: int = 4  # around the place that was found first
+    min_correlation: float = 0.35  # of both, of an accepted place
+    prior_sigma_px: float = 18.0  # farther places need a higher correlation
 
 
 SNAP = SnapConstants()
+MIN_DEVIATION = 1e-3  # of a ridge map, below which it counts as constant
 
 
 class RidgeImage(NamedTuple):
@@ -123,26 +127,67 @@ def locate_partner(
         transform: that is right up to a few pixels.
         point: (2,) pixels (x, y) of the source image.
     """
-    local = transform.rescaled(np.linalg.inv(source.H_image_to_working), target.H_image_to_working)
-    (place,) = source.to_working(point)
-    radius, search = SNAP.patch_radius_px, SNAP.search_px
-    reach = radius + search
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    offsets = np.stack([x, y], axis=-1).reshape(-1, 2)
-    mapped = np.nan_to_num(local.map(place + offsets), nan=-1e4).astype(np.float32)
-    mapped = mapped.reshape(2 * reach + 1, 2 * reach + 1, 2)
-    seen = cv2.remap(target.strength, mapped, None, cv2.INTER_LINEAR)
-    patch = _window(source.strength, place, radius)
-    expected = transform.map(np.asarray(point, float).reshape(1, 2))[0]
-    if patch.std() < 1e-3 or seen.std() < 1e-3:
-        return Snapped(expected, False)
-    surface = cv2.matchTemplate(seen, patch, cv2.TM_CCOEFF_NORMED)
+    point = np.asarray(point, float)
+    expected = transform.map(point.reshape(1, 2))[0]
+    search = SNAP.search_px
     y, x = np.mgrid[-search : search + 1, -search : search + 1]
     prior = np.exp(-0.5 * (x**2 + y**2) / SNAP.prior_sigma_px**2)
-    offset, height = _peak(surface * prior)
-    if offset is None or height < SNAP.min_correlation:
+    smooth = [
+        each._replace(strength=cv2.GaussianBlur(each.strength, (0, 0), SNAP.coarse_sigma_px))
+        for each in (source, target)
+    ]
+    surface = _correlate(*smooth, transform, point, SNAP.coarse_radius_px, search)
+    coarse = _place_of_peak(source, transform, point, surface * prior)
+    if coarse is None:
         return Snapped(expected, False)
-    return Snapped(transform.map(source.to_image(place + offset))[0], True)
+    # Once more around this place, with the maps as they are.
+    moved = transform.rescaled(np.eye(3), translation_matrix(coarse - expected))
+    surface = _correlate(source, target, moved, point, SNAP.fine_radius_px, SNAP.fine_search_px)
+    fine = _place_of_peak(source, moved, point, surface)
+    return Snapped(expected, False) if fine is None else Snapped(fine, True)
+
+
+def _correlate(
+    source: RidgeImage,
+    target: RidgeImage,
+    transform: Transform,
+    point: np.ndarray,
+    radius: int,
+    search: int,
+) -> np.ndarray:
+    """Normalised correlation of the patch around a point with displaced ones of the target.
+
+    Args:
+        source, target: ridge maps of both images.
+        transform: pixels of the source image to pixels of the target image.
+        point: (2,) pixels (x, y) of the source image.
+        radius: half the side of the patch, working pixels.
+        search: largest displacement, working pixels.
+
+    Returns:
+        (2 search + 1, 2 search + 1); 0 where a map is constant.
+    """
+    local = transform.rescaled(np.linalg.inv(source.H_image_to_working), target.H_image_to_working)
+    (place,) = source.to_working(point)
+    side = 2 * (radius + search) + 1
+    y, x = np.mgrid[:side, :side] - (radius + search)
+    mapped = local.map(place + np.stack([x, y], axis=-1).reshape(-1, 2))
+    mapped = np.nan_to_num(mapped, nan=-1e4).astype(np.float32).reshape(side, side, 2)
+    seen = cv2.remap(target.strength, mapped, None, cv2.INTER_LINEAR)
+    patch = _window(source.strength, place, radius)
+    if patch.std() < MIN_DEVIATION or seen.std() < MIN_DEVIATION:
+        return np.zeros((2 * search + 1, 2 * search + 1), np.float32)
+    return cv2.matchTemplate(seen, patch, cv2.TM_CCOEFF_NORMED)
+
+
+def _place_of_peak(
+    source: RidgeImage, transform: Transform, point: np.ndarray, surface: np.ndarray
+) -> np.ndarray | None:
+    """The place (2,) in the target image of the peak of a correlation; None without one."""
+    offset, height = _peak(surface)
+    if offset is None or height < SNAP.min_correlation:
+        return None
+    return transform.map(source.to_image(source.to_working(point)[0] + offset))[0]
 
 
 def _window(image: np.ndarray, centre: np.ndarray, radius: int) -> np.ndarray:

@@ -33,6 +33,14 @@ def generated_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def large_eye(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a generated eye of 512 px, whose vessels can be compared. Read only."""
+    root = tmp_path_factory.mktemp("large") / "set"
+    write_generated_set(root, 1, seed=5, size=512, progress=False)
+    return root / "1_A"
+
+
+@pytest.fixture(scope="session")
 def numbered_root(
     generated_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, np.ndarray]]:

@@ -58,12 +58,16 @@ def write_pair_of_results(
 
 
 def write_results_folder(
-    out: Path, generated_root: Path, names: Sequence[str], failed: Sequence[str] = ()
+    out: Path,
+    root: Path,
+    names: Sequence[str],
+    failed: Sequence[str] = (),
+    fixed_suffix: str = "cf",
 ) -> Path:
     """A results folder of pairs of one eye with rising confidence. Returns the folder."""
     rows = []
     for index, name in enumerate(names):
-        pair = make_pair(generated_root / "1_A", "cf", "fa_gen", 8.0 + 3 * index, 0.95)
+        pair = make_pair(root / "1_A", fixed_suffix, "fa_gen", 8.0 + 3 * index, 0.95)
         reason = "only 4 matches" if name in failed else ""
         rows.append(write_pair_of_results(out, name, pair, 0.5 + 0.1 * index, reason))
     write_table(out / "results" / RESULTS_NAME, rows)

@@ -12,7 +12,7 @@ from review_helpers import true_points, write_results_folder
 
 from dataset.real_pairs import load_real_pairs
 from geometry import apply_transform
-from geometry.matrices import affine_about
+from geometry.matrices import affine_about, translation_matrix
 from geometry.point_files import read_points
 from geometry.transform_files import read_transform
 from geometry.transforms import MatrixTransform
@@ -42,9 +42,7 @@ def landmarks(count: int, noise_px: float = 0.0) -> Landmarks:
 def test_exact_landmarks_give_the_matrix(kind):
     found = fit_page(landmarks(9), SIZE, SIZE, kind)
     points = np.array([[100.0, 100.0], [300, 200], [500, 350]])
-    np.testing.assert_allclose(
-        found.transform.map(points), true_points(H_TRUE, points), atol=1e-4
-    )
+    np.testing.assert_allclose(found.transform.map(points), true_points(H_TRUE, points), atol=1e-4)
     assert found.residuals.max() < 1e-4 and found.left_out.max() < 1e-3
 
 
@@ -132,23 +130,23 @@ def test_a_click_snaps_to_the_crossing():
     assert not away.found and away.point.tolist() == [120.0, 330.0]
 
 
-def test_the_second_place_is_found_from_a_transform_that_is_a_little_wrong(generated_root):
-    fixed, moving, H, *_ = make_pair(generated_root / "1_A", "cf", "fa_gen", 15.0, 0.95)
+@pytest.mark.slow
+def test_the_second_place_is_found_from_a_transform_that_is_a_little_wrong(large_eye):
+    fixed, moving, H, *_ = make_pair(large_eye, "cf_512", "fa_gen", 15.0, 0.95)
     pyramids = [
         make_pyramid((255 * (each if each.ndim == 3 else np.dstack([each] * 3))).astype(np.uint8))
         for each in (fixed, moving)
     ]
     ridges = [ridge_image(pyramid) for pyramid in pyramids]
-    wrong = MatrixTransform(np.array([[1.0, 0, 2.5], [0, 1, -2.0], [0, 0, 1]]) @ H)
-    rng, errors = np.random.default_rng(5), []
-    for point in rng.uniform([60, 50], [140, 120], (30, 2)):
+    wrong = MatrixTransform(translation_matrix((4.0, -5.0)) @ H)
+    errors = []
+    for point in np.random.default_rng(5).uniform([130, 130], [380, 350], (40, 2)):
         start = snap_to_junction(ridges[0], point)
-        if not start.found:
-            continue
         located = locate_partner(*ridges, wrong, start.point)
-        if located.found:
+        if start.found and located.found:
             errors.append(np.linalg.norm(located.point - true_points(H, start.point[None])[0]))
-    assert len(errors) >= 8 and np.median(errors) < 0.7 and np.mean(np.array(errors) < 1.5) > 0.8
+    assert len(errors) >= 12 and np.median(errors) < 0.6
+    assert np.mean(np.array(errors) < 1.5) > 0.9
 
 
 # --- saving ---------------------------------------------------------------------------------------

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import make_pair
 from playwright.sync_api import Browser, Page, sync_playwright
-from review_helpers import running_review, write_results_folder
+from review_helpers import running_review, true_points, write_results_folder
+
+from geometry.point_files import read_points
+from geometry.transform_files import read_transform
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 CHROMIUM = next(
@@ -242,3 +248,105 @@ def test_the_cursor_and_the_zoom_are_linked_in_both_frames(browser, results):
         assert count > 10 and (x, y) == pytest.approx((0.5, 0.5), abs=0.02)
         assert not faults
         page.close()
+
+
+def click_at(page: Page, pane: int, point: list[float], size: tuple[int, int]) -> None:
+    """Click an image pixel in a pane that shows its whole image (width, height)."""
+    box = page.locator(f"#pane-{pane}").bounding_box()
+    scale = min(box["width"] / size[0], box["height"] / size[1])
+    page.mouse.click(
+        box["x"] + box["width"] / 2 + (point[0] - (size[0] - 1) / 2) * scale,
+        box["y"] + box["height"] / 2 + (point[1] - (size[1] - 1) / 2) * scale,
+    )
+
+
+def settle(page: Page, marks: int, pending: bool) -> None:
+    state = f"[data-marks='{marks}'][data-pending='{str(pending).lower()}'][data-busy=false]"
+    page.wait_for_selector(f"#landmarks{state}")
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_three_clicks_rescue_a_failed_pair(browser, results, generated_root, viewport):
+    fixed, moving, H, *_ = make_pair(generated_root / "1_A", "cf", "fa_gen", 14.0, 0.95)
+    sizes = [image.shape[1::-1] for image in (fixed, moving)]
+    places = np.array([[60.0, 60.0], [130.0, 60.0], [95.0, 120.0]])
+    with running_review(results) as (address, _):
+        page, faults = open_page(browser, address, viewport)
+        open_pair(page, "p3")
+        assert "only 4 matches" in page.locator("#pair-status").inner_text()
+        page.keyboard.press("l")
+        page.keyboard.press("p")
+        settle(page, 0, False)
+        for count, (first, second) in enumerate(zip(places, true_points(H, places), strict=True)):
+            click_at(page, 0, first, sizes[0])
+            settle(page, count, True)
+            # With a transform, the right pane follows the left one and shows another part.
+            if count < 2:
+                click_at(page, 1, second, sizes[1])
+            else:
+                assert "proposed" in page.locator("#pair-status").inner_text()
+                page.keyboard.press("Enter")
+            settle(page, count + 1, False)
+        assert "Left-out error: not measurable" in page.locator("#fit").inner_text()
+        page.keyboard.press("s")
+        page.wait_for_selector("#landmarks[data-saved='3']")
+        shown = page.evaluate("async () => (await (await fetch('api/pair?id=p3')).json())")
+        page.keyboard.press("Escape")
+        page.keyboard.press("Escape")
+        assert "by landmarks" in page.locator("#cards article[data-id=p3]").inner_text()
+        assert not faults
+        page.close()
+    path = results / "p3" / "transform.json"
+    saved = read_transform(path).fix_to_mov
+    np.testing.assert_array_equal(saved.approximate_matrix(), shown["transform"]["matrix"])
+    # Screen pixels are larger than half an image pixel here: clicks are accurate to that.
+    assert np.abs(saved.map(places) - true_points(H, places)).max() < 6
+    assert json.loads(path.read_text())["source"] == "manual"
+
+
+def test_eight_landmarks_are_placed_by_keyboard_with_snapping(browser, large_eye, tmp_path):
+    results = write_results_folder(tmp_path, large_eye.parent, ["a", "b"], fixed_suffix="cf_512")
+    fixed, moving, H, *_ = make_pair(large_eye, "cf_512", "fa_gen", 8.0, 0.95)
+    path = results / "a" / "transform.json"
+    content = json.loads(path.read_text())
+    for row, shift in ((0, 4.0), (1, -4.0)):
+        content["fix_to_mov"]["H_fix_to_mov"][row][2] += shift
+    path.write_text(json.dumps(content))
+    with running_review(results) as (address, _):
+        page, faults = open_page(browser, address)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#pair[data-ready=a]")
+        page.keyboard.press("l")
+        settle(page, 0, False)
+        count = 0
+        for steps in (("Up", 6), ("Left", 8), ("Down", 5), ("Down", 6), ("Right", 7), ("Right", 8),
+                      ("Up", 5), ("Up", 7), ("Left", 4), ("Down", 3), ("Left", 9), ("Down", 6)):  # fmt: skip
+            for _ in range(steps[1]):
+                page.keyboard.press(f"Arrow{steps[0]}")
+            page.keyboard.press("Space")
+            settle(page, count, True)
+            text = page.locator("#pair-status").inner_text()
+            if "snapped to a junction" in text and "vessels agree" in text:
+                page.keyboard.press("Enter")
+                count += 1
+                settle(page, count, False)
+            else:
+                page.keyboard.press("Escape")
+                settle(page, count, False)
+                page.keyboard.press("Tab")
+            if count == 8:
+                break
+        assert count == 8
+        page.keyboard.press("z")
+        settle(page, 7, False)
+        page.keyboard.press("y")
+        settle(page, 8, False)
+        page.keyboard.press("s")
+        page.wait_for_selector("#landmarks[data-saved='8']")
+        assert not faults
+        page.close()
+    points = [read_points(results / "a" / f"001_0{role}.txt", 2) for role in (1, 2)]
+    errors = np.linalg.norm(true_points(H, points[0]) - points[1], axis=1)
+    assert len(errors) == 8 and errors.max() < 1.5
+    saved = read_transform(path).fix_to_mov
+    assert np.abs(saved.map(points[0]) - true_points(H, points[0])).max() < 1.5

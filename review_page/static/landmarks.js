@@ -14,6 +14,7 @@ export class Landmarks {
     this.root = document.getElementById("landmarks");
     this.active = false;
     this.work = Promise.resolve();
+    this.root.dataset.busy = "false";
     this.snap = true;
     this.withMatches = false;
     this.kind = "auto";
