@@ -9,10 +9,10 @@ From Python (examples/from_python.py):
     result = Registrar("save/cffa/demo/best.pth").register("cf.png", "fa.png")
     result.status, result.matrix, result.matches, result.warp(), result.plot()
 
-Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, and
-DIR/results.csv. ``--export`` adds transform.tfm for ITK and the matches as CSV or NumPy. The matrix
-``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), of the original images
-(geometry/__init__.py).
+Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, DIR/results.csv
+and DIR/report.html. ``--review`` then opens the page of review.py. ``--export`` adds transform.tfm
+for ITK and the matches as CSV or NumPy. The matrix ``H_fix_to_mov`` takes fixed pixels to moving
+pixels, (x, y), of the original images (geometry/__init__.py).
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from registration.pair_tables import (
 )
 from registration.registrar import Registrar, Result
 from registration.transform_choice import TRANSFORMS
+from review_page.report_page import REPORT_NAME, write_batch_report
+from review_page.server import review
+from review_page.verdicts import REVIEW_NAME
 from utils.device import DEVICES
 from utils.errors import InputError, run_script
 from utils.files import check_writable
@@ -77,7 +80,7 @@ def process_row(
 
 
 def _check_id(row: PairToRegister, out: Path, seen: set[str]) -> None:
-    if not is_plain_name(row.id) or row.id.casefold() == RESULTS_NAME:
+    if not is_plain_name(row.id) or row.id.casefold() in (RESULTS_NAME, REPORT_NAME, REVIEW_NAME):
         raise InputError(f"id {row.id!r} is not a plain name; it becomes a folder below {out}.")
     if row.id.casefold() in seen:
         raise InputError(f"id {row.id} occurs twice; the first row keeps it.")
@@ -151,6 +154,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} ({kind})" for kind, name in EXPORTS.items()),
     )
     parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument(
+        "--review",
+        action="store_true",
+        help="then open the page on which the pairs are judged (as review.py); keeps the matches",
+    )
     return parser
 
 
@@ -163,6 +171,8 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.pairs) == bool(args.fixed) or bool(args.fixed) != bool(args.moving):
         parser.error("give either FIXED and MOVING, or --pairs CSV")
+    if args.review and "numpy" not in args.export:
+        args.export.append("numpy")  # the page shows the matches
     if args.pairs:
         rows = read_pairs(args.pairs)
     else:
@@ -182,6 +192,10 @@ def main() -> None:
         tqdm.write(f"{row.id}: {record['status']}{reason}")
     n_ok = sum(record["status"] == "ok" for record in records)
     print(f"{n_ok} of {len(records)} pairs registered; see {out / RESULTS_NAME}")
+    page = write_batch_report(out)
+    print(f"{page}: the pairs, least sure first; to judge and correct them: python review.py {out}")
+    if args.review:
+        review(out)
 
 
 if __name__ == "__main__":

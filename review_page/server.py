@@ -23,6 +23,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from review_page.annotating import Annotator
+from review_page.exports import accepted_csv, contact_sheet, flicker
+from review_page.report_page import supplement
+from review_page.review_set import open_review_set
 from review_page.security import Guard, make_token
 from review_page.workspace import Workspace
 from utils.errors import InputError
@@ -51,6 +54,7 @@ def make_app(workspace: Workspace, token: str, hosts: set[str], read_only: bool)
         Route("/api/thumbnail", answering(lambda request: _thumbnail(workspace, request))),
         Route("/api/pair", answering(lambda request: workspace.describe_pair(_id(request)))),
         Route("/api/tile", answering(lambda request: _tile(workspace, request))),
+        Route("/api/export/{name}", answering(lambda request: _export(workspace, request))),
         *(
             Route(f"/api/{name}", posting(action, writes and read_only), methods=["POST"])
             for name, action, writes in actions_of(workspace)
@@ -156,6 +160,27 @@ def _tile(workspace: Workspace, request: Request) -> Response:
     return Response(data, media_type="image/jpeg", headers=KEEP)
 
 
+def _export(workspace: Workspace, request: Request) -> Response:
+    name = request.path_params["name"]
+    if name == "accepted.csv":
+        content: str | bytes = accepted_csv(workspace)
+        media = "text/csv"
+    elif name == "supplement.html":
+        # Offered as a download: its scripts must not run with the rights of this page.
+        content, media = supplement(workspace), "application/octet-stream"
+    elif name in ("contact_sheet.pdf", "contact_sheet.png"):
+        kind = name.rsplit(".", 1)[1]
+        content = contact_sheet(workspace, kind)
+        media = {"pdf": "application/pdf", "png": "image/png"}[kind]
+    elif name in ("flicker.gif", "flicker.webp"):
+        kind = name.rsplit(".", 1)[1]
+        content, media = flicker(workspace, _id(request), kind), f"image/{kind}"
+    else:
+        return PlainTextResponse("no such export", 404)
+    headers = {**FRESH, "Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media, headers=headers)
+
+
 def _id(request: Request) -> str:
     return request.query_params.get("id", "")
 
@@ -220,3 +245,13 @@ def serve(workspace: Workspace, host: str, port: int, read_only: bool, open_brow
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def review(results: Path) -> None:
+    """Open the page on a results folder, as review.py does without options.
+
+    Args:
+        results: folder that register.py wrote.
+    """
+    workspace = Workspace(open_review_set(results))
+    serve(workspace, LOCAL_HOST, 0, read_only=False, open_browser=True)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from review_helpers import write_results_folder, write_table
 from starlette.testclient import TestClient
 
 from geometry.curved_transforms import QuadraticTransform, unit_frame
 from geometry.rasters import register_onto_fixed
+from geometry.transform_files import read_transform
 from geometry.transforms import MatrixTransform
-from registration.pair_tables import RESULT_COLUMNS
+from registration.pair_tables import MATRIX_COLUMNS, RESULT_COLUMNS
 from review_page.rendering import (
     TILE_PX,
     BoundedCache,
@@ -24,6 +29,7 @@ from review_page.rendering import (
     plain_tile,
     registered_tile,
 )
+from review_page.report_page import write_batch_report
 from review_page.review_set import ReviewOptions, open_review_set
 from review_page.server import make_app
 from review_page.verdicts import Verdict, VerdictStore
@@ -302,3 +308,60 @@ def test_pairs_are_listed_with_their_verdicts(results):
     found = client.get("api/pairs").json()
     assert [pair["id"] for pair in found["pairs"]] == ["p1", "p2", "p3"]
     assert found["verdicts"] == {"p1": ["accept", "clear"]} and not found["read_only"]
+
+
+# --- exports --------------------------------------------------------------------------------------
+
+
+def test_accepted_pairs_are_exported_with_their_matrices(results):
+    client, workspace = client_of(results)
+    refused = client.get("api/export/accepted.csv")
+    assert refused.status_code == 422 and "accept" in refused.json()["error"]
+    workspace.verdicts.change("p1", "accept", "clear, sharp")
+    workspace.verdicts.change("p3", "reject")
+    rows = list(csv.DictReader(io.StringIO(client.get("api/export/accepted.csv").text)))
+    assert [(row["id"], row["note"], row["kind"]) for row in rows] == [
+        ("p1", "clear, sharp", "affine")
+    ]
+    saved = read_transform(results / "p1" / "transform.json").fix_to_mov.approximate_matrix()
+    values = [float(rows[0][name]) for name in MATRIX_COLUMNS]
+    np.testing.assert_array_equal(np.reshape(values, (3, 3)), saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("contact_sheet.pdf", b"%PDF"),
+        ("contact_sheet.png", b"\x89PNG"),
+        ("flicker.gif", b"GIF8"),
+        ("flicker.webp", b"RIFF"),
+    ],
+)
+def test_pictures_are_exported(results, name, start):
+    client, workspace = client_of(results)
+    for identity in ("p1", "p2", "p3"):
+        workspace.verdicts.change(identity, "accept")
+    answer = client.get(f"api/export/{name}", params={"id": "p1"})
+    assert answer.status_code == 200 and answer.content.startswith(start)
+    assert name in answer.headers["content-disposition"]
+    if name.startswith("flicker"):
+        with Image.open(io.BytesIO(answer.content)) as animation:
+            assert animation.n_frames == 2
+        assert client.get(f"api/export/{name}", params={"id": "p2"}).status_code == 422
+
+
+def test_the_supplement_needs_no_server_and_escapes_names(results):
+    client, workspace = client_of(results)
+    workspace.verdicts.change("p1", "accept", "<script>alert(1)</script>")
+    page = client.get("api/export/supplement.html").text
+    assert "data:image/jpeg" in page and "<script>alert(1)" not in page
+    assert "<strong>p1" in page and "<strong>p3" not in page
+    assert not re.search(r"(src|href)=.?https?:", page)
+
+
+def test_a_batch_has_a_report_with_the_least_sure_first(results):
+    page = write_batch_report(results).read_text()
+    shown = re.findall(r"<strong>(p\d)</strong>", page)
+    assert shown == ["p2", "p1", "p3"] and "only 4 matches" in page
+    cases = json.loads(re.search(r'id="cases">(.*?)</script>', page)[1])
+    assert [case["id"] for case in cases] == ["p1", "p3"], "a failed pair has no registered image"

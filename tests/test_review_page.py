@@ -180,10 +180,12 @@ def pixels(page: Page, pane: int = 0, layer: int = 0) -> tuple[int, float]:
         page.evaluate(
             """([pane, layer]) => {
               const canvas = document.querySelectorAll(`#pane-${pane} .layer canvas`)[layer];
-              const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+              const {width, height} = canvas;
+              const {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
               let lit = 0;
-              for (let i = 0; i < data.length; i += 4) if (data[i] + data[i + 1] + data[i + 2] > 30) lit += 1;
-              return [canvas.width, lit / (data.length / 4)]; }""",
+              for (let i = 0; i < data.length; i += 4)
+                if (data[i] + data[i + 1] + data[i + 2] > 30) lit += 1;
+              return [width, lit / (width * height)]; }""",
             [pane, layer],
         )
     )
@@ -238,11 +240,12 @@ def test_the_cursor_and_the_zoom_are_linked_in_both_frames(browser, results):
         page.wait_for_selector("#pane-0[data-ready=true]")
         assert pixels(page)[1] > 0.9, "zoomed into the retina"
         marks = """() => { const canvas = document.querySelector('#pane-1 canvas.marks');
-          const {data, width} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const {width, height} = canvas;
+          const {data} = canvas.getContext('2d').getImageData(0, 0, width, height);
           let n = 0, x = 0, y = 0;
           for (let i = 3; i < data.length; i += 4) if (data[i] > 0) {
             n += 1; x += (i >> 2) % width; y += Math.floor((i >> 2) / width); }
-          return [n, x / n / width, y / n / canvas.height]; }"""
+          return [n, x / n / width, y / n / height]; }"""
         page.wait_for_timeout(200)
         count, x, y = page.evaluate(marks)
         assert count > 10 and (x, y) == pytest.approx((0.5, 0.5), abs=0.02)
@@ -319,10 +322,10 @@ def test_eight_landmarks_are_placed_by_keyboard_with_snapping(browser, large_eye
         page.keyboard.press("l")
         settle(page, 0, False)
         count = 0
-        for steps in (("Up", 6), ("Left", 8), ("Down", 5), ("Down", 6), ("Right", 7), ("Right", 8),
-                      ("Up", 5), ("Up", 7), ("Left", 4), ("Down", 3), ("Left", 9), ("Down", 6)):  # fmt: skip
-            for _ in range(steps[1]):
-                page.keyboard.press(f"Arrow{steps[0]}")
+        for way, steps in zip("ULDDRRUULDLD", (6, 8, 5, 6, 7, 8, 5, 7, 4, 3, 9, 6), strict=True):
+            arrow = {"U": "Up", "D": "Down", "L": "Left", "R": "Right"}[way]
+            for _ in range(steps):
+                page.keyboard.press(f"Arrow{arrow}")
             page.keyboard.press("Space")
             settle(page, count, True)
             text = page.locator("#pair-status").inner_text()

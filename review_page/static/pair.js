@@ -62,12 +62,15 @@ export class PairView {
         input.addEventListener("input", () => this.arrange());
         return input;
       });
-      return {name, sliders, label: make("label", {}, `${name}: ☀`, sliders[0], "◐", sliders[1])};
+      return {name, sliders, label: make("label", {class: "tone"}, `${name}: ☀`, sliders[0], "◐", sliders[1])};
     });
-    const reset = make("button", {type: "button"}, "reset tones");
+    const reset = make("button", {type: "button", class: "tone"}, "reset tones");
     reset.addEventListener("click", () => { this.tones.forEach(({sliders}) => sliders.forEach((input) => { input.value = 1; })); this.arrange(); });
     this.flickerLinks = ["gif", "webp"].map((kind) => make("a", {class: "export-flicker", download: ""}, `flicker.${kind}`));
-    document.getElementById("settings").append(this.amountLabel, ...this.tones.map(({label}) => label), reset, ...this.flickerLinks);
+    // On a narrow screen the tones are behind a button, so that both images are seen.
+    const settings = document.getElementById("settings"), show = make("button", {type: "button", class: "show-tones", "aria-expanded": "false"}, "tones");
+    show.addEventListener("click", () => { show.setAttribute("aria-expanded", String(settings.classList.toggle("open"))); });
+    settings.append(this.amountLabel, show, ...this.tones.map(({label}) => label), reset, ...this.flickerLinks);
   }
 
   async open(id) {
@@ -200,6 +203,7 @@ export class PairView {
     if (this.landmarks.active) this.landmarks.setActive(false);
     this.view = name;
     this.stopped = false;
+    this.viewButtons.find((button) => button.dataset.view === name).scrollIntoView({block: "nearest", inline: "nearest"});
     this.arrange();
     this.resized();
   }
