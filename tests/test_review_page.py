@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import make_pair
@@ -17,6 +19,7 @@ from review_helpers import running_review, true_points, write_results_folder
 
 from geometry.point_files import read_points
 from geometry.transform_files import read_transform
+from review_page.report_page import write_batch_report
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 CHROMIUM = next(
@@ -322,7 +325,7 @@ def test_eight_landmarks_are_placed_by_keyboard_with_snapping(browser, large_eye
         page.keyboard.press("l")
         settle(page, 0, False)
         count = 0
-        for way, steps in zip("ULDDRRUULDLD", (6, 8, 5, 6, 7, 8, 5, 7, 4, 3, 9, 6), strict=True):
+        for way, steps in zip("ULDDRRUULDLDRRUL", 4 * (6, 8, 5, 7), strict=True):
             arrow = {"U": "Up", "D": "Down", "L": "Left", "R": "Right"}[way]
             for _ in range(steps):
                 page.keyboard.press(f"Arrow{arrow}")
@@ -353,3 +356,83 @@ def test_eight_landmarks_are_placed_by_keyboard_with_snapping(browser, large_eye
     assert len(errors) == 8 and errors.max() < 1.5
     saved = read_transform(path).fix_to_mov
     assert np.abs(saved.map(points[0]) - true_points(H, points[0])).max() < 1.5
+
+
+def test_opening_is_fast(browser, large_eye, tmp_path, record_property, capsys):
+    """Times of a pair of 4,000 px and of 2,000 pairs; reported, because machines differ."""
+    results = write_results_folder(tmp_path, large_eye.parent, ["big"], fixed_suffix="cf_512")
+    factor = 8
+    path = results / "big" / "transform.json"
+    content = json.loads(path.read_text())
+    for role in ("fixed", "moving"):
+        image = cv2.imread(content[role]["path"])
+        large = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(content[role]["path"], large)
+        content[role] |= {"height": large.shape[0], "width": large.shape[1]}
+    H = np.array(content["fix_to_mov"]["H_fix_to_mov"])
+    scale = np.diag([factor, factor, 1.0])
+    content["fix_to_mov"]["H_fix_to_mov"] = (scale @ H @ np.linalg.inv(scale)).tolist()
+    path.write_text(json.dumps(content))
+    with (results / "results.csv").open("a") as table:
+        for index in range(1999):
+            (results / f"n{index}").mkdir()
+            shutil.copy(path, results / f"n{index}")
+            table.write(f"n{index},ok,,0.{index % 900 + 99}" + "," * 13 + "A\n")
+    with running_review(results) as (address, _):
+        started = time.monotonic()
+        page, faults = open_page(browser, address)
+        batch_seconds = time.monotonic() - started
+        assert page.locator("#cards article").count() == 2000
+        page.evaluate("location.hash = 'big'")
+        page.goto("about:blank")
+        page.goto(f"{address}#big")
+        page.wait_for_selector("#pair[data-ready=big]", timeout=120_000)
+        pair_ms = int(page.get_attribute("#pair", "data-milliseconds"))
+        page.keyboard.press("x")
+        started = time.monotonic()
+        page.wait_for_selector("#pane-0[data-ready=true]")
+        page.wait_for_selector("#pane-1[data-ready=true]")
+        zoom_seconds = time.monotonic() - started
+        assert not faults
+        page.close()
+    measured = {
+        "batch_of_2000_pairs_s": round(batch_seconds, 2),
+        "pair_of_4000_px_ms": pair_ms,
+        "zoom_to_its_pixels_s": round(zoom_seconds, 2),
+    }
+    for name, value in measured.items():
+        record_property(name, value)
+    with capsys.disabled():
+        print(f"\n{measured} at a load of {os.getloadavg()[0]:.1f}")
+
+
+def test_a_second_annotator_is_compared_on_the_page(browser, numbered_root, tmp_path):
+    root, second = tmp_path / "set", tmp_path / "second"
+    shutil.copytree(numbered_root[0], root)
+    shutil.copytree(numbered_root[0], second)
+    with running_review(root, "--second", second) as (address, _):
+        page, faults = open_page(browser, address)
+        open_pair(page, "1_1_001")
+        page.keyboard.press("l")
+        settle(page, 8, False)
+        page.wait_for_selector("#fit:has-text('8 places in common')")
+        assert "Worst: landmark" in page.locator("#fit").inner_text()
+        page.keyboard.press("]")
+        page.keyboard.press("Delete")
+        settle(page, 7, False)
+        page.keyboard.press("z")
+        settle(page, 8, False)
+        assert not faults
+        page.close()
+
+
+def test_the_report_of_a_batch_works_without_a_server(browser, results):
+    page, faults = browser.new_page(viewport=PHONE), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(write_batch_report(results).as_uri())
+    page.keyboard.press("n")
+    assert page.locator("#caption").inner_text().startswith("p2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    assert page.locator(".stage .over").evaluate("image => image.naturalWidth") > 0
+    assert not faults
+    page.close()
