@@ -155,5 +155,6 @@ def write_pictures(folder: Path, fixed: Pyramid, moving: Pyramid, fit: PageFit) 
     """
     registered = resample(moving, fit.transform, np.eye(3), fixed.size)
     write_image(folder / "registered.png", registered)
-    pair = (image / np.float32(255.0) for image in (fixed.levels[0], registered))
-    write_image(folder / "checkerboard.png", checkerboard(*pair))
+    unit = np.float32(255.0)
+    board = checkerboard(fixed.levels[0] / unit, registered / unit)
+    write_image(folder / "checkerboard.png", board)

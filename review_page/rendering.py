@@ -266,7 +266,8 @@ def resample(
     # NaN and far places alike are outside of the source.
     outside = -2.0 * max(source.shape)
     places = np.nan_to_num(local.dense_map(out_size), nan=outside)
-    return cv2.remap(source, places, None, cv2.INTER_LINEAR)
+    columns, rows = (np.ascontiguousarray(places[..., axis]) for axis in range(2))
+    return cv2.remap(source, columns, rows, cv2.INTER_LINEAR)
 
 
 def registered_small(
@@ -314,8 +315,8 @@ def draw_thumbnail(fixed: Pyramid, moving: Pyramid, transform: Transform | None)
         (h, w, 3) uint8.
     """
     if transform is not None:
-        pair = registered_small(fixed, moving, transform, THUMBNAIL_PX)
-        return checkerboard(*(image / np.float32(255.0) for image in pair))
+        first, second = registered_small(fixed, moving, transform, THUMBNAIL_PX)
+        return checkerboard(first / np.float32(255.0), second / np.float32(255.0))
     halves = [small(pyramid, THUMBNAIL_PX // 2) for pyramid in (fixed, moving)]
     canvas = np.zeros((max(half.shape[0] for half in halves), THUMBNAIL_PX, 3), np.uint8)
     for index, half in enumerate(halves):

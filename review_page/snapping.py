@@ -132,11 +132,13 @@ def locate_partner(
     search = SNAP.search_px
     y, x = np.mgrid[-search : search + 1, -search : search + 1]
     prior = np.exp(-0.5 * (x**2 + y**2) / SNAP.prior_sigma_px**2)
-    smooth = [
+    smooth_source, smooth_target = (
         each._replace(strength=cv2.GaussianBlur(each.strength, (0, 0), SNAP.coarse_sigma_px))
         for each in (source, target)
-    ]
-    surface = _correlate(*smooth, transform, point, SNAP.coarse_radius_px, search)
+    )
+    surface = _correlate(
+        smooth_source, smooth_target, transform, point, SNAP.coarse_radius_px, search
+    )
     coarse = _place_of_peak(source, transform, point, surface * prior)
     if coarse is None:
         return Snapped(expected, False)
@@ -172,8 +174,9 @@ def _correlate(
     side = 2 * (radius + search) + 1
     y, x = np.mgrid[:side, :side] - (radius + search)
     mapped = local.map(place + np.stack([x, y], axis=-1).reshape(-1, 2))
-    mapped = np.nan_to_num(mapped, nan=-1e4).astype(np.float32).reshape(side, side, 2)
-    seen = cv2.remap(target.strength, mapped, None, cv2.INTER_LINEAR)
+    mapped = np.nan_to_num(mapped, nan=-1e4).astype(np.float32)
+    columns, rows = (np.ascontiguousarray(mapped[:, axis]).reshape(side, side) for axis in (0, 1))
+    seen = cv2.remap(target.strength, columns, rows, cv2.INTER_LINEAR)
     patch = _window(source.strength, place, radius)
     if patch.std() < MIN_DEVIATION or seen.std() < MIN_DEVIATION:
         return np.zeros((2 * search + 1, 2 * search + 1), np.float32)

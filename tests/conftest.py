@@ -17,6 +17,8 @@ from helpers import (
     write_numbered_pair,
     write_points,
 )
+from playwright.sync_api import Browser, sync_playwright
+from review_helpers import CHROMIUM
 
 from geometry.matrices import resize_matrix
 from geometry.points import warp_points
@@ -137,3 +139,13 @@ def new_run(tiny_config: Path, tmp_path: Path) -> Callable[..., tuple[list, Path
         return [*options.split(), *more], save / "cffa" / "run"
 
     return arguments
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, for the tests of the review page."""
+    with sync_playwright() as playwright:
+        # The sandbox needs rights that containers do not give; only pages of the tests are opened.
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()

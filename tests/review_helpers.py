@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,17 @@ from pathlib import Path
 
 import numpy as np
 from helpers import make_pair
+from playwright.sync_api import Browser, Page
 
 from geometry.matrices import size_of_image
 from geometry.transforms import MatrixTransform
 from registration.pair_tables import RESULT_COLUMNS, RESULTS_NAME
 from utils.image_files import write_image
 
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -108,3 +114,30 @@ def running_review(folder: Path, *options: object) -> Iterator[tuple[str, subpro
 def true_points(H_fix_to_mov: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Moving pixels of fixed pixels (N, 2) under a matrix (3, 3)."""
     return MatrixTransform(H_fix_to_mov).map(points)
+
+
+def open_page(
+    browser: Browser, address: str, viewport: dict[str, int] = WIDE
+) -> tuple[Page, list[str]]:
+    """The page, and a list that collects its console messages, exceptions and foreign requests."""
+    page, faults = browser.new_page(viewport=viewport), []
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    ours = (address, "data:", "blob:")
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(ours) else faults.append(request.url),
+    )
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    return page, faults
+
+
+def open_pair(page: Page, name: str) -> None:
+    page.locator(f"#cards article[data-id='{name}'] img").click()
+    page.wait_for_selector(f"#pair[data-ready='{name}']")

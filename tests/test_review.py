@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_main
 from PIL import Image
 from review_helpers import write_results_folder, write_table
 from starlette.testclient import TestClient
 
+import register
 from geometry.curved_transforms import QuadraticTransform, unit_frame
 from geometry.rasters import register_onto_fixed
 from geometry.transform_files import read_transform
@@ -365,3 +367,18 @@ def test_a_batch_has_a_report_with_the_least_sure_first(results):
     assert shown == ["p2", "p1", "p3"] and "only 4 matches" in page
     cases = json.loads(re.search(r'id="cases">(.*?)</script>', page)[1])
     assert [case["id"] for case in cases] == ["p1", "p3"], "a failed pair has no registered image"
+
+
+def test_register_ends_with_the_report_and_on_request_with_the_page(
+    tmp_path, monkeypatch, generated_root, untrained_weights, capsys
+):
+    fixed, moving = (generated_root / "1_A" / f"1_A_{name}.png" for name in ("cf", "fa_gen"))
+    opened: list[Path] = []
+    monkeypatch.setattr(register, "review", opened.append)
+    out = tmp_path / "out"
+    arguments = (fixed, moving, "--out", out, "--weights", untrained_weights)
+    run_main(register, monkeypatch, *arguments)
+    assert not opened and "review.py" in capsys.readouterr().out
+    assert "1_A_cf_1_A_fa_gen" in (out / "report.html").read_text()
+    run_main(register, monkeypatch, *arguments, "--review")
+    assert opened == [out] and (out / "1_A_cf_1_A_fa_gen" / "matches.npz").is_file()
