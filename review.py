@@ -50,7 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--weights", metavar="FILE", type=Path, help="checkpoint for pairs registered on request")
     add("--read_only", action="store_true", help="nothing can be saved")
     add("--host", default=LOCAL_HOST, help=f"address to listen on (default {LOCAL_HOST})")
-    add("--port", default=0, type=int, help="port to listen on (default: any free one)")
+    add("--port", type=int, help="port to listen on (default: 8765, or any free one)")
     add("--no_browser", action="store_true", help="print the address, do not open it")
     return parser
 

@@ -32,6 +32,8 @@ from utils.errors import InputError
 
 STATIC = Path(__file__).resolve().parent / "static"
 LOCAL_HOST = "127.0.0.1"
+# Tried first: a browser keeps what is not saved by the port. Any free one if it is taken.
+USUAL_PORT = 8765
 KEEP = {"Cache-Control": "private, max-age=86400, immutable"}  # the address changes with it
 FRESH = {"Cache-Control": "no-store"}
 Handler = Callable[[Request], Awaitable[Response]]
@@ -207,6 +209,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()
     except OSError as error:
         listening.close()
         raise InputError(
@@ -215,20 +218,37 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(workspace: Workspace, host: str, port: int, read_only: bool, open_browser: bool) -> None:
+def open_usual_socket(host: str) -> socket.socket:
+    """Listen on the usual port, or on any free one while it is taken.
+
+    Args:
+        host: name or number of the address.
+
+    Raises:
+        InputError: the address cannot be used.
+    """
+    try:
+        return open_socket(host, USUAL_PORT)
+    except InputError:  # taken, as a rule by another page; a wrong host is refused below
+        return open_socket(host, 0)
+
+
+def serve(
+    workspace: Workspace, host: str, port: int | None, read_only: bool, open_browser: bool
+) -> None:
     """Serve the page until Ctrl-C; its address is printed first.
 
     Args:
         workspace: what it works on.
         host: address to listen on.
-        port: to listen on; 0 for any free one.
+        port: to listen on; None for the usual one, or another that is free.
         read_only: whether nothing can be saved.
         open_browser: whether to open the page in a browser.
 
     Raises:
         InputError: the address cannot be used.
     """
-    listening = open_socket(host, port)
+    listening = open_socket(host, port) if port is not None else open_usual_socket(host)
     port = listening.getsockname()[1]
     token = make_token()
     hosts = {f"{name}:{port}" for name in ({host, "localhost"} if host == LOCAL_HOST else {host})}
@@ -254,4 +274,4 @@ def review(results: Path) -> None:
         results: folder that register.py wrote.
     """
     workspace = Workspace(open_review_set(results))
-    serve(workspace, LOCAL_HOST, 0, read_only=False, open_browser=True)
+    serve(workspace, LOCAL_HOST, None, read_only=False, open_browser=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -212,3 +213,33 @@ def test_a_second_annotator_is_compared_on_the_page(browser, numbered_root, tmp_
         settle(page, 8, False)
         assert not faults
         page.close()
+
+
+def test_landmarks_that_are_not_saved_survive_the_end_of_the_server(browser, results):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = browser.new_context(viewport=WIDE)
+    with running_review(results, "--port", port) as (address, server):
+        page = context.new_page()
+        page.goto(address)
+        open_pair(page, "p1")
+        page.keyboard.press("l")
+        settle(page, 0, False)
+        page.keyboard.press("p")
+        page.keyboard.press("Space")
+        settle(page, 0, True)
+        page.keyboard.press("Enter")
+        settle(page, 1, False)
+        server.kill()
+        server.wait()
+    with running_review(results, "--port", port) as (address, _):
+        again = context.new_page()
+        again.goto(f"{address}#p1")
+        again.wait_for_selector("#pair[data-ready=p1]")
+        assert "not saved" in again.locator("#pair-status").inner_text()
+        again.keyboard.press("l")
+        settle(again, 1, False)
+        again.keyboard.press("z")
+        settle(again, 0, False)
+    context.close()

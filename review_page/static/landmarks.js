@@ -48,8 +48,15 @@ export class Landmarks {
     this.version = pair.version;
     this.pending = this.selected = this.report = null;
     this.cross = [0, [(this.view.sizes[0][0] - 1) / 2, (this.view.sizes[0][1] - 1) / 2]];
+    const draft = this.draft();
+    if (draft) {
+      // The page or the server ended before these were saved.
+      this.history.push(draft);
+      this.at = 1;
+      this.view.say("Landmarks that were not saved are shown again; z takes them back.");
+    }
     this.showPanel();
-    if (marks.length) this.refit(false);
+    if (this.marks.length) this.refit(false);
   }
 
   setActive(on) {
@@ -64,7 +71,24 @@ export class Landmarks {
   }
 
   mayLeave() {
-    return !this.dirty || window.confirm("The landmarks of this pair are not saved. Leave them?");
+    if (!this.dirty) return true;
+    if (!window.confirm("The landmarks of this pair are not saved. Leave them?")) return false;
+    localStorage.removeItem(this.draftKey);
+    return true;
+  }
+
+  // What is not saved is kept in the browser, for the next page from the same port.
+  get draftKey() { return `landmarks of ${this.view.state.root}: ${this.view.id}`; }
+
+  draft() {
+    const text = localStorage.getItem(this.draftKey), draft = text && JSON.parse(text);
+    if (!draft || draft.version !== this.version || JSON.stringify(draft.marks) === this.saved) return null;
+    return draft.marks;
+  }
+
+  keepDraft() {
+    if (this.dirty) localStorage.setItem(this.draftKey, JSON.stringify({version: this.version, marks: this.marks}));
+    else localStorage.removeItem(this.draftKey);
   }
 
   // --- panel -------------------------------------------------------------------------------------
@@ -178,6 +202,7 @@ export class Landmarks {
 
   refit(show = true) {
     if (!this.view.pair) return;
+    this.keepDraft();
     this.refitting += 1;
     const round = this.refitting;
     this.queue(async () => {
@@ -242,6 +267,7 @@ export class Landmarks {
       const saved = JSON.stringify(this.marks), pair = await post("landmarks", this.body({version: this.version}));
       this.saved = saved;
       this.version = pair.version;
+      this.keepDraft();
       this.view.take(pair);
       this.view.actions.changed(pair.id, pair);
       this.view.say(`saved: ${pair.saves_to.slice(0, this.marks.length < 3 ? -1 : undefined).join(", ")}`);

@@ -163,6 +163,7 @@ document.addEventListener("keydown", (event) => {
 find("back").addEventListener("click", closePair);
 
 // Verdicts of other windows and other people appear here too.
+let lost = false;
 async function follow() {
   if (document.hidden) return;
   try {
@@ -173,8 +174,10 @@ async function follow() {
       state.verdicts.set(id, verdict);
       showVerdict(id);
     }
-    if (!queue.waiting.length) warn("");
+    if (lost && !queue.waiting.length) warn("");
+    lost = false;
   } catch (error) {
+    lost = true;
     warn(error.status ? error.message : "The server does not answer. Start review.py again and open the address that it prints; what was saved is kept.");
   }
 }
@@ -185,6 +188,7 @@ async function start() {
   try {
     const found = await get("pairs");
     state.readOnly = found.read_only;
+    state.root = found.root;
     for (const pair of found.pairs) state.pairs.set(pair.id, pair);
     for (const [id, verdict] of Object.entries(found.verdicts)) state.verdicts.set(id, verdict);
     find("root").textContent = found.root + (found.read_only ? " (read-only)" : "");

@@ -86,8 +86,8 @@ export class PairView {
       this.started = started;
       this.take(pair);
       this.fit();
-      this.landmarks.load(pair);
       this.say(pair.reason || "");
+      this.landmarks.load(pair);
     } catch (error) {
       if (this.id === asked) this.say(error.message, true);
     }
