@@ -10,10 +10,11 @@ From Python (examples/from_python.py):
     result = Registrar("save/cffa/demo/best.pth").register("cf.png", "fa.png")
     result.status, result.matrix, result.matches, result.warp(), result.plot()
 
-Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, and
-DIR/results.csv. ``--export`` adds transform.tfm for ITK and the matches as CSV or NumPy. The matrix
-``H_fix_to_mov`` takes fixed pixels to moving pixels, (x, y), of the original images
-(geometry/__init__.py). A batch that was stopped goes on with the same command (docs/scale.md).
+Writes DIR/<id>/{registered,checkerboard,matches}.png and transform.json per pair, DIR/results.csv
+and DIR/report.html. ``--review`` then opens the page of review.py. ``--export`` adds transform.tfm
+for ITK and the matches as CSV or NumPy. The matrix ``H_fix_to_mov`` takes fixed pixels to moving
+pixels, (x, y), of the original images (geometry/__init__.py). A batch that was stopped goes on with
+the same command (docs/scale.md).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from registration.pair_outputs import PICTURES
 from registration.pair_tables import RESULTS_NAME, PairToRegister, absolute, read_pairs
 from registration.registrar import Registrar, Result
 from registration.transform_choice import TRANSFORMS
+from review_page.report_page import write_batch_report
+from review_page.server import review
 from utils.device import DEVICES
 from utils.errors import run_script
 from utils.files import sha256_of
@@ -81,6 +84,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         "space (default all)",
     )
     parser.add_argument("--device", default="auto", choices=DEVICES)
+    parser.add_argument(
+        "--review",
+        action="store_true",
+        help="then open the page on which the pairs are judged (as review.py); keeps the matches",
+    )
     _add_batch(parser)
     add_version(parser)
     return parser
@@ -172,6 +180,8 @@ def main() -> None:
         parser.error("--workers must be at least 1")
     if args.timeout < 0:
         parser.error("--timeout must not be negative")
+    if args.review and "numpy" not in args.export:
+        args.export.append("numpy")  # the page shows the matches
     rows = _pairs_of(args, parser)
     if args.dry_run:
         return
@@ -202,6 +212,10 @@ def main() -> None:
     print(
         f"{summary.n_ok} of {summary.n_rows} pairs registered; see {Path(args.out) / RESULTS_NAME}"
     )
+    page = write_batch_report(Path(args.out))
+    print(f"{page}: the pairs, least sure first; to judge them: python review.py {args.out}")
+    if args.review:
+        review(Path(args.out))
     if summary.n_rows and not summary.n_ok:
         sys.exit(1)
 

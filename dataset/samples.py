@@ -148,7 +148,6 @@ def discover_samples(root: str | Path, modes: Sequence[str]) -> tuple[list[Sampl
     return list(chain(*found.values())), list(chain(*lacking.values()))
 
 
-<<<<<<< HEAD
 def ignored_folders(root: str | Path) -> list[str]:
     """A line for every folder that is no sample because of its name.
 
@@ -162,8 +161,6 @@ def ignored_folders(root: str | Path) -> list[str]:
     ]
 
 
-def _sample_of(folder: Path, mode: str) -> Sample | str:
-=======
 def sample_folders(root: Path) -> list[str]:
     """Names of the sample folders below a folder, by number and name; those without number last.
 
@@ -187,7 +184,6 @@ def _files_of(folder: Path) -> dict[str, int]:
 
 
 def _sample_of(folder: Path, files: dict[str, int], mode: str) -> Sample | str:
->>>>>>> refs/heads/datapath
     """The sample of a folder in a mode, or a line that names the missing files."""
     stem = folder.name
     names = [[f"{stem}_{suffix}.png" for suffix in suffixes] for suffixes in MODE_FILES[mode]]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from dataset.split import read_manifest
@@ -176,6 +177,10 @@ def print_overview(run_folder: Path, results: Path, seconds: float) -> None:
         (results, "the evaluations: */report.html, */metrics.json, */pairs.csv; bare view: *_bare"),
     ):
         print(f"  {path}: {what}")
+    print(
+        "\nTo look at the registered pair, judge it and place landmarks, in the browser:\n"
+        f"  {sys.executable} review.py {results / 'registered'}"
+    )
 
 
 def main() -> None:

@@ -294,3 +294,11 @@ def _fit_quadratic(fixed: np.ndarray, moving: np.ndarray) -> Transform:
     design = quadratic_terms(warp_points(fixed, H_fixed_to_unit))
     coefficients = np.linalg.lstsq(design, moving, rcond=None)[0]
     return QuadraticTransform(H_fixed_to_unit, coefficients.T)
+
+
+# Least-squares fit of each kind, and the number of different points that it needs.
+FITTERS: dict[str, tuple[Fitter, int]] = {
+    "affine": (_fit_affine, 3),
+    "homography": (_fit_homography, 4),
+    "quadratic": (_fit_quadratic, 6),
+}

@@ -18,12 +18,8 @@ import torch
 from kornia.geometry.transform import remap, warp_perspective
 from torch.nn.functional import avg_pool2d
 
-<<<<<<< HEAD
-from geometry.matrices import Size, inverse, resize_matrix, size_of_raster
-=======
-from geometry.matrices import Size, resize_matrix, size_of_raster, translation_matrix
+from geometry.matrices import Size, inverse, resize_matrix, size_of_raster, translation_matrix
 from geometry.points import image_corners, warp_points
->>>>>>> refs/heads/datapath
 from geometry.transforms import MatrixTransform, Transform, as_transform
 
 NOTICEABLE_SHRINK = 1.15  # source pixels per output pixel from which aliasing is suppressed

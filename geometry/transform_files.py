@@ -32,6 +32,12 @@ EXPORTS = {"itk": "transform.tfm", "csv": "matches.csv", "numpy": "matches.npz"}
 # ITK has an affine transform; other kinds are exported as a displacement field.
 ITK_KINDS = ("similarity", "affine")
 ITK_FIELD = "displacement_field.mha"
+# Entry "convention" of transform.json.
+CONVENTION = (
+    "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel "
+    "centres at integers, origin top-left, both images at their own size; H_fix_to_mov is its "
+    "matrix, or of a quadratic or deformable transform the affine matrix that it refines"
+)
 MAX_SIDE_PX = 1 << 17  # larger sizes in a file are refused as damaged
 MAX_PROJECTIVE = 1e-12  # last row of a normalised matrix; smaller values are rounding errors
 

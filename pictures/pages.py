@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -57,6 +58,16 @@ class ImageStore:
             self.uris[name] = _data_uri(path, long_side, path.stat().st_mtime_ns)
         return name
 
+    def add_image(self, name: str, image: np.ndarray) -> str:
+        """Embed a picture that is no file.
+
+        Args:
+            name: of the picture on the page.
+            image: (H, W, 3) uint8 RGB.
+        """
+        self.uris[name] = _encode(image)
+        return name
+
 
 @lru_cache(maxsize=1024)
 def _data_uri(path: Path, long_side: int | None, changed: int) -> str:
@@ -66,6 +77,11 @@ def _data_uri(path: Path, long_side: int | None, changed: int) -> str:
     if long_side is not None and max(height, width) > long_side:
         size = fit_within((height, width), long_side)
         image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+    return _encode(image)
+
+
+def _encode(image: np.ndarray) -> str:
+    """Data URI of (H, W, 3) uint8 RGB."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], quality)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}"
@@ -157,9 +173,25 @@ def write_page(
         charts: groups of charts, each with a heading.
         **content: further variables of the template.
     """
+    write_text_atomically(path, render_page(template, images, charts, **content))
+
+
+def render_page(
+    template: str,
+    images: ImageStore,
+    charts: Sequence[tuple[str, Sequence[go.Figure]]],
+    **content: Any,
+) -> str:
+    """Fill a template.
+
+    Args:
+        template: name of a file in pictures/templates.
+        images: its pictures.
+        charts: groups of charts, each with a heading.
+        **content: further variables of the template.
+    """
     encoded = [(heading, [chart_html(figure) for figure in group]) for heading, group in charts]
     page = _environment().get_template(template)
-    text = page.render(
+    return page.render(
         images=images.uris, plotly_js=Markup(get_plotlyjs()), charts=encoded, **content
     )
-    write_text_atomically(path, text)

@@ -13,7 +13,13 @@ from geometry.curved_transforms import CURVED_KINDS
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import Size, size_of_image
 from geometry.rasters import register_onto_fixed
-from geometry.transform_files import EXPORTS, ITK_FIELD, SavedTransform, export_files
+from geometry.transform_files import (
+    CONVENTION,
+    EXPORTS,
+    ITK_FIELD,
+    SavedTransform,
+    export_files,
+)
 from geometry.transforms import Transform, displacement_after_affine
 from geometry.warped_frames import warp_frame
 from pictures.drawing import checkerboard, draw_displacement, draw_matches, encoded_figure
@@ -37,11 +43,6 @@ PAIR_FILES = (
 PICTURES = ("all", "registered", "none")
 GIVEN = "the given image"  # name of an array in messages
 TIFF_FORMATS = {"TIFF", "DICOM"}  # of an image; the result is also written as TIFF
-CONVENTION = (
-    "fix_to_mov takes pixels (x, y) of the fixed image to pixels of the moving image; pixel "
-    "centres at integers, origin top-left, both images at their own size; H_fix_to_mov is its "
-    "matrix, or of a quadratic or deformable transform the affine matrix that it refines"
-)
 
 
 @dataclass(frozen=True)

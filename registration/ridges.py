@@ -40,6 +40,20 @@ RIDGES = RidgeConstants()
 ECC_MOTIONS = {"affine": cv2.MOTION_AFFINE, "homography": cv2.MOTION_HOMOGRAPHY}
 
 
+def ridge_strength(image: np.ndarray) -> np.ndarray:
+    """Mean ridge strength over the scales.
+
+    Args:
+        image: (h, w) float32 in [0, 1], working pixels.
+
+    Returns:
+        (h, w) float32 in [0, 2].
+    """
+    stem = RidgeStem(RIDGES.sigmas_px)
+    with torch.inference_mode():
+        return stem(torch.from_numpy(image)[None, None])[0].mean(0).numpy()
+
+
 class RidgePair:
     """The ridge maps of two working images.
 
@@ -68,13 +82,10 @@ class RidgePair:
     @cached_property
     def maps(self) -> list[np.ndarray]:
         """Mean ridge strength over the scales, fixed and moving: (h, w) float32, 0 outside."""
-        stem = RidgeStem(RIDGES.sigmas_px)
-        maps = []
-        for working, field in zip(self.images, self.fields, strict=True):
-            with torch.inference_mode():
-                strength = stem(torch.from_numpy(working.image)[None, None])[0].mean(0).numpy()
-            maps.append(strength * field)
-        return maps
+        return [
+            ridge_strength(working.image) * field
+            for working, field in zip(self.images, self.fields, strict=True)
+        ]
 
     @cached_property
     def fields(self) -> list[np.ndarray]:

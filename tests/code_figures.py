@@ -31,6 +31,7 @@ ROOMS = (
     "batch",
     "evaluation",
     "training",
+    "review_page",
 )
 SHAPE = re.compile(r"\((?:\*?\w+|\.\.\.|\d+)(?:\s*[*/+]\s*\w+)?,[^()]*\)|\(\w+\)-shaped")
 ARRAY_TYPES = re.compile(r"\b(ndarray|Tensor|Array)\b")

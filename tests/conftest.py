@@ -17,6 +17,8 @@ from helpers import (
     write_numbered_pair,
     write_points,
 )
+from playwright.sync_api import Browser, sync_playwright
+from review_helpers import CHROMIUM
 
 from geometry.matrices import resize_matrix
 from geometry.points import warp_points
@@ -38,6 +40,14 @@ def generated_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generated") / "set"
     write_generated_set(root, 6, seed=5, size=192, visits=2, progress=False)
     return root
+
+
+@pytest.fixture(scope="session")
+def large_eye(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a generated eye of 512 px, whose vessels can be compared. Read only."""
+    root = tmp_path_factory.mktemp("large") / "set"
+    write_generated_set(root, 1, seed=5, size=512, progress=False)
+    return root / "1_A"
 
 
 @pytest.fixture(scope="session")
@@ -137,3 +147,13 @@ def new_run(tiny_config: Path, tmp_path: Path) -> Callable[..., tuple[list, Path
         return [*options.split(), *more], save / "cffa" / "run"
 
     return arguments
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, for the tests of the review page."""
+    with sync_playwright() as playwright:
+        # The sandbox needs rights that containers do not give; only pages of the tests are opened.
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()

@@ -151,6 +151,26 @@ def color_of(pixels: np.ndarray, path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(color)
 
 
+def read_color_8bit(path: str | Path) -> np.ndarray:
+    """Read an image as 8-bit RGB, for the screen; large files take a quarter of the memory.
+
+    Args:
+        path: of the image.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: unreadable, truncated or tiny image.
+    """
+    pixels = read_stored(path).pixels
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.dtype != np.uint8:
+        pixels = (to_unit_range(pixels, path) * 255.0 + 0.5).astype(np.uint8)
+    return np.ascontiguousarray(pixels)
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a binary mask, whose file may hold 0 and 255, 0 and 1, or 0 and 65535.
 
