@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from batch.journal import JOURNAL_NAME, Journal
 from batch.pair_folder import UNREADABLE, clear_pair, images_of_folder
 from batch.run_record import RUN_NAME, RunRecord, read_record
+from dataset.reviews import REVIEW_NAME
 from registration.pair_names import Paths
 from registration.pair_tables import RESULTS_NAME, PairToRegister
 from utils.errors import InputError
@@ -23,8 +24,12 @@ LOCK_NAME = "register.lock"
 LOG_NAME = "register.log"
 PARQUET_NAME = "results.parquet"
 PAIRS_NAME = "pairs.csv"
+REPORT_NAME = "report.html"
 RESERVED = frozenset(
-    {RESULTS_NAME, JOURNAL_NAME, RUN_NAME, LOCK_NAME, LOG_NAME, PARQUET_NAME, PAIRS_NAME}
+    {
+        *(RESULTS_NAME, JOURNAL_NAME, RUN_NAME, LOCK_NAME, LOG_NAME, PARQUET_NAME, PAIRS_NAME),
+        *(REPORT_NAME, REVIEW_NAME),
+    }
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from batch.folder import REPORT_NAME
 from pictures.drawing import checkerboard
 from pictures.pages import ImageStore, percent, render_page
 from review_page.rendering import Pyramid, draw_thumbnail, registered_small, small
@@ -17,7 +18,6 @@ from review_page.workspace import Workspace
 from utils.errors import InputError
 from utils.files import write_text_atomically
 
-REPORT_NAME = "report.html"
 MAX_PICTURES = 60  # pairs with pictures in report.html, the least sure ones; about 5 MB
 MAX_SUPPLEMENT = 200  # pairs of a supplement; about 16 MB
 PICTURE_PX, SMALL_PX = 512, 224  # long sides of the pictures of a pair and of its thumbnail

@@ -13,7 +13,7 @@ from dataset.layouts import LAYOUT_BY_NAME, recognise_layout
 from dataset.real_pair_files import RealPairFiles
 from dataset.real_pairs import find_pairs
 from geometry.matrices import Size
-from registration.pair_tables import RESULTS_NAME
+from registration.pair_tables import RESULTS_NAME, with_formula
 from utils.errors import InputError
 from utils.image_files import IMAGE_SUFFIXES
 from utils.names import is_plain_name
@@ -219,7 +219,8 @@ def _read_results(review: ReviewSet, problems: list[str]) -> list[ReviewItem]:
     """The pairs of a folder that register.py wrote, in the order of its table."""
     table = review.root / RESULTS_NAME
     if table.is_file():
-        rows, _ = read_table(table, ["id", "status"])
+        cells, _ = read_table(table, ["id", "status"])
+        rows = [{name: with_formula(cell) for name, cell in row.items()} for row in cells]
     else:
         rows = [
             {"id": path.parent.name} for path in sorted(review.root.glob(f"*/{TRANSFORM_NAME}"))

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from dataset.reviews import VERDICTS
 from utils.errors import InputError
 from utils.files import write_text_atomically
 from utils.tables import read_table
 
-REVIEW_NAME = "review.csv"
-VERDICTS = ("accept", "reject", "unsure")
 COLUMNS = ("id", "verdict", "note")
 MAX_NOTE = 2000  # characters
 LOCK_SECONDS = 10.0  # a change takes milliseconds

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dataset.reviews import REVIEW_NAME
 from geometry.matrices import Size
 from geometry.transforms import Transform
 from review_page.pair_data import (
@@ -30,7 +31,7 @@ from review_page.rendering import (
     small,
 )
 from review_page.review_set import ReviewItem, ReviewSet
-from review_page.verdicts import REVIEW_NAME, VerdictStore
+from review_page.verdicts import VerdictStore
 from utils.errors import InputError
 
 if TYPE_CHECKING:
