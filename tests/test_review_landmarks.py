@@ -179,7 +179,8 @@ def test_a_rescued_pair_is_read_by_apply_transform(rescued, tmp_path, monkeypatc
     assert json.loads((results / "p1" / "transform_automatic.json").read_text())["reason"]
     np.testing.assert_allclose(read_points(results / "p1" / "001_01.txt", 2), marks.fixed)
     assert (results / "p1" / "checkerboard.png").is_file()
-    arguments = ("--transform", path, "--points", results / "p1" / "001_01.txt")
+    points = results / "p1" / "001_01.txt"
+    arguments = ("--transform", path, "--from", "fixed", "--points", points)
     out = tmp_path / "mapped.txt"
     assert run_main(apply_transform, monkeypatch, *arguments, "--out", out) == 0
     np.testing.assert_allclose(read_points(out, 2), marks.moving, atol=1e-4)

@@ -44,7 +44,7 @@ from training.interrupt import StopRequest
 from training.loop_settings import TrainSettings
 from training.optimizer import make_optimizer, make_schedule
 from training.processes import (
-    gather_objects,
+    gather_in_batch_order,
     on_every_process,
     on_first_process,
     sum_over_processes,
@@ -207,7 +207,7 @@ class Engine:
         with self._timed("optimizer"):
             figures, observations = self._update_weights(batch, done, epoch)
         with self._timed("value map"):
-            self.task.learn(self._observations_of_all(observations))
+            self.task.learn(gather_in_batch_order(self.fabric, observations))
         figures.values = {"skipped_views": n_skipped} | figures.values
         self.progress.add(figures)
         return figures.values["total"]
@@ -265,11 +265,6 @@ class Engine:
             figures.add(name, summed[index] / world / n_parts, share)
         for name, value in zip(output.counts, summed[2 * len(names) :], strict=True):
             figures.add(name, value)
-
-    def _observations_of_all(self, observations: list[Any]) -> list[Any]:
-        """Observations of all processes in the order of the whole batch, equal on every process."""
-        of_processes = gather_objects(self.fabric, observations)
-        return [item for group in zip(*of_processes, strict=True) for item in group]
 
     # --- the data ---------------------------------------------------------------------------------
 

@@ -70,6 +70,16 @@ def gather_objects(fabric: Fabric, item: T) -> list[T]:
     return gathered
 
 
+def gather_in_batch_order(fabric: Fabric, items: list[T]) -> list[T]:
+    """Items of the samples of all processes, in the order of the whole batch, on every process.
+
+    Args:
+        fabric: connects the processes.
+        items: one per sample of this process, equally many on every process; picklable.
+    """
+    return [item for group in zip(*gather_objects(fabric, items), strict=True) for item in group]
+
+
 def sum_over_processes(fabric: Fabric, values: list[float]) -> list[float]:
     """Sum each value over all processes; a NaN or an infinity of one process reaches all.
 
