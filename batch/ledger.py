@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from batch.folder import is_valid_id
 from batch.journal import Journal
+from batch.pair_folder import is_manual
 from batch.run_record import key_of
 from batch.work import Record, failed_record
 from registration.pair_names import Paths
@@ -109,7 +110,9 @@ class Ledger:
                 line.has_files and not (self._out / name / "transform.json").is_file()
             )
             self.n_changed += changed
-            if not changed and (line.is_ok or not retry_failed):
+            # --retry_failed must not replace what a person rescued.
+            kept = line.is_ok or not retry_failed or is_manual(self._out / name)
+            if not changed and kept:
                 self._offsets[index] = line.offset
                 self._n_ok += line.is_ok
 

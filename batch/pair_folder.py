@@ -10,6 +10,7 @@ from registration.pair_outputs import PAIR_FILES
 from registration.pair_tables import absolute
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # names of utils.files.replace_atomically
+MANUAL = "manual"  # "source" of a transform.json that was fitted to landmarks
 UNREADABLE = ("", "")
 
 
@@ -35,6 +36,19 @@ def images_of_folder(folder: Path) -> tuple[str, str] | None:
         names = {path.name for path in folder.iterdir()}
         own = {name for name in names if name in PAIR_FILES or TEMPORARY.fullmatch(name)}
         return UNREADABLE if own and names - own else None
+
+
+def is_manual(folder: Path) -> bool:
+    """Whether a person made the transform of a folder, from landmarks (docs/review.md).
+
+    Args:
+        folder: of a pair; it need not exist.
+    """
+    try:
+        content = json.loads((folder / "transform.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("source") == MANUAL
 
 
 def clear_pair(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from batch.pair_folder import MANUAL
 from geometry.matrices import Size, resize_matrix
 from geometry.point_files import write_points
 from geometry.points import warp_points
@@ -23,7 +24,7 @@ from pictures.drawing import checkerboard
 from review_page.fitting import PageFit
 from review_page.pair_data import Landmarks, landmarks_version
 from review_page.rendering import Pyramid, resample
-from review_page.review_set import MANUAL, ReviewItem, read_json
+from review_page.review_set import ReviewItem, read_json
 from utils.errors import InputError
 from utils.files import write_text_atomically
 from utils.image_files import write_image

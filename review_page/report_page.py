@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from batch.folder import REPORT_NAME
+from batch.pair_folder import MANUAL
 from pictures.drawing import checkerboard
 from pictures.pages import ImageStore, percent, render_page
 from review_page.rendering import Pyramid, draw_thumbnail, registered_small, small
@@ -191,6 +192,6 @@ def describe(item: ReviewItem) -> str:
     """
     if item.status != "ok":
         return f"{item.status}: {item.reason}" if item.reason else item.status
-    source = "by landmarks" if item.source == "manual" else "automatic"
+    source = "by landmarks" if item.source == MANUAL else "automatic"
     sure = "" if item.confidence is None else f", confidence {percent(item.confidence)}"
     return f"{item.kind}, {source}{sure}"

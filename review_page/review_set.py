@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batch.pair_folder import MANUAL
 from dataset.layouts import LAYOUT_BY_NAME, recognise_layout
 from dataset.real_pair_files import RealPairFiles
 from dataset.real_pairs import find_pairs
@@ -21,7 +22,6 @@ from utils.tables import read_table
 
 TRANSFORM_NAME = "transform.json"
 REVIEW_FOLDER = "review"  # in a data set, for what the page writes
-MANUAL = "manual"  # "source" of a transform.json that was fitted to landmarks
 # Landmark files of a pair in a results folder; 01 is the fixed image.
 LANDMARK_NAMES = ("001_01.txt", "001_02.txt")
 MAX_JSON_BYTES = 64 << 20  # larger transform.json are refused

@@ -67,6 +67,15 @@ def test_failed_rows_are_done_again_on_request(out):
     assert (summary.n_kept, summary.n_new) == (1, 1)
 
 
+def test_a_pair_that_a_person_rescued_is_not_done_again(out):
+    run_cases(out, rows_named("bad"))
+    manual = json.dumps({"source": "manual", "fixed": {}, "moving": {}})
+    (out / "bad").mkdir(exist_ok=True)
+    (out / "bad" / "transform.json").write_text(manual)
+    assert run_cases(out, rows_named("bad"), retry_failed=True).n_kept == 1
+    assert (out / "bad" / "transform.json").read_text() == manual
+
+
 def test_rows_with_changed_images_or_lost_files_are_done_again(out, tmp_path):
     images = [tmp_path / f"{name}_cf.png" for name in "abc"]
     rows = rows_named("a", "b", "c", fixed=f"{tmp_path}/{{}}_cf.png")
