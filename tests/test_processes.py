@@ -67,7 +67,9 @@ def assert_same_training(folder: Path, one: Path) -> None:
     for record, wanted in zip(ours["history"], expected["history"], strict=True):
         assert record.keys() == wanted.keys()
         for name in record.keys() - set(MEASURED):
-            assert record[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-3), name
+            # One place of a value map may be another, see below.
+            allowed = 1e-2 if name.startswith("map_") else 1e-3
+            assert record[name] == pytest.approx(wanted[name], rel=allowed, abs=allowed), name
     places, wanted = (content["extra"]["value_map"]["places"] for content in (ours, expected))
     assert places.keys() == wanted.keys() and len(places) > 0
     for key, points in wanted.items():
