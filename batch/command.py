@@ -16,7 +16,6 @@ from batch.folder import LOG_NAME, belongs_to_others, check_folders, locked, pre
 from batch.journal import JOURNAL_NAME, Journal
 from batch.ledger import Ledger, last_lines
 from batch.processes import Processes
-from batch.ray_cluster import RayCluster
 from batch.results import write_tables
 from batch.run import Batch, log
 from batch.run_record import RunRecord, record_of
@@ -88,6 +87,9 @@ def make_engine(work: RegistrationWork, options: BatchOptions, n_to_do: int) -> 
         n_to_do: number of pairs; there are no more workers than that.
     """
     if options.cluster is not None:
+        # Imported here because Ray takes a quarter of a second.
+        from batch.ray_cluster import RayCluster  # noqa: PLC0415
+
         return WorkerPool(RayCluster(options.cluster, options.workers), work, options.timeout)
     n_workers = min(options.workers or default_workers(work.device), max(n_to_do, 1))
     if n_workers == 1:
