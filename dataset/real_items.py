@@ -21,6 +21,7 @@ from pathlib import Path
 from dataset.layouts import recognise_layout
 from dataset.real_pair_files import ALL_PARTS, Layout, RealPairFiles
 from dataset.real_pairs import choose_part
+from dataset.view_sources import bytes_of_files
 from utils.errors import InputError
 from utils.image_files import IMAGE_SUFFIXES
 from utils.names import is_plain_name
@@ -124,7 +125,7 @@ def _item(root: str, files: RealPairFiles, is_single: bool) -> RealItem:
     for path in item.files():
         if not path.is_file():
             raise InputError(f"{path}: no such file (of {item.key}); restore it or remove its row.")
-    return RealItem(**vars(item) | {"n_bytes": sum(path.stat().st_size for path in item.files())})
+    return RealItem(**vars(item) | {"n_bytes": bytes_of_files(item.files())})
 
 
 # The pairs of a root, and whether each is a single image: then its moving image is its fixed one.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from dataset.junctions import find_junctions, gaussian_heatmap
-from dataset.view_sources import GENERATED, Provenance, state_of_files
+from dataset.view_sources import GENERATED, Provenance, bytes_of_files, state_of_files
 from geometry.field_of_view import estimate_field_of_view
 from geometry.matrices import fit_within, size_of_image
 from utils.errors import InputError
@@ -209,10 +209,6 @@ def _natural_order(name: str) -> tuple[int, str]:
     return (int(number) if number.isdigit() else 10**9, name)
 
 
-def _bytes_of(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)
-
-
 def load_sample(sample: Sample, long_side: int, junction_sigma_px: float) -> torch.Tensor:
     """Read a sample at its working size.
 
@@ -279,7 +275,7 @@ def problems_between(
         One line for each problem, with its remedy.
     """
     problems = []
-    if sample.n_bytes not in (None, _bytes_of([sample.fixed, sample.moving, sample.mask])):
+    if sample.n_bytes not in (None, bytes_of_files([sample.fixed, sample.moving, sample.mask])):
         problems.append(
             f"{sample.fixed.parent}: files changed since the run began; restore them, or begin a "
             "new run."

@@ -25,7 +25,14 @@ from dataset.real_pair_files import ALL_PARTS, FIXED_ROLES, PART_HELP
 from dataset.real_pairs import check_inside, check_residual
 from dataset.ridge_labels import find_ridges
 from dataset.samples import Channel, as_stack
-from dataset.view_sources import LANDMARKS, REGISTERED, SELF, Provenance, state_of_files
+from dataset.view_sources import (
+    LANDMARKS,
+    REGISTERED,
+    SELF,
+    Provenance,
+    bytes_of_files,
+    state_of_files,
+)
 from dataset.views import ViewGeometry, ViewKey
 from geometry.field_of_view import estimate_field_of_view
 from geometry.landmark_fits import FITS, LandmarkFit, fit_landmarks
@@ -78,7 +85,7 @@ class TeachingSample:
         Raises:
             InputError: an unreadable file, or one that changed since the run began.
         """
-        if self.n_bytes not in (None, _bytes_of([self.fixed, self.moving])):
+        if self.n_bytes not in (None, bytes_of_files([self.fixed, self.moving])):
             raise InputError(
                 f"{self.fixed}, {self.moving.name}: changed since the run began; restore them, or "
                 "begin a new run."
@@ -142,10 +149,6 @@ class TeachingSample:
         transform = None if self.transform is None else self.transform.to_dict()
         numbers = json.dumps([transform, self.tolerance_file_px, self.n_bytes])
         return Provenance(place, (*state_of_files(paths), numbers))
-
-
-def _bytes_of(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def landmark_sample(
@@ -217,7 +220,7 @@ def _sample(
         fixed=fixed,
         moving=moving,
         weak_junctions=weak_junctions,
-        n_bytes=_bytes_of([fixed, moving]),
+        n_bytes=bytes_of_files([fixed, moving]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -28,6 +29,15 @@ class Provenance(NamedTuple):
 
     place: tuple[str, ...]
     content: tuple[str, ...]
+
+
+def bytes_of_files(paths: Sequence[Path]) -> int:
+    """Size of files together, bytes; a missing one counts 0.
+
+    Args:
+        paths: of the files.
+    """
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def state_of_files(paths: list[Path]) -> tuple[str, ...]:
