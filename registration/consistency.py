@@ -10,7 +10,9 @@ there for tracks.)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from geometry.rasters import register_onto_fixed
 from geometry.transforms import Transform
 from registration.matcher import Matcher
 from registration.pipeline import register_pair
+from registration.registered_pair import Registration
 from utils.errors import InputError
 from utils.image_files import resize_image
 
@@ -38,6 +41,8 @@ GRID_STEPS = 32  # distance of the grid's points: this part of the long side of 
 # Fewer points in both fields of view are too small an overlap to compare transforms on (3 % of the
 # grid of a square image); chosen by hand.
 MIN_COMMON_POINTS = 32
+
+Register = Callable[[np.ndarray, np.ndarray], Registration]  # of a fixed and a moving image
 
 
 @dataclass(frozen=True)
@@ -186,11 +191,15 @@ def _compare(
         registration is not accepted, "" if it is.
     """
     disagreement = math.nan
+
+    def register(first: np.ndarray, second: np.ndarray) -> Registration:
+        return register_pair(matcher, first, second, TRANSFORM, plausibility)
+
     for repeat, name, disagrees in (
-        (_map_swapped, "swapped images", "disagree"),
-        (_map_turned, "turned image", "disagrees"),
+        (partial(_map_swapped, register), "swapped images", "disagree"),
+        (partial(_map_turned, register, settings.turn_deg), "turned image", "disagrees"),
     ):
-        again = repeat(matcher, fixed, moving, points, settings, plausibility)
+        again = repeat(fixed, moving, points)
         if isinstance(again, str):
             return disagreement, f"{name}: failed: {again}"
         distance = _disagreement(mapped, again) * to_reference_px(size_of_image(moving))
@@ -242,31 +251,25 @@ def _disagreement(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _map_swapped(
-    matcher: Matcher,
-    fixed: np.ndarray,
-    moving: np.ndarray,
-    points: np.ndarray,
-    settings: ConsistencySettings,
-    plausibility: Plausibility | None,
+    register: Register, fixed: np.ndarray, moving: np.ndarray, points: np.ndarray
 ) -> np.ndarray | str:
     """Points (N, 2) mapped by the inverse of the registration with exchanged roles; or why not."""
-    found = register_pair(matcher, moving, fixed, TRANSFORM, plausibility)
+    found = register(moving, fixed)
     return found.reason if found.transform is None else found.transform.map_back(points)
 
 
 def _map_turned(
-    matcher: Matcher,
+    register: Register,
+    turn_deg: float,
     fixed: np.ndarray,
     moving: np.ndarray,
     points: np.ndarray,
-    settings: ConsistencySettings,
-    plausibility: Plausibility | None,
 ) -> np.ndarray | str:
     """Points (N, 2) mapped into the turned moving image and turned back; or why it failed."""
-    H_moving_to_turned, canvas = turn_about_centre(size_of_image(moving), settings.turn_deg)
+    H_moving_to_turned, canvas = turn_about_centre(size_of_image(moving), turn_deg)
     H_turned_to_moving = np.linalg.inv(H_moving_to_turned)
     turned = register_onto_fixed(moving, H_turned_to_moving, canvas)
-    found = register_pair(matcher, fixed, turned, TRANSFORM, plausibility)
+    found = register(fixed, turned)
     if found.transform is None:
         return found.reason
     return warp_points(found.transform.map(points), H_turned_to_moving)
