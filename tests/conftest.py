@@ -18,7 +18,7 @@ from helpers import (
     write_points,
 )
 from playwright.sync_api import Browser, sync_playwright
-from review_helpers import CHROMIUM
+from review_helpers import CHROMIUM, write_results_folder
 
 from geometry.matrices import resize_matrix
 from geometry.points import warp_points
@@ -151,9 +151,17 @@ def new_run(tiny_config: Path, tmp_path: Path) -> Callable[..., tuple[list, Path
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium, for the tests of the review page."""
+    """A headless Chromium, for the tests of reports and of the review page."""
     with sync_playwright() as playwright:
         # The sandbox needs rights that containers do not give; only pages of the tests are opened.
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield found
         found.close()
+
+
+@pytest.fixture
+def results(tmp_path: Path, generated_root: Path) -> Path:
+    """A results folder of five pairs, the third failed, for the tests of the review page."""
+    return write_results_folder(
+        tmp_path, generated_root, ["p1", "p2", "p3", "p4", "<b>5</b>"], failed=["p3"]
+    )

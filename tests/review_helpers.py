@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers import make_pair
 from playwright.sync_api import Browser, Page
 
@@ -24,6 +25,9 @@ from utils.image_files import write_image
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this system (`make browser` installs it where it may)"
 )
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,9 +14,9 @@ import pytest
 from helpers import make_pair
 from playwright.sync_api import Page
 from review_helpers import (
-    CHROMIUM,
     PHONE,
     WIDE,
+    needs_browser,
     open_page,
     open_pair,
     running_review,
@@ -28,21 +27,7 @@ from review_helpers import (
 from geometry.point_files import read_points
 from geometry.transform_files import read_transform
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="no Chromium on this system (`make browser` installs it where it may)",
-    ),
-]
-
-
-@pytest.fixture
-def results(tmp_path, generated_root) -> Path:
-    return write_results_folder(
-        tmp_path, generated_root, ["p1", "p2", "p3", "p4", "<b>5</b>"], failed=["p3"]
-    )
+pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_browser]
 
 
 def click_at(page: Page, pane: int, point: list[float], size: tuple[int, int]) -> None:

@@ -9,32 +9,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 from review_helpers import (
-    CHROMIUM,
     PHONE,
     WIDE,
+    needs_browser,
     open_page,
     open_pair,
     running_review,
-    write_results_folder,
 )
 
 from review_page.report_page import write_batch_report
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason="no Chromium on this system (`make browser` installs it where it may)",
-    ),
-]
-
-
-@pytest.fixture
-def results(tmp_path, generated_root) -> Path:
-    return write_results_folder(
-        tmp_path, generated_root, ["p1", "p2", "p3", "p4", "<b>5</b>"], failed=["p3"]
-    )
+pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_browser]
 
 
 def verdicts_of(results: Path) -> dict[str, tuple[str, str]]:
